@@ -1,0 +1,150 @@
+"""Every option of the product, with its default, meaning and range; the only place where a default stands.
+
+YAML files, command-line options and ROS parameters are all made by looping over these fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+IGNORE = 255
+"""Label id of a pixel without a label (LabelInfo's UNLABELED in this project)."""
+
+
+class VssError(Exception):
+    """The user's input or environment is at fault; the message names what was expected, what came and the fix."""
+
+
+def share_dir() -> Path:
+    """Folder with launch/, config/, rviz/ and models/: a checkout, or `share/vss_ros` of a pip or colcon install."""
+    for parent in Path(__file__).resolve().parents:
+        for folder in (parent / "share" / "vss_ros", parent):
+            if (folder / "package.xml").is_file() and (folder / "models").is_dir():
+                return folder
+    raise VssError("the shared files of vss_ros (models/, config/) are not installed: reinstall the package")
+
+
+def cache_dir() -> Path:
+    """Folder for exported stages: $VSS_CACHE, else $XDG_CACHE_HOME/vss_ros, else ~/.cache/vss_ros."""
+    base = os.environ.get("VSS_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vss_ros"
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    runtime: bool = False,
+) -> Any:
+    """A documented dataclass field; `runtime` options may change while the node runs."""
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "runtime": runtime}
+    return field(default=default, metadata=meta)
+
+
+def check(config: Any) -> None:
+    """Raise VssError for the first field of a config dataclass with a wrong type, range or choice."""
+    for item in fields(config):
+        value, meta = getattr(config, item.name), item.metadata
+        expected = type(item.default)
+        if expected is float and type(value) is int:
+            object.__setattr__(config, item.name, float(value))
+        elif type(value) is not expected:
+            raise VssError(f"{item.name}: expected {expected.__name__}, got {value!r}")
+        if meta.get("choices") and value not in meta["choices"]:
+            raise VssError(f"{item.name}: expected one of {', '.join(meta['choices'])}; got {value!r}")
+        low, high = meta.get("low"), meta.get("high")
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            raise VssError(f"{item.name}: expected a value in [{low}, {high}], got {value!r}")
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What `vss_ros.load_stream` and every node need to run a network over a stream of frames."""
+
+    model: str = option("street", "name of a model in models/, or the path of a model card (.yaml)")
+    backend: str = option(
+        "auto",
+        "runtime of the network; auto is openvino on a CPU, torch with CUDA",
+        choices=("auto", "torch", "onnxruntime", "openvino"),
+    )
+    precision: str = option(
+        "f32", "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA", choices=("f32", "bf16", "f16")
+    )
+    threads: int = option(0, "CPU threads of the network; 0 leaves it to the runtime", low=0, high=1024)
+    height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)
+    width: int = option(0, "columns of the network's input; 0 takes the model card's", low=0, high=8192)
+    policy: str = option(
+        "fixed",
+        "when a frame becomes a keyframe: every frame, every interval-th, or adaptive (AKS: when the input changed)",
+        choices=("every", "fixed", "adaptive"),
+        runtime=True,
+    )
+    interval: int = option(5, "fixed: frames from one keyframe to the next", low=1, high=1000, runtime=True)
+    threshold: float = option(
+        0.3,
+        "adaptive: mean absolute difference of the normalised input to the keyframe's that makes a new one",
+        low=0.0,
+        high=10.0,
+        runtime=True,
+    )
+    min_interval: int = option(
+        1, "adaptive: frames before a keyframe may be replaced", low=1, high=1000, runtime=True
+    )
+    max_interval: int = option(
+        6, "adaptive: frames after which a keyframe is replaced", low=1, high=1000, runtime=True
+    )
+    max_gap: float = option(
+        1.0, "seconds between two stamps after which the stream starts anew", low=0.0, high=3600.0, runtime=True
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.min_interval > self.max_interval:
+            raise VssError(
+                f"min_interval: expected at most max_interval ({self.max_interval}), got {self.min_interval}"
+            )
+        if (self.height == 0) != (self.width == 0):
+            raise VssError(f"height, width: expected both or neither, got {self.height} and {self.width}")
+
+
+@dataclass(frozen=True)
+class SegmentConfig(StreamConfig):
+    """Options of the `segment` node."""
+
+    transport: str = option("raw", "message type of the image topic", choices=("raw", "compressed"))
+    image_timeout: float = option(
+        5.0, "seconds without an image after which the node warns and says why", low=0.1, high=3600.0, runtime=True
+    )
+    overlay_alpha: float = option(0.5, "opacity of the classes in ~/overlay", low=0.0, high=1.0, runtime=True)
+    latency_warn: float = option(
+        0.5, "seconds from image stamp to mask above which diagnostics warn", low=0.0, high=60.0, runtime=True
+    )
+    label_change_warn: float = option(
+        0.2,
+        "share of pixels whose label changes between frames above which diagnostics warn",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
+    constant_network: bool = option(
+        False, "replace the network by a constant answer: measures the cost of everything around it"
+    )
+    autostart: bool = option(False, "configure and activate at start, without a lifecycle manager")
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` with a VssError that lists the options when a name is unknown."""
+    known = {item.name for item in fields(config)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise VssError(f"unknown option {', '.join(unknown)}: expected one of {', '.join(sorted(known))}")
+    return dataclasses.replace(config, **changes)

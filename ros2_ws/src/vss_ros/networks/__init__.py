@@ -1,0 +1,43 @@
+"""The networks, one file each; all have the three stages `encode`, `remember`, `decode`.
+
+    encode(frame (B, 3, H, W))       -> features: the cheap part, run on every frame
+    remember(features)               -> memory: the part worth reusing, run on keyframes
+    decode(features, *memories)      -> logits (B, classes, h, w)
+    reads(t, keys)                   -> one tuple of remembered frames a decode pass; logits of passes are added
+    loss(batch, **weights)           -> named losses on a clip, "loss" their total
+    keeps                            -> how many past remembered frames may still be read; 0: none, an image network
+    lookahead                        -> how many future frames `decode` needs
+
+A frame is float32 RGB, normalised by the mean and standard deviation of the model card.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vss_ros.config import VssError
+from vss_ros.networks import dcfm, pspnet, segformer
+from vss_ros.networks.authors import from_authors, load_imagenet
+
+__all__ = ["NETWORKS", "build", "from_authors", "load_imagenet"]
+
+NETWORKS = {
+    "dcfm": dcfm.DCFM,
+    "pspnet": pspnet.PSPNet,
+    "segformer": segformer.SegFormer,
+}
+
+
+def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
+    """A network with fresh weights, in training mode.
+
+    name: a key of NETWORKS; backbone: a key of backbones.MIT or backbones.RESNET; classes: 1…255;
+    options: those of the network's constructor. Raises VssError for names that do not exist or do not go together.
+    """
+    if name not in NETWORKS:
+        raise VssError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+    if not 1 <= classes <= 255:
+        raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
+    return NETWORKS[name](backbone, classes, **options)

@@ -1,0 +1,102 @@
+"""Published weights → our networks: the authors' checkpoints by name, ImageNet weights for the backbones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+from vss_ros.networks.backbones import MiT
+
+
+def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, Any]) -> nn.Module:
+    """Network in inference mode with the weights of the authors' checkpoint.
+
+    tensors: the authors' tensor name → array or tensor. Raises VssError that lists missing, unexpected and
+    misshapen names (the authors' ones).
+    """
+    from vss_ros.networks import build
+
+    module = importlib.import_module(f"vss_ros.networks.{name}")
+    if not hasattr(module, "AUTHORS_NAMES"):
+        raise VssError(f"{name}: no checkpoint of its authors is known; train it with `vss train`")
+    tensors = {key.replace("module.", "", 1): value for key, value in tensors.items()}
+    options = module.authors_options(tensors) if hasattr(module, "authors_options") else {}
+    network = build(name, backbone, classes, **options)
+    load_renamed(network, tensors, module.AUTHORS_NAMES)
+    return network.eval()
+
+
+def load_renamed(
+    network: nn.Module, tensors: Mapping[str, Any], names: list[tuple[str, str | None]]
+) -> None:
+    """Load tensors whose names start with other prefixes; the first fitting (theirs, ours) pair renames."""
+    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state: dict[str, Tensor] = {}
+    unexpected, misshapen = [], []
+    for key, value in tensors.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        theirs, ours = next(((a, b) for a, b in names if key.startswith(a)), (key, key))
+        if ours is None:
+            continue
+        target = ours + key[len(theirs) :]
+        value = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+        if target not in expected:
+            unexpected.append(key)
+        elif value.shape != expected[target].shape:
+            misshapen.append(f"{key}: expected {tuple(expected[target].shape)}, got {tuple(value.shape)}")
+        else:
+            state[target] = value
+    broken = {line.split(":")[0] for line in misshapen}
+    present = set(state) | {rename(key, names) for key in broken}
+    missing = [unrename(key, names) for key in expected if key not in present]
+    if missing or unexpected or misshapen:
+        raise VssError(
+            "the tensors do not fit the network"
+            + listing("missing", missing)
+            + listing("unexpected", unexpected)
+            + listing("misshapen", misshapen)
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Load ImageNet weights into `network.backbone`: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets.
+
+    torchvision's ResNet-50/101 have the plain stem: build the network on `resnet50_plain` or `resnet101_plain`.
+    """
+    if isinstance(network.backbone, MiT):
+        names: list[tuple[str, str | None]] = [("head.", None)]
+    else:
+        names = [("fc.", None)]
+        # plain: conv, bn; deep: three times conv, bn, relu
+        stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
+        names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
+    load_renamed(network.backbone, tensors, names)
+
+
+def rename(key: str, names: list[tuple[str, str | None]]) -> str:
+    for theirs, ours in names:
+        if ours is not None and key.startswith(theirs):
+            return ours + key[len(theirs) :]
+    return key
+
+
+def unrename(key: str, names: list[tuple[str, str | None]]) -> str:
+    """Name that the authors give to our tensor `key`: the one that `rename` maps back to it."""
+    for theirs, ours in names:
+        if ours is not None and key.startswith(ours):
+            original = theirs + key[len(ours) :]
+            if rename(original, names) == key:
+                return original
+    return key
+
+
+def listing(title: str, names: list[str]) -> str:
+    return f"\n{title} ({len(names)}): {', '.join(names)}" if names else ""

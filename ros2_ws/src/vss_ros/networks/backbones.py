@@ -1,0 +1,293 @@
+"""MiT-B0…B5 and dilated ResNet-18/50/101, the backbones of every network here.
+
+MiT: Xie et al., "SegFormer", NeurIPS 2021, section 3.1. ResNet: He et al., CVPR 2016, with output stride 8
+(Yu et al., "Dilated residual networks", CVPR 2017) and PSPNet's deep stem (Zhao et al., CVPR 2017).
+Module names are those of the published checkpoints, so that their weights load by name.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+
+# widths, depths of the four stages
+MIT = {
+    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+# stem, depths of the four stages; "deep" is PSPNet's stem, "plain" the one of torchvision's weights
+RESNET = {
+    "resnet18": ("plain", (2, 2, 2, 2)),
+    "resnet50": ("deep", (3, 4, 6, 3)),
+    "resnet101": ("deep", (3, 4, 23, 3)),
+    "resnet50_plain": ("plain", (3, 4, 6, 3)),
+    "resnet101_plain": ("plain", (3, 4, 23, 3)),
+}
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: the residual branch of a sample is dropped with probability `rate` in training."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * mask / keep
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values come from a map reduced `reduction` times (eq. 1–2)."""
+
+    def __init__(self, dim: int, heads: int, reduction: int):
+        super().__init__()
+        self.heads = heads
+        self.reduction = reduction
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        if reduction > 1:
+            self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction)
+            self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        batch, tokens, dim = x.shape
+        q = self.q(x).reshape(batch, tokens, self.heads, dim // self.heads).transpose(1, 2)
+        if self.reduction > 1:
+            x = self.sr(to_map(x, height, width))
+            x = self.norm(x.flatten(2).transpose(1, 2))
+        kv = self.kv(x).reshape(batch, -1, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, kv[0], kv[1])  # (B, heads, N, dim / heads)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class DWConv(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return self.dwconv(to_map(x, height, width)).flatten(2).transpose(1, 2)
+
+
+class MixFFN(nn.Module):
+    """Feed-forward layer with a 3×3 depthwise convolution, which stands in for positional encoding (eq. 3)."""
+
+    def __init__(self, dim: int, ratio: int = 4):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim * ratio)
+        self.dwconv = DWConv(dim * ratio)
+        self.fc2 = nn.Linear(dim * ratio, dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv(self.fc1(x), height, width)))
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, reduction: int, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads, reduction)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MixFFN(dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), height, width))
+        return x + self.drop_path(self.mlp(self.norm2(x), height, width))
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patch embedding: (B, C, H, W) → tokens (B, N, dim) and their grid."""
+
+    def __init__(self, channels: int, dim: int, kernel: int, stride: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
+        x = self.proj(x)
+        height, width = x.shape[-2:]
+        return self.norm(x.flatten(2).transpose(1, 2)), height, width
+
+
+class MiT(nn.Module):
+    """Mix Transformer. `shallow` and `deep` are its two halves as DCFM splits it; `forward` runs both.
+
+    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels.
+    """
+
+    def __init__(self, name: str, drop_path: float = 0.1):
+        super().__init__()
+        widths, depths = MIT[name]
+        self.channels = widths
+        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        before = (3, *widths[:3])
+        for i in range(4):
+            kernel, stride = (7, 4) if i == 0 else (3, 2)
+            embed = PatchEmbed(before[i], widths[i], kernel, stride)
+            blocks = [Block(widths[i], HEADS[i], REDUCTIONS[i], rates.pop(0)) for _ in range(depths[i])]
+            self.add_module(f"patch_embed{i + 1}", embed)
+            self.add_module(f"block{i + 1}", nn.ModuleList(blocks))
+            self.add_module(f"norm{i + 1}", nn.LayerNorm(widths[i], eps=1e-6))
+        self.apply(init_transformer)
+
+    def shallow(self, frame: Tensor) -> Tensor:
+        """frame → map (B, C1, H/4, W/4) after the first transformer block, before the stage's norm."""
+        x, height, width = self.patch_embed1(frame)
+        return to_map(self.block1[0](x, height, width), height, width)
+
+    def deep(self, x: Tensor) -> list[Tensor]:
+        """Output of `shallow` → the four stage outputs."""
+        height, width = x.shape[-2:]
+        x = x.flatten(2).transpose(1, 2)
+        maps = []
+        for i in range(1, 5):
+            if i > 1:
+                x, height, width = getattr(self, f"patch_embed{i}")(maps[-1])
+            for block in getattr(self, f"block{i}")[1 if i == 1 else 0 :]:
+                x = block(x, height, width)
+            x = getattr(self, f"norm{i}")(x)
+            maps.append(to_map(x, height, width))
+        return maps
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        return self.deep(self.shallow(frame))
+
+
+class BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, dilation: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = projection(channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, dilation: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * 4)
+        self.downsample = projection(channels, width * 4, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """ResNet with output stride 8. `shallow` and `deep` split it after layer1, as DCFM does.
+
+    frame (B, 3, H, W) → maps of layer1 (stride 4), layer2, layer3, layer4 (stride 8).
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        stem, depths = RESNET[name]
+        block = BasicBlock if name == "resnet18" else Bottleneck
+        self.layer0 = plain_stem() if stem == "plain" else deep_stem()
+        channels = 64 if stem == "plain" else 128
+        self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
+        for i, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
+            stride, dilation = 2 if i == 1 else 1, (1, 1, 2, 4)[i]
+            blocks = []
+            for j in range(depth):
+                blocks.append(block(channels, width, stride if j == 0 else 1, dilation))
+                channels = width * block.expansion
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def shallow(self, frame: Tensor) -> Tensor:
+        """frame → map (B, C1, H/4, W/4) of layer1."""
+        return self.layer1(self.layer0(frame))
+
+    def deep(self, x: Tensor) -> list[Tensor]:
+        """Output of `shallow` → the four layer outputs."""
+        maps = [x]
+        for layer in (self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return maps
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        return self.deep(self.shallow(frame))
+
+
+def backbone(name: str) -> MiT | ResNet:
+    """Fresh backbone by its name in MIT or RESNET."""
+    if name not in MIT and name not in RESNET:
+        raise VssError(f"unknown backbone {name!r}: expected one of {', '.join([*MIT, *RESNET])}")
+    return MiT(name) if name in MIT else ResNet(name)
+
+
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, H·W, C) → (B, C, H, W)."""
+    return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def plain_stem() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+
+
+def deep_stem() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels, width, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+        conv = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
+
+
+def projection(channels: int, width: int, stride: int) -> nn.Module:
+    """Shortcut of a residual block: identity, or 1×1 convolution where the shape changes."""
+    if stride == 1 and channels == width:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+
+
+def init_transformer(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,160 @@
+"""DCFM: distill common features of a keyframe and reuse them in the frames after it.
+
+Paper: "Rethinking video semantic segmentation: distilling common features" (DCFM). A frame has an independent
+feature (cheap: the first layers) and a common feature (deep), which barely changes between neighbours; a feature
+fusion module (FFM) joins the frame's own independent feature with the keyframe's common one.
+
+Deviations: ResNet's independent feature is normalised before it is resized in training, too (the authors do so
+in inference only); the three fused features of the loss share one batch-norm statistic; MiT-B0, which the authors
+did not publish, uses 16 of its 32 independent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.heads import PPM, AllMLP, cross_entropy, fold_batch_norm
+
+VSPW_CLASSES = 124
+
+
+class DCFM(nn.Module):
+    """Memory of a keyframe: one map (B, D, h, w), the common feature's share of the fusion convolution.
+
+    `hidden` adds a 1×1 layer before the classifier; the authors do so except for VSPW on MiT.
+    """
+
+    keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
+    lookahead = 0
+
+    def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
+        super().__init__()
+        self.backbone = backbone(name)
+        deepest = self.backbone.channels[-1]
+        if name in MIT:
+            common = 256
+            self.head = AllMLP(self.backbone.channels, common)
+            self.dropout = nn.Dropout2d(dropout)
+        else:
+            common = 320 if name == "resnet18" else 1280
+            self.ppm = PPM(deepest)
+            self.reduce = nn.Conv2d(2 * deepest, common, 1, bias=False)
+        self.half = self.backbone.channels[0] // 2
+        self.common = common
+        self.fusion = nn.ModuleDict(
+            {"conv": nn.Conv2d(common + self.half, common, 1), "norm": nn.BatchNorm2d(common)}
+        )
+        if hidden is None:
+            hidden = name not in MIT or classes != VSPW_CLASSES
+        self.classifier = classifier(common, classes, hidden, dropout)
+        for layer in (self.fusion, self.classifier):
+            layer.apply(init_kaiming)
+
+    def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """frame (B, 3, H, W) → independent feature (B, C1, H/4, W/4)."""
+        return (self.backbone.shallow(frame),)
+
+    def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Independent feature of a keyframe → W_c · n(common) + b, all that a later frame needs of it."""
+        maps = self.backbone.deep(features[0])
+        if hasattr(self, "head"):
+            common = self.dropout(self.head(maps))  # (B, D, H/4, W/4)
+        else:
+            common = self.reduce(self.ppm(maps[-1]))  # (B, D, H/8, W/8)
+        weight, bias = self.fusion_weights()
+        return (F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias),)
+
+    def fuse(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
+        """FFM (section III-B): normalised ReLU of the two shares' sum, (B, D, h, w)."""
+        independent = F.normalize(features[0])[:, : self.half]
+        size = memory[0].shape[-2:]
+        if independent.shape[-2:] != size:
+            independent = F.interpolate(independent, size=size, mode="bilinear", align_corners=False)
+        weight, _ = self.fusion_weights()
+        x = memory[0] + F.conv2d(independent, weight[:, self.common :, None, None])
+        if self.training:
+            x = self.fusion["norm"](x)
+        return F.normalize(F.relu(x))
+
+    def classify(self, fused: Tensor) -> Tensor:
+        return self.classifier(fused)
+
+    def decode(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
+        """Features of a frame and the memory of a keyframe → logits (B, classes, h, w)."""
+        return self.classify(self.fuse(features, memory))
+
+    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        """The last keyframe (P mode); looking ahead, also the next one, whose logits are added (B mode)."""
+        before = [k for k in keys if k <= t]
+        after = [k for k in keys if k > t]
+        return [(k,) for k in before[-1:] + ([] if t in keys else after[:1])]
+
+    def loss(
+        self, batch: dict[str, Tensor], nonkey: float = 0.4, consistency: float = 10.0
+    ) -> dict[str, Tensor]:
+        """Symmetric training (eq. 8–12) on frames (B, 2, 3, H, W): the labelled frame, then a neighbour.
+
+        Frame L is segmented once with its own common feature (key) and once with the neighbour's (nonkey); where
+        both frames get the same label, their fused features are drawn together (consistency).
+        """
+        labels = batch["labels"][:, 0]
+        features = self.encode(batch["frames"].transpose(0, 1).flatten(0, 1))  # all L, then all U
+        memory = self.remember(features)
+        (x_l, x_u), (m_l, m_u) = features[0].chunk(2), memory[0].chunk(2)
+        fused = self.fuse((torch.cat([x_l, x_l, x_u]),), (torch.cat([m_l, m_u, m_u]),))
+        f_l, _, f_u = fused.chunk(3)
+        p_l, p_n, p_u = self.classify(fused).chunk(3)
+        same = (p_l.argmax(1, keepdim=True) == p_u.argmax(1, keepdim=True)).to(f_l.dtype)
+        parts = {
+            "key": cross_entropy(p_l, labels),
+            "nonkey": cross_entropy(p_n, labels),
+            "consistency": F.mse_loss(same * f_l, same * f_u),
+        }
+        return {"loss": parts["key"] + nonkey * parts["nonkey"] + consistency * parts["consistency"], **parts}
+
+    def fusion_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (D, D + C1/2) and bias of the fusion convolution; in inference its batch norm is folded in."""
+        conv = self.fusion["conv"]
+        if self.training:
+            return conv.weight.flatten(1), conv.bias
+        return fold_batch_norm(conv.weight.flatten(1), conv.bias, self.fusion["norm"])
+
+
+def classifier(channels: int, classes: int, hidden: bool, dropout: float) -> nn.Sequential:
+    """Segmentation head; the positions of its layers are those of the authors' checkpoints."""
+    if not hidden:
+        return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1, bias=False))
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(channels, classes, 1, bias=False),
+    )
+
+
+def init_kaiming(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+
+
+def authors_options(tensors: dict) -> dict:
+    return {"hidden": "decoder.final.4.weight" in tensors}
+
+
+# (prefix in the authors' two checkpoints, ours); None: not used by inference
+AUTHORS_NAMES = [
+    ("encoder.backbone.decoder.conv_seg.", None),
+    ("encoder.backbone.encoder.", "backbone."),
+    ("encoder.backbone.decoder.", "head."),
+    ("encoder.backbone.ppm.", "ppm."),
+    ("encoder.backbone.", "backbone."),
+    ("decoder.bot_aspp.", "reduce."),
+    ("decoder.ffm.convblk.", "fusion."),
+    ("decoder.final.", "classifier."),
+]

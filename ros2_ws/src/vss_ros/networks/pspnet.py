@@ -1,0 +1,56 @@
+"""PSPNet, the image baseline on ResNet (Zhao et al., CVPR 2017), output stride 8. It ignores all earlier frames.
+
+Deviation: no auxiliary loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+from vss_ros.networks.backbones import RESNET, backbone
+from vss_ros.networks.heads import PPM, cross_entropy
+
+
+class PSPNet(nn.Module):
+    keeps = 0
+    lookahead = 0
+
+    def __init__(self, name: str, classes: int, width: int = 512, dropout: float = 0.1):
+        super().__init__()
+        if name not in RESNET:
+            raise VssError(f"pspnet: expected a backbone of {', '.join(RESNET)}; got {name!r}")
+        self.backbone = backbone(name)
+        deepest = self.backbone.channels[-1]
+        self.ppm = PPM(deepest)
+        self.bottleneck = nn.Sequential(
+            nn.Conv2d(2 * deepest, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """frame (B, 3, H, W) → feature (B, width, H/8, W/8)."""
+        return (self.bottleneck(self.ppm(self.backbone(frame)[-1])),)
+
+    def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return ()
+
+    def classify(self, fused: Tensor) -> Tensor:
+        return self.classifier(self.dropout(fused))
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """→ logits (B, classes, H/8, W/8)."""
+        return self.classify(features[0])
+
+    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        return [()]
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross entropy of the labelled frame, the first of frames (B, T, 3, H, W)."""
+        logits = self.decode(self.encode(batch["frames"][:, 0]))
+        return {"loss": cross_entropy(logits, batch["labels"][:, 0])}

@@ -1,0 +1,75 @@
+"""One ament_python package: `colcon build` for ROS, `pip install .` without it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+SHARED = ["launch", "config", "config/train", "rviz", "models", "calibration"]
+
+
+def data_files():
+    """Everything that is not Python goes to share/vss_ros, where `config.share_dir` finds it."""
+    files = [
+        ("share/ament_index/resource_index/packages", ["resource/vss_ros"]),
+        ("share/vss_ros", ["package.xml"]),
+    ]
+    for folder in SHARED:
+        found = sorted(str(path) for path in Path(folder).glob("*") if path.is_file())
+        if found:
+            files.append((f"share/vss_ros/{folder}", found))
+    return files
+
+
+setup(
+    name="vss_ros",
+    version="0.1.0",
+    description="Video semantic segmentation on robots, as ROS 2 nodes",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages("ros2_ws/src"),
+    package_dir={"": "ros2_ws/src"},
+    data_files=data_files(),
+    zip_safe=True,
+    # Each range holds what was tested, up to the next release that may break it.
+    install_requires=[
+        "numpy>=1.23,<3",
+        # 5.x breaks cv_bridge; headless because a robot has no screen.
+        "opencv-python-headless>=4.8,<5",
+        "pyyaml>=6,<7",
+        "rosbags>=0.11,<0.12",  # reads and writes rosbag2 without ROS
+        "safetensors>=0.4,<1",  # weights that cannot run code
+        "torch>=2.8,<2.15",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        # CPU runtimes: OpenVINO is the fastest measured, ONNX Runtime the portable fallback.
+        "cpu": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1", "openvino>=2025.3,<2027"],
+        # The real rclpy as wheels (x86-64); on a robot ROS comes from apt.
+        "ros": [
+            "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",
+            "ros-common-interfaces==5.5.1; platform_machine == 'x86_64'",
+        ],
+        # Fabric keeps the training loop visible; kornia augments without torchvision.
+        "train": ["kornia>=0.8,<0.9", "lightning>=2.5,<3", "tensorboard>=2.18,<3"],
+        # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
+        "demo": ["av>=13,<18"],
+        "test": [
+            "colcon-common-extensions>=0.3,<1",
+            "mcap-ros2-support>=0.5,<1",
+            "mypy>=1.13,<3",
+            "psutil>=6,<8",
+            "pytest>=8,<10",
+            "ruff>=0.9,<1",
+            "transformers>=4.50,<6",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "vss = vss_ros.cli:main",
+            "segment = vss_ros.nodes.segment:main",
+            "replay = vss_ros.nodes.replay:main",
+            "recorder = vss_ros.nodes.recorder:main",
+        ]
+    },
+)
