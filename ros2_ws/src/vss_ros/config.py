@@ -77,7 +77,9 @@ class StreamConfig:
         choices=("auto", "torch", "onnxruntime", "openvino"),
     )
     precision: str = option(
-        "f32", "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA", choices=("f32", "bf16", "f16")
+        "f32",
+        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA",
+        choices=("f32", "bf16", "f16"),
     )
     threads: int = option(0, "CPU threads of the network; 0 leaves it to the runtime", low=0, high=1024)
     height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)
@@ -103,7 +105,11 @@ class StreamConfig:
         6, "adaptive: frames after which a keyframe is replaced", low=1, high=1000, runtime=True
     )
     max_gap: float = option(
-        1.0, "seconds between two stamps after which the stream starts anew", low=0.0, high=3600.0, runtime=True
+        1.0,
+        "seconds between two stamps after which the stream starts anew",
+        low=0.0,
+        high=3600.0,
+        runtime=True,
     )
 
     def __post_init__(self) -> None:
@@ -122,7 +128,11 @@ class SegmentConfig(StreamConfig):
 
     transport: str = option("raw", "message type of the image topic", choices=("raw", "compressed"))
     image_timeout: float = option(
-        5.0, "seconds without an image after which the node warns and says why", low=0.1, high=3600.0, runtime=True
+        5.0,
+        "seconds without an image after which the node warns and says why",
+        low=0.1,
+        high=3600.0,
+        runtime=True,
     )
     overlay_alpha: float = option(0.5, "opacity of the classes in ~/overlay", low=0.0, high=1.0, runtime=True)
     latency_warn: float = option(

@@ -1,0 +1,74 @@
+"""Runtimes for a network's stages, one class each; a runtime is imported when its class is made.
+
+    encode(frame (H, W, 3) uint8 RGB at `size`)  -> features
+    remember(features)                           -> memory
+    decode(features, memories)                   -> logits of one pass
+    labels(passes of logits, (H, W))             -> (H, W) uint8
+    confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
+
+Features, memories and logits are whatever the runtime likes; they are passed back to it, never looked into.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from torch import nn
+
+from vss_ros.config import VssError
+
+log = logging.getLogger(__name__)
+
+# what each backend must be able to import
+NEEDS = {
+    "torch": ("torch",),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+}
+
+
+def make_backend(
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str = "auto",
+    *,
+    precision: str = "f32",
+    threads: int = 0,
+) -> Any:
+    """Backend `name` for a network at input size (height, width); "auto" takes the fastest that is installed.
+
+    mean, std: of RGB in 0–1; precision: f32, bf16 or f16; threads: of the CPU, 0 leaves it to the runtime.
+    Raises VssError when the runtime is missing or cannot compute in that precision.
+    """
+    if name == "auto":
+        name = fastest()
+        log.info("backend auto: %s", name)
+    if name not in NEEDS:
+        raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
+    missing = [module for module in NEEDS[name] if find_spec(module) is None]
+    if missing:
+        raise VssError(f"backend {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if name == "torch":
+        from vss_ros.backends.torch_backend import TorchBackend
+
+        return TorchBackend(network, size, mean, std, precision=precision, threads=threads)
+    from vss_ros.backends.onnx_backend import OnnxBackend
+
+    return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads)
+
+
+def fastest() -> str:
+    """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "torch"
+    for name in ("openvino", "onnxruntime"):
+        if all(find_spec(module) for module in NEEDS[name]):
+            return name
+    return "torch"

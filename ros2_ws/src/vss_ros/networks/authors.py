@@ -32,9 +32,7 @@ def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, A
     return network.eval()
 
 
-def load_renamed(
-    network: nn.Module, tensors: Mapping[str, Any], names: list[tuple[str, str | None]]
-) -> None:
+def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tuple[str, str | None]]) -> None:
     """Load tensors whose names start with other prefixes; the first fitting (theirs, ours) pair renames."""
     expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     state: dict[str, Tensor] = {}

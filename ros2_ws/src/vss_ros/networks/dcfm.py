@@ -24,7 +24,8 @@ VSPW_CLASSES = 124
 
 
 class DCFM(nn.Module):
-    """Memory of a keyframe: one map (B, D, h, w), the common feature's share of the fusion convolution.
+    """Memory of a keyframe: one map (B, h, w, D), the common feature's share of the fusion convolution. Channels
+    come last since runtimes compute 1×1 convolutions that way and would else reorder it on every frame.
 
     `hidden` adds a 1×1 layer before the classifier; the authors do so except for VSPW on MiT.
     """
@@ -67,16 +68,17 @@ class DCFM(nn.Module):
         else:
             common = self.reduce(self.ppm(maps[-1]))  # (B, D, H/8, W/8)
         weight, bias = self.fusion_weights()
-        return (F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias),)
+        share = F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias)
+        return (share.permute(0, 2, 3, 1),)
 
     def fuse(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
         """FFM (section III-B): normalised ReLU of the two shares' sum, (B, D, h, w)."""
         independent = F.normalize(features[0])[:, : self.half]
-        size = memory[0].shape[-2:]
+        size = memory[0].shape[1:3]
         if independent.shape[-2:] != size:
             independent = F.interpolate(independent, size=size, mode="bilinear", align_corners=False)
         weight, _ = self.fusion_weights()
-        x = memory[0] + F.conv2d(independent, weight[:, self.common :, None, None])
+        x = memory[0].permute(0, 3, 1, 2) + F.conv2d(independent, weight[:, self.common :, None, None])
         if self.training:
             x = self.fusion["norm"](x)
         return F.normalize(F.relu(x))

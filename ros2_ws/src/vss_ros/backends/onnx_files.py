@@ -1,0 +1,110 @@
+"""Exports a network's stages to ONNX files once, in a cache that survives damage and concurrent writers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vss_ros.backends.stages import Decode, Encode, Remember, memories_read
+from vss_ros.cards import write_atomic
+from vss_ros.config import VssError, cache_dir
+
+log = logging.getLogger(__name__)
+
+
+def stage_files(
+    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Path]:
+    """Paths of `encode`, `decode` and, if the network remembers, `remember`; exported where the cache lacks them.
+
+    A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
+    """
+    stages = ["encode", "remember", "decode"] if network.keeps else ["encode", "decode"]
+    folder = cache_dir() / "onnx"
+    key = cache_key(network, size, mean, std)
+    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stages}
+    if all(is_intact(path) for path in paths.values()):
+        return paths
+    log.info("exporting %s for %d×%d (once)", type(network).__name__, *size)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage, content in export(network, size, mean, std).items():
+            write_atomic(paths[stage], content)
+            write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
+    except OSError as error:
+        raise VssError(
+            f"the cache folder {folder} cannot be written ({error.strerror}); set VSS_CACHE to another one"
+        ) from error
+    return paths
+
+
+def export(
+    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], opset: int = 20
+) -> dict[str, bytes]:
+    """ONNX model of every stage at a fixed input size (height, width)."""
+    network = network.eval()
+    encode = Encode(network, mean, std).eval()
+    frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
+    models = {}
+    with torch.no_grad():
+        features = encode(frame)
+        models["encode"] = to_onnx(encode, (frame,), opset)
+        memory: tuple = ()
+        if network.keeps:
+            memory = network.remember(features)
+            models["remember"] = to_onnx(Remember(network).eval(), features, opset)
+        count = memories_read(network)
+        models["decode"] = to_onnx(
+            Decode(network, len(features), count).eval(), (*features, *(memory * count)), opset
+        )
+    return models
+
+
+def to_onnx(module: nn.Module, inputs: tuple, opset: int) -> bytes:
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    names = [f"in{i}" for i in range(len(inputs))]
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module, inputs, dynamo=True, opset_version=opset, input_names=names, verbose=False
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def cache_key(network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    package = Path(__file__).parents[1]
+    for file in sorted([*package.glob("networks/*.py"), *package.glob("backends/*.py")]):
+        digest.update(file.read_bytes())
+    versions = [version(name) for name in ("torch", "onnx", "onnxscript")]
+    digest.update(repr((type(network).__name__, size, list(mean), list(std), versions)).encode())
+    return digest.hexdigest()[:32]
+
+
+def checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def is_intact(path: Path) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == checksum_path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,73 @@
+"""Torch: the reference on the CPU, and the runtime on CUDA where there is no TensorRT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.backends.stages import Encode
+from vss_ros.config import VssError
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class TorchBackend:
+    """See `backends.make_backend`. Tensors stay on the device; frames go up and labels come down as uint8."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        precision: str = "f32",
+        threads: int = 0,
+    ):
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if precision == "f16" and self.device.type == "cpu":
+            raise VssError("precision f16 with backend torch needs CUDA, and none was found; use f32 or bf16")
+        if threads:
+            torch.set_num_threads(threads)
+        self.network = network.eval().to(self.device)
+        self.first = Encode(self.network, mean, std).to(self.device)
+        self.size, self.std = size, std
+        self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
+        self.dtype = DTYPES[precision]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.inference_mode()
+    def encode(self, frame: np.ndarray) -> tuple[Tensor, ...]:
+        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
+        with self.autocast():
+            return self.first(pixels)
+
+    @torch.inference_mode()
+    def remember(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with self.autocast():
+            return self.network.remember(features)
+
+    @torch.inference_mode()
+    def decode(self, features: tuple[Tensor, ...], memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        with self.autocast():
+            return self.network.decode(features, *memories).float()
+
+    @torch.inference_mode()
+    def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
+        return self.upsampled(logits, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
+
+    @torch.inference_mode()
+    def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
+        probability = (sum(logits) / len(logits)).softmax(1).amax(1, keepdim=True)
+        resized = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
+        return (resized[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
+
+    def upsampled(self, logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        return F.interpolate(sum(logits), size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,58 @@
+"""`vss`: one command for everything that is not a node."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+from vss_ros.config import VssError
+
+# command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
+COMMANDS = {
+    "demo": ("vss_ros.demo", "camera stream → nodes → masks, overlay video and report"),
+    "train": ("vss_ros.train", "train a network by a recipe"),
+    "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
+    "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
+    "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),
+    "models": ("vss_ros.models", "list the installed models"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    top = argparse.ArgumentParser(
+        prog="vss",
+        usage="vss COMMAND [options]",
+        description=f"Video semantic segmentation on robots.\n\ncommands:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the above; -h after it for more"
+    )
+    command = top.parse_args(arguments[:1]).command
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        module = importlib.import_module(COMMANDS[command][0])
+        parser = argparse.ArgumentParser(prog=f"vss {command}", description=module.__doc__)
+        module.add_arguments(parser)
+        return module.main(parser.parse_args(arguments[1:])) or 0
+    except VssError as error:
+        print(f"vss {command}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("vss_ros"):
+            raise
+        print(
+            f"vss {command}: needs the Python package {error.name}: pip install {error.name}", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"vss {command}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

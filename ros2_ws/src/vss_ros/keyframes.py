@@ -1,0 +1,64 @@
+"""When a frame becomes a keyframe: its memory is computed and reused by the frames after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vss_ros.config import StreamConfig
+
+
+@dataclass(frozen=True)
+class FixedInterval:
+    """A keyframe every `interval` frames; 1 makes every frame one."""
+
+    interval: int
+
+    @property
+    def longest(self) -> int:
+        """Most frames from one keyframe to the next."""
+        return self.interval
+
+    def __call__(self, age: int, score: Callable[[], float]) -> bool:
+        """Is the frame that comes `age` ≥ 1 frames after the last keyframe a new one?"""
+        return age >= self.interval
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """AKS, adaptive keyframe scheduling (DCFM, section III-D): a new keyframe once the input has changed.
+
+    The authors also make a clip's last frame a keyframe while they wait for a change; a stream has no last frame.
+    """
+
+    threshold: float
+    min_interval: int
+    max_interval: int
+
+    @property
+    def longest(self) -> int:
+        return self.max_interval
+
+    def __call__(self, age: int, score: Callable[[], float]) -> bool:
+        if age < self.min_interval:
+            return False
+        return age >= self.max_interval or score() >= self.threshold
+
+
+def make_policy(config: StreamConfig) -> FixedInterval | Adaptive:
+    """The policy that the options `policy`, `interval`, `threshold`, … describe."""
+    if config.policy == "adaptive":
+        return Adaptive(config.threshold, config.min_interval, config.max_interval)
+    return FixedInterval(1 if config.policy == "every" else config.interval)
+
+
+def input_change(frame: np.ndarray, keyframe: np.ndarray, std: Sequence[float]) -> float:
+    """AKS score: mean absolute difference of two network inputs after normalisation, ≥ 0 (0: equal).
+
+    frame, keyframe: (H, W, 3) uint8 RGB; std: per channel, of RGB in 0–1. The mean cancels in the difference.
+    """
+    difference = cv2.mean(cv2.absdiff(frame, keyframe))[:3]
+    return float(np.mean([d / (255 * s) for d, s in zip(difference, std, strict=True)]))

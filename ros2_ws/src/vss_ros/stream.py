@@ -1,0 +1,234 @@
+"""Stream: frames of one camera in, labels out. It alone holds state between frames."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vss_ros.backends import make_backend
+from vss_ros.cards import ModelCard, load_model
+from vss_ros.config import StreamConfig, VssError, replace
+from vss_ros.keyframes import input_change, make_policy
+
+
+@dataclass
+class Result:
+    """Answer for one frame.
+
+    labels: (H, W) uint8 class ids at the frame's size; stamp: seconds, as given; index: frames since the reset;
+    keyframe_age: frames since the keyframe it reuses (0: it is one); times: milliseconds a stage;
+    reset: why the stream started anew with this frame, else "".
+    """
+
+    labels: np.ndarray
+    stamp: float
+    index: int
+    is_keyframe: bool
+    keyframe_age: int
+    times: dict[str, float]
+    reset: str
+    confidence: Callable[[], np.ndarray]
+    """Computes (H, W) uint8, 0…255: probability of each pixel's label."""
+
+
+@dataclass
+class Pending:
+    """A frame that waits for frames after it."""
+
+    index: int
+    stamp: float
+    size: tuple[int, int]
+    features: Any
+    times: dict[str, float]
+    reset: str
+
+
+class Stream:
+    """Runs a backend over the frames of one camera and keeps what later frames reuse.
+
+    One backend may serve many streams. `policy` may be replaced between two frames.
+    `lookahead`: how many frames an answer waits; 0 answers at once. With `both_sides` a network that reuses the
+    last keyframe also adds the next one's logits (DCFM's B mode), so that answers wait for a whole interval.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        policy: Callable[[int, Callable[[], float]], bool],
+        *,
+        card: ModelCard | None = None,
+        max_gap: float = 1.0,
+        both_sides: bool = False,
+    ):
+        self.backend = backend
+        self.policy: Any = policy
+        self.card = card
+        self.max_gap = max_gap
+        self.both_sides = both_sides
+        self.reset()
+
+    @property
+    def lookahead(self) -> int:
+        network = self.backend.lookahead
+        return max(network, self.policy.longest - 1) if self.both_sides else network
+
+    def reset(self) -> None:
+        """Forget every frame; the next one is a keyframe. Answers not yet given are dropped (see `flush`)."""
+        self.memories: dict[int, Any] = {}
+        self.pending: deque[Pending] = deque()
+        self.keyframe: np.ndarray | None = None
+        self.keyframe_index = 0
+        self.next_index = 0
+        self.last_stamp: float | None = None
+        self.last_size: tuple[int, int] | None = None
+
+    def __call__(self, rgb: np.ndarray, stamp: float = 0.0) -> Result:
+        """Labels of a frame, at once. rgb: (H, W, 3) uint8; stamp: seconds. See `feed` where frames must wait."""
+        if self.lookahead:
+            raise VssError(
+                "this stream waits for later frames: use stream.feed() and flush(), or stream.run()"
+            )
+        return self.feed(rgb, stamp)[0]
+
+    def run(self, frames: Iterable[tuple[np.ndarray, float]]) -> Iterator[Result]:
+        """Answers for a whole clip of (rgb, stamp), one a frame, in order."""
+        for rgb, stamp in frames:
+            yield from self.feed(rgb, stamp)
+        yield from self.flush()
+
+    def feed(self, rgb: np.ndarray, stamp: float) -> list[Result]:
+        """Take a frame; returns the answers that it completes (those of frames `lookahead` earlier)."""
+        check_frame(rgb)
+        done: list[Result] = []
+        reason = self.break_reason(rgb.shape[:2], stamp)
+        if reason:
+            done += self.flush()
+            self.reset()
+        times: dict[str, float] = {}
+        with timed(times, "prepare"):
+            frame = fit(rgb, self.backend.size)
+        with timed(times, "encode"):
+            features = self.backend.encode(frame)
+        t = self.next_index
+        if self.is_due(t, frame):
+            self.keyframe, self.keyframe_index = frame.copy(), t  # the caller may reuse its array
+            if self.backend.keeps:
+                with timed(times, "remember"):
+                    self.memories[t] = self.backend.remember(features)
+        self.pending.append(Pending(t, stamp, rgb.shape[:2], features, times, reason))
+        self.next_index, self.last_stamp, self.last_size = t + 1, stamp, rgb.shape[:2]
+        while self.pending and self.pending[0].index + self.lookahead <= t:
+            done.append(self.answer(self.pending.popleft()))
+        return done
+
+    def flush(self) -> list[Result]:
+        """Answers for the frames that still wait, with the later frames they lack left out."""
+        done = []
+        while self.pending:
+            done.append(self.answer(self.pending.popleft()))
+        return done
+
+    def is_due(self, t: int, frame: np.ndarray) -> bool:
+        if self.keyframe is None or not self.backend.keeps:
+            return True
+        key = self.keyframe
+        return self.policy(t - self.keyframe_index, lambda: input_change(frame, key, self.backend.std))
+
+    def answer(self, frame: Pending) -> Result:
+        t, times = frame.index, frame.times
+        keys = sorted(self.memories)
+        passes = self.backend.reads(t, keys)
+        with timed(times, "decode"):
+            memories = [[self.memories[i] for i in reads] for reads in passes]
+            logits = [self.backend.decode(frame.features, memory) for memory in memories]
+        with timed(times, "label"):
+            labels = self.backend.labels(logits, frame.size)
+        times["total"] = sum(times.values())
+        past = [k for k in keys if k <= t]
+        for old in past[: max(0, len(past) - self.backend.keeps)]:
+            del self.memories[old]
+        age = t - past[-1] if past else 0
+        return Result(
+            labels,
+            frame.stamp,
+            t,
+            age == 0,
+            age,
+            times,
+            frame.reset,
+            lambda: self.backend.confidence(logits, frame.size),
+        )
+
+    def break_reason(self, size: tuple[int, int], stamp: float) -> str:
+        """Why the memory must not be reused for this frame, or ""."""
+        if self.last_stamp is None:
+            return "first frame"
+        if size != self.last_size:
+            return f"size changed from {self.last_size} to {size}"
+        if stamp < self.last_stamp:
+            return f"stamp ran backwards by {self.last_stamp - stamp:.3f} s"
+        if self.max_gap and stamp - self.last_stamp > self.max_gap:
+            return f"gap of {stamp - self.last_stamp:.3f} s"
+        return ""
+
+
+def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
+    """A stream that is ready to be called.
+
+    model: name of an installed model or path of a card; options: those of `StreamConfig`, also as
+    `keyframe_interval`, and `both_sides` (offline: also use the next keyframe). Raises VssError.
+
+        stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
+        result = stream(rgb, stamp)
+    """
+    both_sides = options.pop("both_sides", False)
+    if "keyframe_interval" in options:
+        options["interval"] = options.pop("keyframe_interval")
+    if model is not None:
+        options["model"] = str(model)
+    return open_stream(replace(StreamConfig(), **options), both_sides)
+
+
+def open_stream(config: StreamConfig, both_sides: bool = False) -> Stream:
+    """`load_stream` for a config that exists already."""
+    network, card = load_model(config.model)
+    size = (config.height or card.size[0], config.width or card.size[1])
+    backend = make_backend(
+        network, size, card.mean, card.std, config.backend, precision=config.precision, threads=config.threads
+    )
+    return Stream(backend, make_policy(config), card=card, max_gap=config.max_gap, both_sides=both_sides)
+
+
+def check_frame(rgb: np.ndarray) -> None:
+    shape, dtype = getattr(rgb, "shape", None), getattr(rgb, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
+        raise VssError(f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}")
+
+
+def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frame at the network's size (height, width); averages areas when it shrinks, so that nothing flickers."""
+    height, width = size
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    shrinks = rgb.shape[0] > height and rgb.shape[1] > width
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class timed:
+    """Adds the milliseconds of a `with` block to `times[name]`."""
+
+    def __init__(self, times: dict[str, float], name: str):
+        self.times, self.name = times, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.times[self.name] = self.times.get(self.name, 0.0) + (time.perf_counter() - self.start) * 1e3

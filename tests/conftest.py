@@ -1,0 +1,74 @@
+"""Fixtures that all tests share: where real data lies, a tiny model on disk, a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_data(*parts: str) -> Path:
+    """Path below the data folder; skips the test, saying why, where it is absent."""
+    base = Path(os.environ.get("VSS_DATA") or ROOT.parent / "shared" / "data")
+    path = base.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {path}: set VSS_DATA to the folder with the data sets")
+    return path
+
+
+def find_parity(name: str) -> Path:
+    """Path of a file of the authors' answers; skips the test, saying why, where it is absent."""
+    path = find_data().parent / "parity" / name
+    if not path.exists():
+        pytest.skip(f"needs {path}: set VSS_DATA to a data folder with ../parity beside it")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Exports of the tests stay out of the user's cache."""
+    os.environ["VSS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_card(tmp_path_factory) -> Path:
+    """Card of a DCFM with random weights, 64×96, three classes."""
+    import torch
+    from vss_ros.cards import ModelCard, save_model
+    from vss_ros.networks import build
+
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="tiny",
+        network="dcfm",
+        backbone="mit_b0",
+        classes=["road", "car", "sky"],
+        palette=[[128, 64, 128], [64, 0, 128], [128, 128, 128]],
+        size=[64, 96],
+        weights="tiny.safetensors",
+        sha256="",
+        licence="Apache-2.0",
+    )
+    return save_model(build("dcfm", "mit_b0", 3), card, tmp_path_factory.mktemp("models"))
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
