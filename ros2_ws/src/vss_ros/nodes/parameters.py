@@ -1,0 +1,81 @@
+"""ROS parameters made from the fields of a config dataclass: one description, range and check for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vss_ros.config import VssError, replace
+
+Config = TypeVar("Config")
+
+
+def declare(node: Node, kind: type[Config]) -> Config:
+    """Declare a parameter for each field of `kind`; the config that the node's overrides make.
+
+    Raises VssError for a value of the wrong type or outside of its range.
+    """
+    values = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        try:
+            values[item.name] = node.declare_parameter(item.name, item.default, describe(item)).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise VssError(refusal(item, node, error)) from error
+    warn_unknown(node, set(values))
+    return kind(**values)
+
+
+def describe(item: dataclasses.Field) -> ParameterDescriptor:
+    """Description, range and choices of one field, as `ros2 param describe` and rqt show them."""
+    meta = item.metadata
+    when = "at any time" if meta["runtime"] else "only while unconfigured"
+    descriptor = ParameterDescriptor(description=f"{meta['help']} (may change {when})")
+    if meta["choices"]:
+        descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
+    if meta["low"] is not None and isinstance(item.default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=meta["low"], to_value=meta["high"])]
+    elif meta["low"] is not None:
+        descriptor.integer_range = [IntegerRange(from_value=int(meta["low"]), to_value=int(meta["high"]))]
+    return descriptor
+
+
+def refusal(item: dataclasses.Field, node: Node, error: Exception) -> str:
+    """One line for a start-up value that rclpy refused; its own text differs between releases."""
+    meta, expected = item.metadata, type(item.default).__name__
+    if meta["low"] is not None:
+        expected += f" in [{meta['low']}, {meta['high']}]"
+    got = getattr(node, "_parameter_overrides", {}).get(item.name)
+    return f"{item.name}: expected {expected}, got {got.value!r}" if got else f"{item.name}: {error}"
+
+
+def warn_unknown(node: Node, known: set[str]) -> None:
+    """rclpy drops overrides that no one declares; a misspelt option would silently do nothing."""
+    for name in getattr(node, "_parameter_overrides", {}):
+        ours = not name.startswith("qos_overrides.") and not node.has_parameter(name)
+        if ours and name not in ("use_sim_time", "start_type_description_service"):
+            node.get_logger().warning(
+                f"unknown parameter {name!r} is ignored: expected one of {', '.join(sorted(known))}"
+            )
+
+
+def change(config: Any, parameters: list[Parameter], configured: bool) -> Any:
+    """The config after `ros2 param set`; parameters that are no field of it are left alone.
+
+    Raises VssError with the reason of a refusal: a bad value, or a structural option of a configured node.
+    """
+    by_name = {item.name: item for item in dataclasses.fields(config)}
+    changes = {p.name: p.value for p in parameters if p.name in by_name}
+    for name, value in changes.items():
+        if name == "autostart" and value != config.autostart:
+            raise VssError("autostart: acts only at start; restart the node with -p autostart:=...")
+        if configured and not by_name[name].metadata["runtime"] and value != getattr(config, name):
+            raise VssError(
+                f"{name}: read-only once configured; deactivate and clean up first (ros2 lifecycle set NODE "
+                "deactivate, then cleanup), set it, then configure and activate again"
+            )
+    return replace(config, **changes)

@@ -1,0 +1,94 @@
+"""The process of a node, from its first import to its last message; the console scripts start here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from vss_ros.config import VssError
+
+SHUTDOWN_SECONDS = 5.0
+"""A node that is inside a long call (a model compiles) after Ctrl-C is left there after this time."""
+
+
+def segment(args: list[str] | None = None) -> int:
+    return run("segment", args)
+
+
+def replay(args: list[str] | None = None) -> int:
+    return run("replay", args)
+
+
+def recorder(args: list[str] | None = None) -> int:
+    return run("recorder", args)
+
+
+def run(name: str, args: list[str] | None = None) -> int:
+    """Run `make_node()` of vss_ros.nodes.NAME until SIGINT, SIGTERM or `finish()`; the exit code.
+
+    The signals are blocked in all threads and awaited by this one: KeyboardInterrupt cannot appear in the
+    middle of an import, a callback or the clean-up, so Ctrl-C at any moment ends in the same orderly way.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:  # a shell's background job starts with SIGINT ignored
+        signal.signal(number, signal.SIG_DFL)
+    module = importlib.import_module(f"vss_ros.nodes.{name}")
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RuntimeError, ValueError) as error:  # malformed --ros-args or parameter file
+        sys.stderr.write(f"{name}: {' '.join(str(error).split())}\n")
+        return 2
+    try:
+        node = module.make_node()
+    except VssError as error:
+        rclpy.logging.get_logger(name).error(str(error))
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    stopping = threading.Event()
+    spinner = threading.Thread(target=spin, args=(executor, node, stopping), name="spin", daemon=True)
+    spinner.start()
+    signal.sigwait(signals)
+    stopping.set()
+    return end(executor, spinner, node)
+
+
+def finish() -> None:
+    """End this process as Ctrl-C would: what a node calls when its work is done."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def spin(executor: Any, node: Any, stopping: threading.Event) -> None:
+    """Serve callbacks; what one of them raises is logged, the node lives on."""
+    while not stopping.is_set():
+        try:
+            executor.spin()
+        except (
+            Exception
+        ) as error:  # among them RCLError, which Jazzy raises for an invalid transition request
+            if not stopping.is_set():
+                node.get_logger().error(f"{type(error).__name__} in a callback: {error}")
+
+
+def end(executor: Any, spinner: threading.Thread, node: Any) -> int:
+    """Stop the callbacks, then the node's own threads, then ROS."""
+    import rclpy
+
+    executor.shutdown(timeout_sec=SHUTDOWN_SECONDS)
+    spinner.join(SHUTDOWN_SECONDS)
+    if spinner.is_alive() or not node.close(SHUTDOWN_SECONDS):
+        sys.stderr.flush()
+        os._exit(node.exit_code)  # Python's own exit would wait for that call
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return node.exit_code

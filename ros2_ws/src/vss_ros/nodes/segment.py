@@ -1,0 +1,375 @@
+"""`segment`: camera images in, class masks out, as a lifecycle node.
+
+The image callback only stores the newest message. A worker thread takes it, runs the network and publishes,
+so a slow network drops frames instead of queueing them: a mask is at most a camera period and a run late.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import traceback
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header, String
+
+from vss_ros.config import SegmentConfig, StreamConfig, VssError
+from vss_ros.consistency import label_change
+from vss_ros.images import ImageError, UnknownEncoding, colorize, overlay
+from vss_ros.nodes import health, messages, parameters, run
+from vss_ros.nodes.constant import ConstantStream
+from vss_ros.nodes.newest import Newest
+
+SENSOR = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
+OUTPUT = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
+LATCHED = {
+    "depth": 1,
+    "reliability": ReliabilityPolicy.RELIABLE,
+    "durability": DurabilityPolicy.TRANSIENT_LOCAL,
+}
+LOG_PERIOD = 5.0
+
+
+class SegmentNode(LifecycleNode):
+    exit_code = 0
+
+    def __init__(self) -> None:
+        super().__init__("segment")
+        self.config: SegmentConfig = parameters.declare(self, SegmentConfig)
+        self.add_on_set_parameters_callback(self.on_parameters)
+        self.stream: Any = None
+        self.worker: threading.Thread | None = None
+        self.subscriptions_: list[Any] = []
+        self.outputs: list[Any] = []
+        self.camera_info: CameraInfo | None = None
+        self.error = ""
+        self.path = self.get_fully_qualified_name().lstrip("/")
+        self.hardware = self.resolve_topic_name("image")
+        self.forget()
+        # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
+        self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        steady = Clock(
+            clock_type=ClockType.STEADY_TIME
+        )  # reports go on while a paused simulation stops the time
+        self.create_timer(1.0, self.on_second, clock=steady)
+        if self.config.autostart:
+            self.starter = self.create_timer(0.0, self.on_start, clock=steady)
+
+    # Lifecycle
+
+    def on_start(self) -> None:
+        self.starter.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.attempt(self.configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        super().on_activate(state)  # enables the publishers: the latched labels go out in activate()
+        return self.attempt(self.activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        self.release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.on_shutdown(state)
+
+    def attempt(self, step: Any) -> TransitionCallbackReturn:
+        """Run a step of a transition; FAILURE with one line in the log and in diagnostics if it cannot be."""
+        self.error = ""
+        try:
+            step()
+            return TransitionCallbackReturn.SUCCESS
+        except VssError as error:
+            self.error = str(error)
+        except Exception as error:  # rclpy would swallow it without a word
+            self.error = f"{step.__name__}: {type(error).__name__}: {error}"
+            self.get_logger().debug(traceback.format_exc())
+        self.get_logger().error(self.error)
+        self.stop()
+        if step == self.configure:
+            self.release()
+        return TransitionCallbackReturn.FAILURE
+
+    def configure(self) -> None:
+        self.stream, self.applied = make_stream(self.config), self.config
+        output = self.output
+        self.mask = output(Image, "~/mask")
+        self.confidence = output(Image, "~/confidence")
+        self.color_mask = output(Image, "~/color_mask")
+        self.overlay = output(Image, "~/overlay")
+        self.info_out = output(CameraInfo, "~/camera_info")
+        self.consistency = output(DiagnosticArray, "~/consistency")
+        self.label_json = output(String, "~/label_info_json", LATCHED)
+        kind = messages.label_info_type()
+        self.label_info = output(kind, "~/label_info", LATCHED) if kind else None
+        if not kind:
+            self.get_logger().info("vision_msgs is not installed: the classes are on ~/label_info_json only")
+
+    def activate(self) -> None:
+        self.stream.reset()
+        self.forget()
+        card = self.stream.card
+        self.send(self.label_json, messages.label_json(self.config.model, card.classes, card.palette))
+        if self.label_info:
+            header = Header(stamp=self.get_clock().now().to_msg())
+            self.send(self.label_info, messages.label_info(header, card.classes))
+        self.worker = threading.Thread(target=self.work, args=(self.newest,), name="segment", daemon=True)
+        self.worker.start()
+        kind = CompressedImage if self.config.transport == "compressed" else Image
+        self.subscribe(kind, "image", self.on_image)
+        self.subscribe(CameraInfo, "camera_info", self.on_camera_info)
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Unsubscribe and join the worker; False if it did not end in time."""
+        for subscription in self.subscriptions_:
+            self.destroy_subscription(subscription)
+        self.subscriptions_ = []
+        self.newest.close()
+        if self.worker:
+            self.worker.join(timeout)
+            if self.worker.is_alive():
+                return False
+        self.worker = None
+        return True
+
+    def release(self) -> None:
+        for publisher in self.outputs:
+            self.destroy_lifecycle_publisher(publisher)
+        self.outputs, self.stream = [], None
+
+    def close(self, timeout: float) -> bool:
+        """Before the process ends; False if the worker hangs."""
+        if not self.stop(timeout):
+            return False
+        if self.state() in ("unconfigured", "inactive", "active"):
+            self.trigger_shutdown()
+        return True
+
+    def state(self) -> str:
+        return self._state_machine.current_state[1]
+
+    def forget(self) -> None:
+        """Counters and memory of an earlier activation."""
+        self.newest = Newest()
+        self.health = health.Health()
+        self.labels: Any = None
+
+    # Topics and parameters
+
+    def output(self, kind: Any, topic: str, qos: dict = OUTPUT) -> Any:
+        publisher = self.create_lifecycle_publisher(
+            kind,
+            topic,
+            QoSProfile(**qos),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self.outputs.append(publisher)
+        return publisher
+
+    def subscribe(self, kind: Any, topic: str, callback: Any) -> None:
+        subscription = self.create_subscription(
+            kind,
+            topic,
+            callback,
+            QoSProfile(**SENSOR),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=lambda _: self.on_incompatible(topic)
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self.subscriptions_.append(subscription)
+
+    def send(self, publisher: Any, message: Any) -> None:
+        try:
+            publisher.publish(message)
+        except RuntimeError as error:  # RCLError: a reliable writer whose reader does not keep up
+            self.health.unpublished += 1
+            self.get_logger().warning(
+                f"{publisher.topic_name}: not published: {error}", throttle_duration_sec=LOG_PERIOD
+            )
+
+    def on_parameters(self, changes: list[Any]) -> SetParametersResult:
+        try:
+            self.config = parameters.change(self.config, changes, configured=self.stream is not None)
+        except VssError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def on_incompatible(self, topic: str) -> None:
+        name = self.resolve_topic_name(topic)
+        self.get_logger().warning(
+            f"a publisher on {name} offers an incompatible QoS, nothing will come from it: "
+            f"set qos_overrides.{name}.subscription.* to what `ros2 topic info -v {name}` shows"
+        )
+
+    def on_image(self, message: Any) -> None:
+        self.health.arrived()
+        self.health.dropped += self.newest.put(message)
+
+    def on_camera_info(self, message: CameraInfo) -> None:
+        self.camera_info = message
+
+    # The worker
+
+    def work(self, newest: Newest) -> None:
+        while (message := newest.take()) is not None:
+            try:
+                self.segment(message)
+            except UnknownEncoding as error:
+                self.refuse(str(error), once=getattr(message, "encoding", "compressed"))
+            except ImageError as error:
+                self.refuse(str(error))
+            except Exception as error:  # the network's: one frame is lost, the node lives on
+                self.health.failed += 1
+                self.health.window.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self.get_logger().error(
+                    f"a frame failed: {self.health.window.failure}", throttle_duration_sec=LOG_PERIOD
+                )
+                self.get_logger().debug(traceback.format_exc())
+
+    def segment(self, message: Any) -> None:
+        """One frame from message to topics."""
+        rgb = messages.to_array(message)
+        self.apply_changes()
+        result = self.stream(rgb, self.stamp(message.header))
+        self.send(self.mask, messages.to_image(message.header, result.labels))
+        latency = self.latency(message.header)
+        if self.camera_info:
+            size = result.labels.shape
+            self.send(self.info_out, messages.scaled_camera_info(self.camera_info, message.header, *size))
+        self.publish_pictures(message.header, rgb, result)
+        self.publish_consistency(message, result, latency)
+
+    def apply_changes(self) -> None:
+        """Runtime parameters take effect between two frames."""
+        config = self.config
+        if config is not self.applied and not config.constant_network:
+            from vss_ros.keyframes import make_policy
+
+            self.stream.policy, self.stream.max_gap = make_policy(config), config.max_gap
+        self.applied = config
+
+    def stamp(self, header: Header) -> float:
+        """Seconds for the stream; a driver that leaves the stamp at zero gets the time of arrival."""
+        seconds = header.stamp.sec + header.stamp.nanosec * 1e-9
+        if seconds > 0:
+            return seconds
+        self.get_logger().warning(
+            "the camera leaves header.stamp at zero: latency is unknown, gaps are judged by arrival",
+            once=True,
+        )
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def latency(self, header: Header) -> float | None:
+        """Milliseconds from the image's stamp to now; None while either clock stands at zero."""
+        stamp, now = header.stamp.sec * 1e3 + header.stamp.nanosec * 1e-6, self.get_clock().now().nanoseconds
+        return now * 1e-6 - stamp if stamp > 0 and now > 0 else None
+
+    def publish_pictures(self, header: Header, rgb: Any, result: Any) -> None:
+        """What costs time and few read: only with a subscriber."""
+        palette, alpha = self.stream.card.palette, self.applied.overlay_alpha
+        if self.confidence.get_subscription_count():
+            self.send(self.confidence, messages.to_image(header, result.confidence()))
+        if self.color_mask.get_subscription_count():
+            self.send(self.color_mask, messages.to_image(header, colorize(result.labels, palette)))
+        if self.overlay.get_subscription_count():
+            self.send(self.overlay, messages.to_image(header, overlay(rgb, result.labels, palette, alpha)))
+
+    def publish_consistency(self, message: Any, result: Any, latency: float | None) -> None:
+        """~/consistency for each frame, and the sums that /diagnostics reports each second."""
+        previous, self.labels = self.labels, result.labels
+        if result.reset_reason and previous is not None:
+            self.health.resets += 1
+            self.get_logger().info(f"stream starts anew: {result.reset_reason}")
+        same = previous is not None and not result.reset_reason and previous.shape == result.labels.shape
+        change = label_change(previous, result.labels) if same else None
+        values = {
+            "label_change": change,
+            "keyframe": result.is_keyframe,
+            "keyframe_age": result.keyframe_age,
+            "latency_ms": latency,
+            **{f"{stage}_ms": spent for stage, spent in result.times.items()},
+            "dropped": self.health.dropped,
+            "reset": result.reset_reason,
+        }
+        line = messages.status(f"{self.path}: consistency", self.hardware, health.OK, "", values)
+        self.send(self.consistency, DiagnosticArray(header=message.header, status=[line]))
+        encoding = message.format if isinstance(message, CompressedImage) else message.encoding
+        self.health.answered(encoding, result, latency, change)
+
+    def refuse(self, reason: str, once: str = "") -> None:
+        """Count an unusable image; log it now and then, or once per unknown encoding."""
+        self.health.unusable += 1
+        self.health.window.problem = reason
+        if once and once not in self.health.unknown_encodings:
+            self.get_logger().error(f"image refused: {reason}")
+        elif not once:
+            self.get_logger().warning(f"image skipped: {reason}", throttle_duration_sec=LOG_PERIOD)
+        self.health.unknown_encodings.update({once} if once else ())
+
+    # Once a second
+
+    def on_second(self) -> None:
+        state = self.state()
+        if state == "active":
+            self.watch_input()
+        window = self.health.next_window()
+        lines = health.report(self.path, self.hardware, state, self.error, self.config, self.health, window)
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self.diagnostics.publish(DiagnosticArray(header=header, status=lines))
+
+    def watch_input(self) -> None:
+        """Say once why no image comes, and once that they are back."""
+        quiet = time.monotonic() - self.health.last_image
+        if quiet > self.config.image_timeout:
+            image = self.subscriptions_[0]
+            kind = f"sensor_msgs/msg/{image.msg_type.__name__}"
+            received = self.health.received
+            cause = health.silence_cause(self, image.topic_name, kind, image.qos_profile, received)
+            if cause != self.health.silence:
+                self.get_logger().warning(f"no image for {quiet:.0f} s: {cause}")
+            self.health.silence = cause
+        elif self.health.silence:
+            self.health.silence = ""
+            self.get_logger().info("images arrive again")
+
+
+def make_stream(config: SegmentConfig) -> Any:
+    if config.constant_network:
+        return ConstantStream()
+    from vss_ros.stream import load_stream
+
+    return load_stream(**{item.name: getattr(config, item.name) for item in dataclasses.fields(StreamConfig)})
+
+
+def make_node() -> SegmentNode:
+    return SegmentNode()
+
+
+def main(args: list[str] | None = None) -> int:
+    return run.segment(args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
