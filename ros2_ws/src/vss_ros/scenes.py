@@ -93,9 +93,10 @@ class Street:
         )
         self.ambient = (0.42 + 0.38 * overcast) * np.array([0.95, 0.98, 1.06])
         self.overcast = overcast
-        self.sky_top = (1 - overcast) * np.array([70, 120, 200]) + overcast * np.array([195, 200, 208])
-        self.sky_top = np.clip(self.sky_top * rng.uniform(0.75, 1.25) + rng.normal(0, 8, 3), 0, 255)
-        self.haze = np.array([238, 241, 245]) * rng.uniform(0.85, 1.12) * (1, 1 - 0.03 * warm, 1 - 0.1 * warm)
+        self.sky_top = (1 - overcast) * np.array([95, 145, 215]) + overcast * np.array([205, 210, 216])
+        glare = rng.uniform(0.2, 1)
+        self.sky_top = np.clip(self.sky_top + glare * (250 - self.sky_top) + rng.normal(0, 6, 3), 0, 255)
+        self.haze = np.array([243, 246, 250]) * rng.uniform(0.88, 1.12) * (1, 1 - 0.03 * warm, 1 - 0.1 * warm)
         self.haze = np.clip(self.haze, 0, 255)
         self.haze_length = float(np.exp(rng.uniform(np.log(120), np.log(3000))))
 
@@ -106,19 +107,19 @@ class Street:
         self.parking = rng.random(2) < 0.4  # left, right
         self.road_half = self.lane + 2.1 * self.parking  # left, right
         self.pavement = rng.uniform(2.0, 5.5, 2)
-        self.kinds = rng.dirichlet([1.8, 1.1, 0.5, 0.4])  # shops, houses, park, open
+        self.kinds = rng.dirichlet([2.0, 1.1, 0.5, 0.3])  # shops, houses, park, open
         self.crowd, self.traffic, self.bikes, self.parked = rng.uniform(
-            (0.1, 0.0, 0.1, 0.1), (0.7, 0.5, 0.8, 0.7)
+            (0.05, 0.1, 0.0, 0.2), (0.5, 0.6, 0.5, 0.8)
         )
         self.bare = float(rng.choice([0.0, 0.3, 1.0]))
         self.asphalt = rng.uniform(62, 120) * (1 + rng.normal(0, 0.03, 3))
-        self.flags = rng.uniform(100, 185) * (1 + rng.normal(0, 0.05, 3))
+        self.flags = rng.uniform(75, 165) * (1 + rng.normal(0, 0.05, 3))
         self.grass = np.array([86, 100, 50]) * rng.uniform(0.6, 1.3) + rng.normal(0, 8, 3)
         self.kerb = rng.uniform(130, 200) * np.ones(3)
         self.marking = np.array([225, 225, 218]) * rng.uniform(0.75, 1.0)
         self.dash = rng.choice([4.0, 5.0, 8.0, 10.0])
         self.edge = int(rng.integers(4))  # none, white, yellow, double yellow
-        self.storeys = rng.integers(2, 5)
+        self.storeys = rng.integers(2, 6)
 
     def light(self, normal) -> np.ndarray:
         """Factors (3,) by which the light scales the colour of a surface with this normal."""
@@ -201,17 +202,15 @@ class Street:
     def _finish(self, rng):
         """What the camera does to the picture: exposure, white balance, vignette, blur, noise."""
         h, w = self.height, self.width
-        exposure = np.exp(rng.uniform(np.log(0.5), np.log(1.5)))
-        white = 1 + rng.normal(0, 0.05, 3)
-        gamma, lift = rng.uniform(0.9, 1.6), rng.uniform(0, 12)
-        ramp = np.arange(256)[:, None] / 255
-        curve = lift + (250 - lift) * (1 - np.exp(-1.6 * (ramp * exposure * white) ** gamma)) / (
-            1 - np.exp(-1.6)
-        )
+        white = 1 + rng.normal(0, 0.04, 3)
+        # A high power darkens the street under a sky that stays bright, as a camera exposed for the sky does.
+        power, lift, top = rng.uniform(0.85, 2.2), rng.uniform(0, 8), rng.choice([255, 255, 255, 215])
+        ramp = (np.arange(256)[:, None] / 255 * rng.uniform(1.0, 1.3) * white) ** power
+        curve = lift + (top - lift) * (1 - np.exp(-1.8 * ramp)) / (1 - np.exp(-1.8))
         self.curve = np.clip(curve, 0, 255).astype(np.uint8)[None]
         y, x = np.mgrid[:h, :w].astype(np.float32)
         radius = ((x / w - 0.5) ** 2 + (y / h - 0.5) ** 2) * 2
-        self.vignette = cv2.merge([(255 * (1 - rng.uniform(0, 0.4) * radius)).astype(np.uint8)] * 3)
+        self.vignette = cv2.merge([(255 * (1 - rng.uniform(0, 0.25) * radius)).astype(np.uint8)] * 3)
         self.blur = rng.uniform(0.35, 0.75) * w / 480
         strength = rng.uniform(0.5, 4.0)
         self.noise = np.clip(rng.standard_normal((h + 64, w + 64, 3), np.float32) * strength, -12, 12).astype(
@@ -319,7 +318,7 @@ class Street:
             if grassy:
                 self._strip(ground, side * (back + 0.2), side * 60, *length, self.grass * up, TREE, 8.0)
             if kind == "houses":
-                setback = back + rng.uniform(2.5, 8)
+                setback = back + rng.uniform(1.5, 6)
                 for u in self._groups(rng, units):
                     if rng.random() < 0.8:
                         self._building(rng, shadows, objects, side, setback, u, 2 * int(rng.integers(4)) + 1)
@@ -480,7 +479,8 @@ class Street:
         chance = self.parked if self.parking[k] else 0.06 * self.parked
         for z in np.arange(length[0] + 3.5, length[1] - 2, 6.2):
             if rng.random() < chance:
-                x, z = side * (edge - 1.05 + rng.normal(0, 0.08)), z + rng.uniform(-0.5, 0.5)
+                x = edge - 1.05 if self.parking[k] else edge + 0.5  # else half on the pavement
+                x, z = side * (x + rng.normal(0, 0.06)), z + rng.uniform(-0.5, 0.5)
                 vehicle = paint.car(rng, self.light, side == self.ego_side or rng.random() < 0.3)
                 objects.extend(vehicle, x, z, z)
                 self._cast(shadows, x, z, 0.95, 2.2, 1.2)
