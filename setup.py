@@ -67,9 +67,9 @@ setup(
     entry_points={
         "console_scripts": [
             "vss = vss_ros.cli:main",
-            "segment = vss_ros.nodes.segment:main",
-            "replay = vss_ros.nodes.replay:main",
-            "recorder = vss_ros.nodes.recorder:main",
+            "segment = vss_ros.nodes.run:segment",
+            "replay = vss_ros.nodes.run:replay",
+            "recorder = vss_ros.nodes.run:recorder",
         ]
     },
 )

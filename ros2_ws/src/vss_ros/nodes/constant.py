@@ -21,7 +21,7 @@ class ConstantResult:
     index: int
     is_keyframe: bool = True
     keyframe_age: int = 0
-    reset_reason: str | None = None
+    reset: str = ""
     times: dict[str, float] = field(default_factory=lambda: {"total": 0.0})
 
     def confidence(self) -> np.ndarray:
@@ -44,8 +44,12 @@ class ConstantStream:
 
     def __call__(self, rgb: np.ndarray, stamp: float) -> ConstantResult:
         height, width = rgb.shape[:2]
+        reset = ""
         if self.labels.shape != (height, width):
+            reset = (
+                f"size changed from {self.labels.shape} to {(height, width)}" if self.index else "first frame"
+            )
             stripe = (np.arange(height) * len(CLASSES) // height).astype(np.uint8)
             self.labels = np.repeat(stripe[:, None], width, axis=1)
         self.index += 1
-        return ConstantResult(self.labels, stamp, self.index - 1)
+        return ConstantResult(self.labels, stamp, self.index - 1, reset=reset)

@@ -27,8 +27,8 @@ class Window:
     key_ms: list[float] = field(default_factory=list)
     nonkey_ms: list[float] = field(default_factory=list)
     label_change: list[float] = field(default_factory=list)
-    problem: str = ""
-    """The last unusable image."""
+    problems: list[str] = field(default_factory=list)
+    """Why images were unusable, each reason once."""
     failure: str = ""
     """The last exception of the network."""
 
@@ -55,6 +55,11 @@ class Health:
         self.received += 1
         self.window.received += 1
         self.last_image = time.monotonic()
+
+    def refused(self, reason: str) -> None:
+        self.unusable += 1
+        if reason not in self.window.problems:
+            self.window.problems.append(reason)
 
     def answered(self, encoding: str, result: Any, latency: float | None, change: float | None) -> None:
         self.processed += 1
@@ -91,8 +96,11 @@ def input_status(node: str, hardware: str, health: Health, window: Window) -> Di
     level, message = OK, f"{rate:.1f} images/s"
     if health.silence:
         level, message = ERROR, health.silence
-    elif window.problem:
-        level, message = (WARN if window.key_ms or window.nonkey_ms else ERROR), window.problem
+    elif window.problems:
+        level, message = (
+            (WARN if window.key_ms or window.nonkey_ms else ERROR),
+            "; ".join(window.problems[:3]),
+        )
     values = {
         "rate_hz": rate,
         "received": health.received,

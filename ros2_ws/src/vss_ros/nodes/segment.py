@@ -6,7 +6,6 @@ so a slow network drops frames instead of queueing them: a mask is at most a cam
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 import traceback
@@ -22,16 +21,16 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from vss_ros.config import SegmentConfig, StreamConfig, VssError
+from vss_ros.config import SegmentConfig, VssError
 from vss_ros.consistency import label_change
 from vss_ros.images import ImageError, UnknownEncoding, colorize, overlay
 from vss_ros.nodes import health, messages, parameters, run
 from vss_ros.nodes.constant import ConstantStream
 from vss_ros.nodes.newest import Newest
 
-SENSOR = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
-OUTPUT = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
-LATCHED = {
+SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
+OUTPUT: dict[str, Any] = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
+LATCHED: dict[str, Any] = {
     "depth": 1,
     "reliability": ReliabilityPolicy.RELIABLE,
     "durability": DurabilityPolicy.TRANSIENT_LOCAL,
@@ -177,7 +176,7 @@ class SegmentNode(LifecycleNode):
 
     # Topics and parameters
 
-    def output(self, kind: Any, topic: str, qos: dict = OUTPUT) -> Any:
+    def output(self, kind: Any, topic: str, qos: dict[str, Any] = OUTPUT) -> Any:
         publisher = self.create_lifecycle_publisher(
             kind,
             topic,
@@ -299,10 +298,10 @@ class SegmentNode(LifecycleNode):
     def publish_consistency(self, message: Any, result: Any, latency: float | None) -> None:
         """~/consistency for each frame, and the sums that /diagnostics reports each second."""
         previous, self.labels = self.labels, result.labels
-        if result.reset_reason and previous is not None:
+        if result.reset and previous is not None:
             self.health.resets += 1
-            self.get_logger().info(f"stream starts anew: {result.reset_reason}")
-        same = previous is not None and not result.reset_reason and previous.shape == result.labels.shape
+            self.get_logger().info(f"the stream starts anew: {result.reset}")
+        same = previous is not None and not result.reset
         change = label_change(previous, result.labels) if same else None
         values = {
             "label_change": change,
@@ -311,7 +310,7 @@ class SegmentNode(LifecycleNode):
             "latency_ms": latency,
             **{f"{stage}_ms": spent for stage, spent in result.times.items()},
             "dropped": self.health.dropped,
-            "reset": result.reset_reason,
+            "reset": result.reset or None,
         }
         line = messages.status(f"{self.path}: consistency", self.hardware, health.OK, "", values)
         self.send(self.consistency, DiagnosticArray(header=message.header, status=[line]))
@@ -320,8 +319,7 @@ class SegmentNode(LifecycleNode):
 
     def refuse(self, reason: str, once: str = "") -> None:
         """Count an unusable image; log it now and then, or once per unknown encoding."""
-        self.health.unusable += 1
-        self.health.window.problem = reason
+        self.health.refused(reason)
         if once and once not in self.health.unknown_encodings:
             self.get_logger().error(f"image refused: {reason}")
         elif not once:
@@ -358,9 +356,9 @@ class SegmentNode(LifecycleNode):
 def make_stream(config: SegmentConfig) -> Any:
     if config.constant_network:
         return ConstantStream()
-    from vss_ros.stream import load_stream
+    from vss_ros.stream import open_stream  # torch takes seconds to import: not before a model is wanted
 
-    return load_stream(**{item.name: getattr(config, item.name) for item in dataclasses.fields(StreamConfig)})
+    return open_stream(config)
 
 
 def make_node() -> SegmentNode:
