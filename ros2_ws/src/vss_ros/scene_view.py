@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vss_ros.scene_paint import Packed, Texture
+from vss_ros.scene_paint import Texture
+from vss_ros.scene_parts import Packed
 
 NEAR = 0.4  # metres to the near plane
 SHIFT = 4  # sub-pixel bits of OpenCV's polygon coordinates
@@ -114,25 +115,27 @@ def draw_flat(canvas, view: View, scene: Scene, reach: float):
 def draw_texture(canvas, corners, texture: Texture, clear: float, haze):
     """Warp a texture on to a face with corners bottom left, top left, top right, bottom right."""
     low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
-    x0, y0, x1, y1 = (
-        max(0, low[0]),
-        max(0, low[1]),
-        min(canvas.shape[1], high[0]),
-        min(canvas.shape[0], high[1]),
-    )
+    x0, y0 = np.maximum(low, 0)
+    x1, y1 = np.minimum(high, canvas.shape[1::-1])
     if x0 >= x1 or y0 >= y1:
         return
-    picture = texture.shrunk(high[0] - low[0], high[1] - low[1])
-    red, green, blue = ((1 - clear) * haze).tolist()
-    picture = cv2.add(cv2.multiply(picture, (clear, clear, clear, 1.0)), (red, green, blue, 0.0))
+    wide, tall = high - low
+    veil = (1 - clear) * haze
+    if texture.cutout is None:
+        base = [*(texture.mean[:3] * clear + veil).tolist(), texture.mean[3]]
+        outline = np.round((corners - (x0, y0)) * 2**SHIFT).astype(np.int32)
+        cv2.fillConvexPoly(
+            canvas[y0:y1, x0:x1], outline, base, cv2.LINE_8, SHIFT
+        )  # closes seams between faces
+        if wide < 4 or tall < 4:
+            return
+    picture = cv2.multiply(texture.shrunk(wide, tall), (clear, clear, clear, 1.0))
+    picture = cv2.add(picture, (*veil.tolist(), 0.0))
     h, w = picture.shape[:2]
     source = np.array([[0, h - 1], [0, 0], [w - 1, 0], [w - 1, h - 1]], np.float32)
     warp = cv2.getPerspectiveTransform(source, corners - np.array([x0, y0], np.float32))
-    region, size = canvas[y0:y1, x0:x1], (x1 - x0, y1 - y0)
+    region, size = canvas[y0:y1, x0:x1], (int(x1 - x0), int(y1 - y0))
     if texture.cutout is None:
-        outline = np.round((corners - (x0, y0)) * 2**SHIFT).astype(np.int32)
-        base = picture[h // 2, w // 2].tolist()
-        cv2.fillConvexPoly(region, outline, base, cv2.LINE_8, SHIFT)  # closes the seams between faces
         cv2.warpPerspective(picture, warp, size, region, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
         return
     layer = cv2.warpPerspective(picture, warp, size, None, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)

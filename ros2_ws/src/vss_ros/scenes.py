@@ -1,8 +1,9 @@
 """A synthetic street seen by a driving camera, with the exact class of every pixel.
 
 The scene is three-dimensional and static but for its traffic, made of polygons in front of an endless gently
-curving road, and drawn from far to near (painter's algorithm). It is data without a licence for the demo, for
-training, and for evaluating temporal consistency against labels that no annotator's hand makes flicker.
+curving road, and drawn from far to near (painter's algorithm). It serves the demo, training, and
+the evaluation of temporal consistency: its labels do not flicker as drawn ones do, and nobody's licence
+restricts it.
 
 World coordinates, in metres: X to the right, Y up, Z = s along the road. The road's centre line is
 X = bend(s); everything is laid out at a lateral offset from it, so that a curve shears the world.
@@ -10,26 +11,15 @@ X = bend(s); everything is laid out at a lateral offset from it, so that a curve
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import cv2
 import numpy as np
 
 from vss_ros import scene_paint as paint
-from vss_ros.scene_paint import (
-    BUILDING,
-    FENCE,
-    PAVEMENT,
-    POLE,
-    ROAD,
-    SIGN,
-    SKY,
-    TREE,
-    Mesh,
-    Texture,
-    noise,
-)
+from vss_ros import scene_parts as parts
+from vss_ros.scene_paint import BUILDING, PAVEMENT, ROAD, SKY, TREE, Texture, noise
+from vss_ros.scene_parts import Mesh
 from vss_ros.scene_view import NEAR, SHIFT, Faces, Scene, View, draw_flat, draw_texture
+from vss_ros.scene_world import CHUNK, cast, make_chunk
 
 CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree"),
@@ -43,7 +33,6 @@ PALETTE = np.array(
     np.uint8,
 )
 
-CHUNK = 40.0  # metres of road generated together
 VIEW = 190.0  # metres drawn ahead of the camera
 DETAIL = 20.0  # ground texture: pixels a metre
 PERIOD = 32.0  # metres after which the ground texture repeats along the road
@@ -111,9 +100,9 @@ class Street:
         self.crowd, self.traffic, self.bikes, self.parked = rng.uniform(
             (0.05, 0.1, 0.0, 0.2), (0.5, 0.6, 0.5, 0.8)
         )
-        self.bare = float(rng.choice([0.0, 0.3, 1.0]))
+        self.bare = float(rng.choice([0.0, 0.4, 1.0]))
         self.asphalt = rng.uniform(62, 120) * (1 + rng.normal(0, 0.03, 3))
-        self.flags = rng.uniform(75, 165) * (1 + rng.normal(0, 0.05, 3))
+        self.flags = rng.uniform(60, 155) * (1 + rng.normal(0, 0.05, 3))
         self.grass = np.array([86, 100, 50]) * rng.uniform(0.6, 1.3) + rng.normal(0, 8, 3)
         self.kerb = rng.uniform(130, 200) * np.ones(3)
         self.marking = np.array([225, 225, 218]) * rng.uniform(0.75, 1.0)
@@ -244,248 +233,14 @@ class Street:
         row = paint.with_fourth(colour[None], np.where(road[:, 0], ROAD, PAVEMENT))
         return row[0].copy().view(np.uint32)[:, 0]
 
-    # ---- the world, made chunk by chunk --------------------------------------------------------------------
+    # ---- what moves ----------------------------------------------------------------------------------------
 
     def _chunk(self, index: int) -> tuple:
-        """(flat things on the ground, shadows, everything that stands) of one chunk of road, packed."""
         if index not in self.chunks:
             if len(self.chunks) > 12:
                 self.chunks.clear()
-            rng = np.random.default_rng((self.seed, 5, index + 1000))
-            ground, shadows, objects = Mesh(), Mesh(), Mesh()
-            start = index * CHUNK
-            self._markings(rng, ground, start)
-            for k, side in enumerate((-1, 1)):
-                self._roadside(rng, ground, shadows, objects, start, k, side)
-            self.chunks[index] = tuple(m.pack(self.bend) for m in (ground, shadows, objects))
+            self.chunks[index] = make_chunk(self, index)
         return self.chunks[index]
-
-    def _strip(self, mesh, x0, x1, z0, z1, colour, label, step=5.0):
-        """A flat strip along the road, in pieces short enough to follow its bends."""
-        pieces = max(1, int(np.ceil((z1 - z0) / step)))
-        z = np.linspace(z0, z1, pieces + 1)
-        for a, b in pairwise(z):
-            mesh.add([(x0, 0, a), (x0, 0, b), (x1, 0, b), (x1, 0, a)], colour, label)
-
-    def _markings(self, rng, ground, start):
-        up = self.light(np.array([0, 1.0, 0]))
-        white, kerb = self.marking * up, self.kerb * up
-        for z in np.arange(start, start + CHUNK - 0.1, self.dash):
-            self._strip(ground, -0.07, 0.07, z, z + 0.5 * self.dash, white, ROAD)
-        for k, side in enumerate((-1, 1)):
-            edge = side * self.road_half[k]
-            self._strip(ground, edge - side * 0.12, edge, start, start + CHUNK, self.asphalt * up * 0.7, ROAD)
-            self._strip(ground, edge, edge + side * 0.16, start, start + CHUNK, kerb, PAVEMENT)
-            paint_colour = white if self.edge == 1 else np.array([200, 170, 70]) * up
-            for x in (0.3, 0.5)[: max(0, self.edge - 1) or self.edge]:
-                x = side * (self.road_half[k] - x - 1.9 * self.parking[k])
-                self._strip(ground, x - 0.045, x + 0.045, start, start + CHUNK, paint_colour, ROAD)
-        if rng.random() < 0.15:  # zebra crossing with its stop lines
-            z = start + rng.uniform(5, 30)
-            for x in np.arange(-self.road_half[0] + 0.4, self.road_half[1] - 0.6, 1.0):
-                self._strip(ground, x, x + 0.5, z, z + 3, white, ROAD)
-            self._strip(ground, -self.road_half[0], self.road_half[1], z - 1.5, z - 1.2, white, ROAD)
-        if rng.random() < 0.2:  # arrow
-            x, z = rng.choice([-0.5, 0.5]) * self.lane, start + rng.uniform(3, 33)
-            self._strip(ground, x - 0.08, x + 0.08, z, z + 2.5, white, ROAD)
-            ground.add([(x - 0.4, 0, z + 2.5), (x, 0, z + 4), (x + 0.4, 0, z + 2.5)], white, ROAD)
-        for _ in range(rng.integers(0, 4)):  # manholes and darker patches
-            x, z, half = rng.uniform(-0.8, 0.8) * self.lane, start + rng.uniform(2, 36), rng.uniform(0.3, 1.0)
-            self._strip(
-                ground, x - half, x + half, z, z + 1.4 * half, self.asphalt * up * rng.uniform(0.6, 1.2), ROAD
-            )
-
-    def _roadside(self, rng, ground, shadows, objects, start, k, side):
-        edge = self.road_half[k]
-        back = edge + self.pavement[k]
-        up = self.light(np.array([0, 1.0, 0]))
-        kind = rng.choice(["shops", "houses", "park", "open"], p=self.kinds)
-        first = 0
-        if rng.random() < 0.2:  # a side street through the first eight metres
-            first = 1
-            self._strip(
-                ground, side * (edge - 0.1), side * 70, start + 0.5, start + 7.5, self.asphalt * up, ROAD
-            )
-        units = [start + 8 * u for u in range(first, 5)]
-        length = (start + 8 * first, start + CHUNK)
-        if kind == "shops":
-            for u in self._groups(rng, units):
-                self._building(rng, shadows, objects, side, back, u, 2 * int(rng.integers(4)))
-                if rng.random() < 0.5:
-                    self._shop_sign(rng, objects, side, back, u[0])
-        else:
-            grassy = kind == "park" or rng.random() < 0.6
-            if grassy:
-                self._strip(ground, side * (back + 0.2), side * 60, *length, self.grass * up, TREE, 8.0)
-            if kind == "houses":
-                setback = back + rng.uniform(1.5, 6)
-                for u in self._groups(rng, units):
-                    if rng.random() < 0.8:
-                        self._building(rng, shadows, objects, side, setback, u, 2 * int(rng.integers(4)) + 1)
-            elif rng.random() < 0.6:
-                self._building(
-                    rng, shadows, objects, side, back + rng.uniform(14, 30), units, rng.integers(8)
-                )
-            border = rng.choice(4, p=[0.4, 0.25, 0.2, 0.15] if kind != "park" else [0.6, 0.15, 0.15, 0.1])
-            if border < 3:
-                texture = [self.fences[rng.integers(3)], self.hedges[rng.integers(2)], self.low_wall][border][
-                    k
-                ]
-                label = (FENCE, TREE, BUILDING)[border]
-                height = (rng.uniform(0.9, 1.9), rng.uniform(0.9, 2.2), rng.uniform(0.6, 1.8))[border]
-                for z in np.arange(*length, 4.0):
-                    if rng.random() < 0.93:
-                        self._panel(objects, side * back, z, z + 4, 0, height, texture, label)
-            for _ in range(rng.poisson({"houses": 2, "park": 6, "open": 3}[kind])):
-                x = back + (rng.uniform(0.8, 2.5) if kind == "houses" else rng.uniform(1, 18))
-                self._tree(rng, shadows, objects, side * x, rng.uniform(*length))
-        self._furniture(rng, ground, shadows, objects, side, k, length)
-
-    def _groups(self, rng, units):
-        """Join neighbouring eight-metre units to buildings of one to three."""
-        while units:
-            n = int(rng.integers(1, 4))
-            yield units[:n]
-            units = units[n:]
-
-    def _panel(self, mesh, x, z0, z1, y0, y1, texture, label):
-        mesh.add([(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)], (0, 0, 0), label, z1, None, texture)
-
-    def _building(self, rng, shadows, objects, side, front, units, facade):
-        textures, end, height = self.facades[facade]
-        stretch = rng.uniform(0.9, 1.15)
-        height *= stretch
-        x, depth, z0, z1 = side * front, side * rng.uniform(7, 11), units[0], units[-1] + 8
-        objects.add(
-            [(x, 0, z0), (x, height, z0), (x + depth, height, z0), (x + depth, 0, z0)],
-            (0, 0, 0),
-            BUILDING,
-            z0 + 0.02,
-            None,
-            end,
-        )
-        for z in units:
-            self._panel(objects, x, z, z + 8, 0, height, textures[0 if side < 0 else 1], BUILDING)
-        inside = np.array([x + depth / 2, height / 2, (z0 + z1) / 2])
-        tiles = np.array([[110, 62, 48], [78, 80, 86], [96, 84, 74]][rng.integers(3)]) * rng.uniform(0.7, 1.2)
-        ridge = height + rng.uniform(1.5, 4.5)
-        if rng.random() < 0.65:
-            for z in units:
-                roof = [(x - side * 0.3, height - 0.15, z), (x + depth / 2, ridge, z)]
-                roof += [(x + depth / 2, ridge, z + 8), (x - side * 0.3, height - 0.15, z + 8)]
-                objects.add(roof, tiles, BUILDING, z + 8, inside, light=self.light)
-                if rng.random() < 0.4:
-                    c, w = x + depth * rng.uniform(0.3, 0.6), rng.uniform(0.3, 0.6)
-                    objects.box(
-                        c - w,
-                        c + w,
-                        height,
-                        ridge + rng.uniform(0.6, 1.6),
-                        z + 1,
-                        z + 2.4,
-                        (128, 84, 66),
-                        BUILDING,
-                        z + 7.9,
-                        self.light,
-                    )
-            gable = [(x, height, z0), (x + depth / 2, ridge, z0), (x + depth, height, z0)]
-            objects.add(gable, end.pixels[..., :3].mean((0, 1)), BUILDING, z0 + 0.02)
-        else:
-            objects.add(
-                [(x, height, z0), (x, height + 0.5, z0), (x, height + 0.5, z1), (x, height, z1)],
-                tiles * 1.3,
-                BUILDING,
-                z0 + 7.9,
-                inside,
-                light=self.light,
-            )
-        dx, dz = -self.sun[0] / self.sun[1] * height, -self.sun[2] / self.sun[1] * height
-        if dx * side < 0 and self.overcast < 0.8:
-            dark = self._shadow()
-            for z in units:
-                shadow = [(x, 0, z), (x, 0, z + 8), (x + dx, 0, z + 8 + dz), (x + dx, 0, z + dz)]
-                shadows.add(shadow, (dark, dark, dark), ROAD)
-
-    def _shadow(self) -> float:
-        """Brightness 0..255 of sunlit ground when something takes the sun away."""
-        return 255 * float(self.ambient[1] / (self.ambient[1] + self.sunlight[1] * self.sun[1]))
-
-    def _cast(self, shadows, x, z, half_x, half_z, height):
-        """A thing's shadow: a dark patch under it, and the sun's shadow of its upper half."""
-        shadows.add(
-            [
-                (x - half_x, 0, z - half_z),
-                (x - half_x, 0, z + half_z),
-                (x + half_x, 0, z + half_z),
-                (x + half_x, 0, z - half_z),
-            ],
-            (130, 130, 130),
-            ROAD,
-        )
-        if self.overcast < 0.8:
-            dx, dz = -self.sun[0] / self.sun[1] * height, -self.sun[2] / self.sun[1] * height
-            corners = [
-                (x + a * half_x + b * dx, 0, z + c * half_z + b * dz)
-                for a in (-1, 1)
-                for c in (-1, 1)
-                for b in (0, 1)
-            ]
-            flat = np.array(corners)
-            hull = cv2.convexHull(flat[:, [0, 2]].astype(np.float32))[:, 0]
-            shadows.add(np.insert(hull, 1, 0, axis=1), (self._shadow(),) * 3, ROAD)
-
-    def _tree(self, rng, shadows, objects, x, z, scale=1.0):
-        height = scale * rng.uniform(4.5, 13)
-        half = height * rng.uniform(0.34, 0.46)
-        quad = [(x - half, 0, z), (x - half, height, z), (x + half, height, z), (x + half, 0, z)]
-        objects.add(quad, (0, 0, 0), TREE, z, None, self.trees[rng.integers(len(self.trees))])
-        if self.overcast < 0.8:
-            dx, dz = -self.sun[0] / self.sun[1] * height * 0.6, -self.sun[2] / self.sun[1] * height * 0.6
-            blob = paint.disc(x + dx, z + dz, 0, half * 0.7)[:, [0, 2, 1]]
-            shadows.add(blob, (self._shadow(),) * 3, ROAD)
-
-    def _shop_sign(self, rng, objects, side, back, z):
-        colour = rng.uniform(10, 235, 3)
-        x, y, half = side * (back - 0.55), rng.uniform(2.6, 3.6), rng.uniform(0.3, 0.5)
-        objects.frontal(x, y, z + 3, half, half, rng.uniform(0.5, 1.1), colour, SIGN, z + 3, self.light)
-        objects.frontal(
-            x, y + 0.2, z + 2.98, half * 0.6, half * 0.6, 0.2, 255 - colour, SIGN, z + 2.99, self.light
-        )
-
-    def _furniture(self, rng, ground, shadows, objects, side, k, length):
-        """What stands between the buildings and the road: lamps, signs, trees, railings, parked cars."""
-        edge, width = self.road_half[k], self.pavement[k]
-        for z in np.arange(length[0] + 2 + 10 * (side > 0), length[1], 20):
-            if rng.random() < 0.75:
-                objects.extend(paint.lamp_post(rng, self.light, side), side * (edge + 0.4), z, z)
-        for _ in range(rng.poisson(1.6)):
-            z = rng.uniform(*length)
-            objects.extend(paint.sign(rng, self.light), side * (edge + rng.uniform(0.35, 0.7)), z, z)
-        if width > 2.2 and rng.random() < 0.3:
-            for z in np.arange(length[0] + 4, length[1], 11.0):
-                self._tree(rng, shadows, objects, side * (edge + 0.9), z, 0.75)
-        if rng.random() < 0.25 and not self.parking[k]:
-            texture, height = self.fences[rng.integers(3)][k], rng.uniform(0.9, 1.15)
-            for z in np.arange(length[0] + 2, length[1] - rng.uniform(4, 25), 4.0):
-                self._panel(objects, side * (edge + 0.3), z, z + 4, 0, height, texture, FENCE)
-        elif rng.random() < 0.25:
-            for z in np.arange(length[0] + 1, length[1], rng.uniform(1.5, 3)):
-                objects.frontal(
-                    side * (edge + 0.35), 0, z, 0.08, 0.08, 1.0, (60, 60, 62), POLE, z, self.light
-                )
-        if rng.random() < 0.12:
-            for z in np.arange(length[0] + 3, length[0] + 8, 0.7):
-                objects.extend(paint.cyclist(rng, self.light, rider=False), side * (edge + width - 0.5), z, z)
-        chance = self.parked if self.parking[k] else 0.06 * self.parked
-        for z in np.arange(length[0] + 3.5, length[1] - 2, 6.2):
-            if rng.random() < chance:
-                x = edge - 1.05 if self.parking[k] else edge + 0.5  # else half on the pavement
-                x, z = side * (x + rng.normal(0, 0.06)), z + rng.uniform(-0.5, 0.5)
-                vehicle = paint.car(rng, self.light, side == self.ego_side or rng.random() < 0.3)
-                objects.extend(vehicle, x, z, z)
-                self._cast(shadows, x, z, 0.95, 2.2, 1.2)
-
-    # ---- what moves ----------------------------------------------------------------------------------------
 
     def _mover(self, stream: int, slot: int, chance: float, make, *args):
         """(mesh, three random numbers) of the traffic's slot, or None where the slot is empty; made once."""
@@ -509,26 +264,27 @@ class Street:
                 if mover is not None:
                     yield mover[0], mover[1], (slot + 0.6 * mover[1][0]) * gap + offset
 
-        for mesh, luck, z in stream(0, -0.9 * self.speed - 2, 17, VIEW, self.traffic, paint.car, False):
+        for mesh, luck, z in stream(0, -0.9 * self.speed - 2, 17, VIEW, self.traffic, parts.car, False):
             moving.append((mesh, -side * (0.5 * self.lane + 0.3 * luck[1]), z, 0.0, 0.95, 2.2))
         for slot in range(5):
-            mover = self._mover(1, slot, self.traffic, paint.car, True)
+            mover = self._mover(1, slot, self.traffic, parts.car, True)
             if mover is not None:
                 sway = 3 * np.sin(0.3 * seconds + 6 * mover[1][1])
                 z = here + 13 + 19 * slot + 9 * mover[1][0] + sway
                 moving.append((mover[0], side * 0.5 * self.lane, z, 0.0, 0.95, 2.2))
         for number, speed, x in ((2, 4.0, side * kerb), (3, -4.5, -side * kerb)):
-            for mesh, luck, z in stream(number, speed, 24, 100, self.bikes, paint.cyclist):
+            for mesh, luck, z in stream(number, speed, 24, 100, self.bikes, parts.cyclist):
                 moving.append((mesh, x + 0.2 * luck[1] - 0.1, z, 5 * seconds + 6 * luck[2], 0.25, 0.7))
         for number, speed in ((4, 1.4), (5, -1.3), (6, 1.2), (7, -1.5)):
             k = number % 2
-            for mesh, luck, z in stream(number, speed, 8, 80, self.crowd, paint.pedestrian):
+            for mesh, luck, z in stream(number, speed, 8, 80, self.crowd, parts.pedestrian):
                 x = (2 * k - 1) * (self.road_half[k] + 0.5 + (self.pavement[k] - 0.9) * luck[1])
                 moving.append((mesh, x, z, 6 * seconds + 6 * luck[2], 0.2, 0.2))
-        for mesh, luck, z in stream(8, 0.0, 40, 80, self.crowd, paint.pedestrian):
-            # Crosses the road when the camera is still 15 to 45 m away.
-            starts = (z - 45 + 15 * luck[1]) / self.speed
-            walked = np.clip(1.5 * (seconds - starts), 0, 2 + self.road_half.sum())
+        for mesh, luck, z in stream(8, 0.0, 40, 100, self.crowd, parts.pedestrian):
+            # Crosses the road and is over before the camera comes by.
+            width = 2 + self.road_half.sum()
+            starts = (z - 12 - 10 * luck[1]) / self.speed - 1 - width / 1.5
+            walked = np.clip(1.5 * (seconds - starts), 0, width)
             x = -self.road_half[0] - 1 + walked
             moving.append((mesh, x if luck[2] < 0.5 else -x, z, 6 * walked, 0.2, 0.2))
         return moving
@@ -612,7 +368,7 @@ class Street:
     def _mover_shadows(self, moving):
         mesh = Mesh()
         for _, x, z, _, half_x, half_z in moving:
-            self._cast(mesh, x, z, half_x, half_z, 1.2)
+            cast(self, mesh, x, z, half_x, half_z, 1.2)
         return mesh.pack(self.bend)
 
     def _draw_objects(self, canvas, view, scene):
