@@ -143,8 +143,9 @@ def tree(rng: np.random.Generator, bare: float) -> Texture:
     if rng.random() < bare:
         branch(wood, rng, np.array([64.0, 159.0]), 0.0, rng.uniform(30, 39), rng.uniform(5, 8))
         twigs = cv2.GaussianBlur(cv2.dilate(wood, np.ones((7, 7))), (0, 0), 3) * (0.55 + 0.45 * coarse)
-        twigs *= np.clip(1.25 - np.hypot((x - 64) / 60, (y - 70) / 74), 0, 1) ** 0.5
-        opacity = np.maximum(wood, np.minimum(twigs * 0.62, 110) * (0.55 + 0.6 * fine))
+        outline = np.clip((1.02 - np.hypot((x - 64) / 62, (y - 80) / 79)) * 6, 0, 1)
+        outline = np.where(y > 110, np.clip((62 - abs(x - 64)) / 8, 0, 1), outline)
+        opacity = outline * np.maximum(wood, np.minimum(twigs * 0.62, 110) * (0.55 + 0.6 * fine))
         picture = trunk_colour * (0.7 + 0.6 * fine[..., None])
         return Texture(with_fourth(picture, np.clip(opacity, 0, 255).astype(np.uint8)), TREE)
     branch(wood, rng, np.array([64.0, 159.0]), 0.0, rng.uniform(26, 34), rng.uniform(4, 8))

@@ -245,27 +245,28 @@ def pedestrian(rng: np.random.Generator, light) -> Mesh:
     return mesh
 
 
+def wheel(mesh: Mesh, z: float):
+    a = np.arange(17) * 2 * np.pi / 16
+    outer = np.stack([np.zeros(17), 0.34 + 0.34 * np.cos(a), z + 0.34 * np.sin(a)], 1)
+    inner = np.stack([np.zeros(17), 0.34 + 0.28 * np.cos(a), z + 0.28 * np.sin(a)], 1)
+    mesh.add(np.concatenate([outer, inner[::-1]]), (28, 28, 30), BICYCLIST)
+    mesh.frontal(0, 0, z, 0.045, 0.045, 0.68, (28, 28, 30), BICYCLIST)
+
+
 def cyclist(rng: np.random.Generator, light, rider: bool = True) -> Mesh:
     """A bicycle along z with its rider, or parked without one."""
     mesh, frame = Mesh(), rng.uniform(20, 200, 3)
-    a = np.arange(17) * 2 * np.pi / 16
-    for z in (-0.52, 0.52):
-        outer = np.stack([np.zeros(17), 0.34 + 0.34 * np.cos(a), z + 0.34 * np.sin(a)], 1)
-        inner = np.stack([np.zeros(17), 0.34 + 0.28 * np.cos(a), z + 0.28 * np.sin(a)], 1)
-        mesh.add(np.concatenate([outer, inner[::-1]]), (28, 28, 30), BICYCLIST)
-        mesh.frontal(0, 0, z, 0.04, 0.04, 0.68, (28, 28, 30), BICYCLIST)
-    for (z0, y0), (z1, y1) in (
-        ((-0.5, 0.34), (0, 0.35)),
-        ((0, 0.35), (0.4, 0.85)),
-        ((-0.15, 0.85), (0.4, 0.85)),
-    ):
-        mesh.add(
-            [(0, y0, z0), (0, y0 + 0.06, z0), (0, y1 + 0.06, z1), (0, y1, z1)], frame, BICYCLIST, light=light
-        )
-    mesh.frontal(0, 0.98, 0.4, 0.27, 0.27, 0.05, (40, 40, 42), BICYCLIST, light=light)
-    mesh.frontal(0, 0.3, -0.15, 0.03, 0.08, 0.6, frame, BICYCLIST, light=light)
+    wheel(mesh, 0.52)
+    tubes = (((-0.5, 0.34), (0, 0.35)), ((0, 0.35), (0.4, 0.85)), ((-0.15, 0.85), (0.4, 0.85)))
+    for (z0, y0), (z1, y1) in tubes:
+        tube = [(0, y0, z0), (0, y0 + 0.06, z0), (0, y1 + 0.06, z1), (0, y1, z1)]
+        mesh.add(tube, frame, BICYCLIST, light=light)
+    mesh.frontal(0, 0.98, 0.4, 0.3, 0.3, 0.05, (40, 40, 42), BICYCLIST, light=light)
     if rider:
-        person(mesh, rng, light, BICYCLIST, 0.22, rng.uniform(0.9, 1.02), 0.16)
+        person(mesh, rng, light, BICYCLIST, 0.3, rng.uniform(0.86, 0.98), 0.16)
+    mesh.frontal(0, 0.5, -0.2, 0.03, 0.1, 0.45, frame, BICYCLIST, light=light)
+    wheel(mesh, -0.52)  # towards the camera, so in front of the rider's legs
+    mesh.frontal(0, 0.66, -0.6, 0.07, 0.07, 0.1, (190, 30, 25), BICYCLIST, light=light)
     return mesh
 
 
