@@ -1,0 +1,83 @@
+"""Augmentation of a clip: one affine map for all its frames and labels, colour jitter a frame.
+
+OpenCV does it in one `warpAffine` a frame, in the loader's processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vss_ros.config import IGNORE
+
+FILL = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn for each clip. Colours: half-widths of the factors' ranges; hue as a share of the circle."""
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotation: float = 0.0
+    flip: bool = True
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    per_frame_colour: bool = False
+
+    def __call__(
+        self, frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """T images (H, W, 3) uint8 and T label maps (H, W) uint8 → (T, h, w, 3) and (T, h, w) uint8, h, w = crop."""
+        matrix = self.draw_matrix(frames[0].shape[:2], rng)
+        size = (self.crop[1], self.crop[0])
+        tables: tuple = ()
+        images = []
+        for i, frame in enumerate(frames):
+            image = cv2.warpAffine(np.ascontiguousarray(frame), matrix, size, borderValue=FILL)
+            if i == 0 or self.per_frame_colour:
+                tables = self.draw_colour(rng)
+            images.append(recolour(image, *tables))
+        maps = [
+            cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+            for label in labels
+        ]
+        return np.stack(images), np.stack(maps)
+
+    def draw_matrix(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """2×3 map from a frame's pixels to the crop's: scale, rotation about the centre, flip, crop (or pad)."""
+        (height, width), (h, w) = size, self.crop
+        scale = rng.uniform(*self.scale)
+        angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
+        mirror = -1.0 if self.flip and rng.random() < 0.5 else 1.0
+        linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = linear @ np.diag([mirror, 1.0])
+        # Where the frame's centre lands: anywhere that keeps the crop inside the frame, or the frame in the crop.
+        slack = (np.array([width, height]) * scale - (w, h)) / 2
+        centre = np.array([w, h]) / 2 + rng.uniform(-1, 1, 2) * np.abs(slack)
+        # Pixel (0, 0) has its centre at (0.5, 0.5).
+        shift = centre - linear @ (np.array([width, height]) / 2) + linear @ (0.5, 0.5) - 0.5
+        return np.column_stack([linear, shift])
+
+    def draw_colour(self, rng: np.random.Generator) -> tuple[np.ndarray, float, int]:
+        gain = 1 + rng.uniform(-1, 1) * self.brightness
+        contrast = 1 + rng.uniform(-1, 1) * self.contrast
+        table = (np.arange(256) - 128.0) * contrast * gain + 128 * gain
+        saturation = 1 + rng.uniform(-1, 1) * self.saturation
+        hue = round(rng.uniform(-1, 1) * self.hue * 180)
+        return np.clip(table, 0, 255).astype(np.uint8), saturation, hue
+
+
+def recolour(image: np.ndarray, table: np.ndarray, saturation: float, hue: int) -> np.ndarray:
+    image = cv2.LUT(image, table)
+    if saturation == 1 and hue == 0:
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
+    hsv[..., 1] = cv2.convertScaleAbs(hsv[..., 1], alpha=saturation)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -1,0 +1,359 @@
+"""Fit a network to a data set as a recipe in config/train/ says: one loop, on one or many devices.
+
+A run that was stopped, even by kill -9, goes on exactly from its last checkpoint with --resume. At the end the
+best checkpoint is measured on the validation and test frames and written as safetensors with a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import errno
+import io
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, ModelCard, load_model, save_model, write_atomic
+from vss_ros.config import VssError
+from vss_ros.datasets import open_dataset
+from vss_ros.metrics import confusion, iou
+from vss_ros.networks import build, load_imagenet
+from vss_ros.recipes import Recipe, read_recipe
+from vss_ros.samples import make_loader
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name of a file in config/train/, or the path of one")
+    parser.add_argument(
+        "--out", type=Path, help="folder of checkpoints, curves and the model (runs/<recipe>)"
+    )
+    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
+    parser.add_argument("--resume", action="store_true", help="go on from <out>/last.ckpt")
+    parser.add_argument("--export", action="store_true", help="only write the model of <out>/best.ckpt")
+    parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--devices", type=int, default=1, help="processes a node: GPUs, or shares of a CPU")
+    parser.add_argument("--nodes", type=int, default=1, help="machines")
+    parser.add_argument("--precision", default="bf16-mixed", choices=("bf16-mixed", "16-mixed", "32-true"))
+    parser.add_argument("--workers", type=int, default=2, help="loader processes a device")
+    parser.add_argument(
+        "--cache", type=Path, help="folder for clips as rendered or decoded (takes gigabytes)"
+    )
+    parser.add_argument("--validate-frames", type=int, default=60, help="frames of a validation run; 0: all")
+
+
+def main(args: argparse.Namespace) -> int:
+    recipe = read_recipe(args.recipe)
+    name = Path(args.recipe).stem
+    out = args.out or Path("runs") / name
+    if not args.export:
+        if (out / "last.ckpt").exists() and not args.resume:
+            raise VssError(f"{out} holds a run: give --resume to go on with it, or another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            is_first = train(recipe, args, out)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise VssError(
+                f"out of memory with batch {recipe.batch} and crop {recipe.crop}: raise accumulate or lower either; "
+                f"{out / 'last.ckpt'} holds the last saved state"
+            ) from error
+        if not is_first:
+            return 0
+    card = export(recipe, args, out, name)
+    sys.stderr.write(f"wrote {card}\n")
+    return 0
+
+
+def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
+    """Run the loop; → is this the first of all processes?"""
+    from lightning.fabric import Fabric
+    from lightning.fabric.loggers import TensorBoardLogger
+    from tqdm import tqdm
+
+    logger = TensorBoardLogger(out, name="", version="")
+    fabric = Fabric(
+        accelerator=args.accelerator,
+        devices=args.devices,
+        num_nodes=args.nodes,
+        precision=args.precision,
+        loggers=logger,
+    )
+    fabric.launch()
+    rank, world = fabric.global_rank, fabric.world_size
+    if recipe.batch % (world * recipe.accumulate):
+        raise VssError(
+            f"batch: expected a multiple of devices × accumulate = {world * recipe.accumulate}, got {recipe.batch}"
+        )
+    torch.manual_seed(recipe.seed)
+    if fabric.device.type == "cpu":
+        keep_memory()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
+    data = open_dataset(recipe.data, "train", args.root, recipe.size)
+    held_out = open_dataset(recipe.data, "val", args.root, recipe.size)
+    network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
+    load_initial(network, recipe.init)
+    network = network.to(memory_format=torch.channels_last)
+    if fabric.device.type == "cuda" and world > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    optimiser = make_optimiser(network, recipe)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+    average.to(fabric.device)
+    model, optimiser = fabric.setup(network, optimiser)
+    model.mark_forward_method("loss")
+    state = {"step": 0, "best": -1.0, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
+    if args.resume:
+        state = resume(out / "last.ckpt", network, average, optimiser, recipe)
+    batches = make_loader(data, recipe, state["step"], rank, world, args.workers, args.cache)
+    bar = tqdm(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
+
+    while state["step"] < recipe.steps:
+        began = time.perf_counter()
+        factor = rate(state["step"], recipe)
+        for group, base in zip(optimiser.param_groups, rates(recipe), strict=True):
+            group["lr"] = base * factor
+        # Dropout of a step follows from its number, so that a resumed run draws the same.
+        torch.manual_seed((recipe.seed * 1_000_003 + state["step"]) * 1009 + rank)
+        waited, total = 0.0, torch.zeros(())
+        for i in range(recipe.accumulate):
+            asked = time.perf_counter()
+            frames, labels = next(batches)
+            waited += time.perf_counter() - asked
+            batch = {"frames": normalise(frames.to(fabric.device)), "labels": labels.to(fabric.device).long()}
+            with fabric.no_backward_sync(model, enabled=i + 1 < recipe.accumulate):
+                losses = model.loss(batch, **recipe.loss)
+                fabric.backward(losses["loss"] / recipe.accumulate)
+            total = total + torch.stack(list(losses.values())).detach().cpu() / recipe.accumulate
+        mean = dict(zip(losses, fabric.all_reduce(total, reduce_op="mean").tolist(), strict=True))
+        if not math.isfinite(mean["loss"]):
+            raise VssError(
+                f"the loss is {mean['loss']} at step {state['step']}: lower lr, lengthen warmup or set clip_norm; "
+                f"{out / 'last.ckpt'} holds the last saved state"
+            )
+        if recipe.clip_norm:
+            fabric.clip_gradients(model, optimiser, max_norm=recipe.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update_parameters(network)
+        state["step"] += 1
+        state["seconds"] += time.perf_counter() - began
+
+        step, done = state["step"], state["step"] == recipe.steps
+        busy = 1 - waited / (time.perf_counter() - began)
+        bar.update()
+        bar.set_postfix(loss=f"{mean['loss']:.3f}", busy=f"{busy:.0%}", best=f"{state['best']:.3f}")
+        if step % 10 == 0:
+            scalars = {f"loss/{name}": value for name, value in mean.items()}
+            fabric.log_dict({**scalars, "lr": recipe.lr * factor, "busy": busy}, step)
+        if step % recipe.validate_every == 0 or done:
+            with fabric.autocast():
+                counts = validate(average.module, held_out, recipe.size, args.validate_frames, rank, world)
+            score = float(np.nanmean(iou(fabric.all_reduce(counts, reduce_op="sum").numpy())))
+            fabric.log("val/mIoU", score, step)
+            bar.write(f"step {step}: loss {mean['loss']:.3f}, val mIoU {score:.3f}", file=sys.stderr)
+            if score > state["best"]:
+                state["best"] = score
+                if rank == 0:
+                    save(out / "best.ckpt", {"network": average.module.state_dict(), **state})
+        if (step % recipe.save_every == 0 or done) and rank == 0:
+            save(
+                out / "last.ckpt",
+                {
+                    "network": network.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    **state,
+                },
+            )
+    bar.close()
+    logger.finalize("success")
+    fabric.barrier()
+    return rank == 0
+
+
+def keep_memory() -> None:
+    """Let glibc reuse freed tensors: by default each step maps and clears its memory anew (2.1 s, not 1.2 s)."""
+    if platform.system() == "Linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
+                libc.mallopt(parameter, value)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """(…, H, W, 3) uint8 → (…, 3, H, W) float32, less ImageNet's mean, over its standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN, device=frames.device) * 255
+    std = torch.tensor(IMAGENET_STD, device=frames.device) * 255
+    return ((frames.float() - mean) / std).movedim(-1, -3)
+
+
+def rates(recipe: Recipe) -> tuple[float, float]:
+    """Learning rates of the backbone and of the rest, which differ in the papers."""
+    return recipe.lr, recipe.lr_head or recipe.lr
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """Factor of the learning rates: linear warm-up, then poly from 1 to `floor`."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    left = 1 - (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.floor + (1 - recipe.floor) * left**recipe.power
+
+
+def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    backbone = list(network.backbone.parameters())
+    known = {id(parameter) for parameter in backbone}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    groups = [{"params": part, "lr": lr} for part, lr in zip((backbone, rest), rates(recipe), strict=True)]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+
+
+def load_initial(network: Any, init: str) -> None:
+    """Weights that the recipe starts from, if any."""
+    if init.startswith("imagenet:"):
+        load_imagenet(network, init.removeprefix("imagenet:"))
+    elif init:
+        from safetensors.torch import load_file
+
+        if not Path(init).is_file():
+            raise VssError(f"init: {init} does not exist; expected a .safetensors file of the same network")
+        try:
+            network.load_state_dict({name: value.float() for name, value in load_file(init).items()})
+        except RuntimeError as error:
+            raise VssError(f"init: {init} does not fit the recipe's network: {error}") from None
+
+
+def save(path: Path, content: dict) -> None:
+    """Write a checkpoint; a reader sees the one before or the whole new one."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise VssError(f"{path}: the disk is full; make room, then go on with --resume") from None
+
+
+def load(path: Path, recipe: Recipe) -> dict:
+    if not path.is_file():
+        raise VssError(f"{path}: no such checkpoint; leave out --resume or --export to train from the start")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    changed = [
+        name for name, value in dataclasses.asdict(recipe).items() if content["recipe"].get(name) != value
+    ]
+    if changed:
+        raise VssError(f"{path}: made by another recipe; these differ: {', '.join(changed)}")
+    return content
+
+
+def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recipe) -> dict:
+    """Put everything back as the checkpoint has it; → step, best score, seconds, recipe."""
+    content = load(path, recipe)
+    network.load_state_dict(content["network"])
+    average.load_state_dict(content["average"])
+    optimiser.load_state_dict(content["optimiser"])
+    return {name: content[name] for name in ("step", "best", "seconds", "recipe")}
+
+
+@torch.no_grad()
+def validate(
+    network: nn.Module, data: Any, size: tuple[int, int], limit: int = 0, rank: int = 0, world: int = 1
+) -> Tensor:
+    """Confusion matrix of single frames (each its own keyframe) at the labels' own size.
+
+    limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
+    chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
+    for i in sorted(set(chosen.tolist()))[rank::world]:
+        clip = data.clip(i)
+        truth = clip.labels[0]
+        frame = normalise(torch.from_numpy(np.ascontiguousarray(clip.frames[0])).to(device))[None]
+        if frame.shape[-2:] != size:
+            frame = F.interpolate(frame, size=size, mode="bilinear", antialias=True)
+        logits = F.interpolate(segment(network, frame).float(), size=truth.shape, mode="bilinear")
+        counts += confusion(truth, logits.argmax(1)[0].cpu().numpy(), len(data.classes))
+    return torch.from_numpy(counts)
+
+
+def segment(network: Any, frame: Tensor) -> Tensor:
+    """Logits of a frame (1, 3, H, W) that is its own keyframe."""
+    features = network.encode(frame)
+    memory = network.remember(features)
+    passes = [network.decode(features, *[memory for _ in reads]) for reads in network.reads(0, [0])]
+    return torch.stack(passes).sum(0)
+
+
+def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
+    """Write the best checkpoint as a model, measured as it is stored; → path of its card."""
+    best = load(out / "best.ckpt", recipe)
+    splits = {split: open_dataset(recipe.data, split, args.root, recipe.size) for split in ("val", "test")}
+    data = splits["val"]
+    network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
+    network.load_state_dict(best["network"])
+    card = ModelCard(
+        name=name,
+        network=recipe.network,
+        backbone=recipe.backbone,
+        options=recipe.options,
+        classes=data.classes,
+        palette=data.palette.tolist(),
+        size=list(recipe.size),
+        weights=f"{name}.safetensors",
+        sha256="",
+        licence=recipe.licence,
+        training={
+            "command": f"vss train {args.recipe}",
+            "data": f"{recipe.data}, split train",
+            "start": recipe.init or "random weights",
+            "steps": best["step"],
+            "clips_per_step": recipe.batch,
+            "hours": round(best["seconds"] / 3600, 2),
+            "hardware": hardware(),
+        },
+    )
+    path = save_model(network, card, out)
+    stored, _ = load_model(path)
+    metrics: dict[str, Any] = {
+        "protocol": f"every frame a keyframe, {recipe.size[1]}x{recipe.size[0]}, 11 classes"
+    }
+    for split, frames in splits.items():
+        scores = iou(validate(stored, frames, recipe.size).numpy())
+        per_class = {c: round(float(s), 4) for c, s in zip(data.classes, scores, strict=True) if s == s}
+        chosen = ", used to choose the checkpoint" if split == "val" else ""
+        metrics[split] = {
+            "frames": f"{len(frames)}{chosen}",
+            "mIoU": round(float(np.nanmean(scores)), 4),
+            "IoU": per_class,
+        }
+    return save_model(network, dataclasses.replace(card, metrics=metrics), out)
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {model}"
