@@ -60,7 +60,7 @@ setup(
             "psutil>=6,<8",
             "pytest>=8,<10",
             "ruff>=0.9,<1",
-            "transformers>=4.50,<6",
+            "transformers>=5.20,<6",
             "types-PyYAML",
         ],
     },

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# the networks of the tests are tiny: a second thread only waits for the first
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

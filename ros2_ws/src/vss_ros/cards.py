@@ -64,8 +64,8 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
     if path.suffix not in (".yaml", ".yml"):
         models = find_models()
         if str(model) not in models:
-            known = ", ".join(models) or "none is installed"
-            raise VssError(f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {known}")
+            names = ", ".join(models) or "none is installed"
+            raise VssError(f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {names}")
         path = models[str(model)]
     try:
         content = yaml.safe_load(path.read_text())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -136,7 +135,7 @@ class MiT(nn.Module):
         super().__init__()
         widths, depths = MIT[name]
         self.channels = widths
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = [drop_path * i / (sum(depths) - 1) for i in range(sum(depths))]
         before = (3, *widths[:3])
         for i in range(4):
             kernel, stride = (7, 4) if i == 0 else (3, 2)
@@ -156,7 +155,7 @@ class MiT(nn.Module):
         """Output of `shallow` → the four stage outputs."""
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
-        maps = []
+        maps: list[Tensor] = []
         for i in range(1, 5):
             if i > 1:
                 x, height, width = getattr(self, f"patch_embed{i}")(maps[-1])

@@ -45,10 +45,10 @@ class DCFM(nn.Module):
             common = 320 if name == "resnet18" else 1280
             self.ppm = PPM(deepest)
             self.reduce = nn.Conv2d(2 * deepest, common, 1, bias=False)
-        self.half = self.backbone.channels[0] // 2
         self.common = common
+        self.independent = self.backbone.channels[0] // 2  # "half of the independent feature"
         self.fusion = nn.ModuleDict(
-            {"conv": nn.Conv2d(common + self.half, common, 1), "norm": nn.BatchNorm2d(common)}
+            {"conv": nn.Conv2d(common + self.independent, common, 1), "norm": nn.BatchNorm2d(common)}
         )
         if hidden is None:
             hidden = name not in MIT or classes != VSPW_CLASSES
@@ -63,17 +63,20 @@ class DCFM(nn.Module):
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Independent feature of a keyframe → W_c · n(common) + b, all that a later frame needs of it."""
         maps = self.backbone.deep(features[0])
-        if hasattr(self, "head"):
-            common = self.dropout(self.head(maps))  # (B, D, H/4, W/4)
-        else:
-            common = self.reduce(self.ppm(maps[-1]))  # (B, D, H/8, W/8)
+        common = self.summarise(maps)
         weight, bias = self.fusion_weights()
         share = F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias)
         return (share.permute(0, 2, 3, 1),)
 
+    def summarise(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of the backbone → common feature (B, D, h, w), h = H/4 on MiT and H/8 on ResNet."""
+        if hasattr(self, "head"):
+            return self.dropout(self.head(maps))
+        return self.reduce(self.ppm(maps[-1]))
+
     def fuse(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
         """FFM (section III-B): normalised ReLU of the two shares' sum, (B, D, h, w)."""
-        independent = F.normalize(features[0])[:, : self.half]
+        independent = F.normalize(features[0])[:, : self.independent]
         size = memory[0].shape[1:3]
         if independent.shape[-2:] != size:
             independent = F.interpolate(independent, size=size, mode="bilinear", align_corners=False)
@@ -105,6 +108,10 @@ class DCFM(nn.Module):
         both frames get the same label, their fused features are drawn together (consistency).
         """
         labels = batch["labels"][:, 0]
+        if batch["frames"].shape[1] == 1:  # no neighbour: the key loss alone, at half the work
+            features = self.encode(batch["frames"][:, 0])
+            key = cross_entropy(self.decode(features, self.remember(features)), labels)
+            return {"loss": key, "key": key}
         features = self.encode(batch["frames"].transpose(0, 1).flatten(0, 1))  # all L, then all U
         memory = self.remember(features)
         (x_l, x_u), (m_l, m_u) = features[0].chunk(2), memory[0].chunk(2)

@@ -1,0 +1,154 @@
+"""Every backend answers like torch; exported stages are cached, and a damaged cache is rebuilt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from vss_ros.backends import NEEDS, make_backend
+from vss_ros.backends.onnx_files import stage_files
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.config import VssError
+from vss_ros.networks import build
+
+SIZE = (64, 96)
+NETWORKS = [("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")]
+
+
+def lively(name, backbone):
+    """Network whose weights are large enough that its logits differ."""
+    torch.manual_seed(0)
+    network = build(name, backbone, 7)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+def make(network, name, **options):
+    return make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, name, **options)
+
+
+def two_frames(backend, frames):
+    """Logits of a keyframe and of the frame after it."""
+    features = [backend.encode(frame) for frame in frames]
+    memory = [backend.remember(features[0])] if backend.keeps else []
+    return [np.asarray(backend.decode(f, memory)) for f in features]
+
+
+@pytest.mark.parametrize("backend", [name for name in NEEDS if name != "torch"])
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_backend_equals_torch(name, backbone, backend, rng):
+    network = lively(name, backbone)
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    expected = two_frames(make(network, "torch"), frames)
+    found = two_frames(make(network, backend), frames)
+    for ours, truth in zip(found, expected, strict=True):
+        assert np.abs(ours - truth).max() <= 1e-4 * np.abs(truth).max()
+
+
+def test_labels_and_confidence_equal_torch(rng):
+    network = lively("dcfm", "mit_b0")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    reference, backend = make(network, "torch"), make(network, "onnxruntime")
+    answers = []
+    for runtime in (reference, backend):
+        features = [runtime.encode(frame) for frame in frames]
+        memory = [runtime.remember(features[0])]
+        logits = [runtime.decode(f, memory) for f in features]
+        answers.append((runtime.labels(logits, (120, 160)), runtime.confidence(logits, (120, 160))))
+    assert (answers[0][0] != answers[1][0]).mean() < 1e-3
+    assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 1
+
+
+def test_bf16_agrees_roughly(rng):
+    network = lively("dcfm", "mit_b0")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    expected = two_frames(make(network, "torch"), frames)
+    for ours, truth in zip(
+        two_frames(make(network, "openvino", precision="bf16"), frames), expected, strict=True
+    ):
+        assert np.abs(ours - truth).max() <= 0.1 * np.abs(truth).max()
+
+
+def test_answers_are_not_overwritten_by_later_frames(rng):
+    backend = make(lively("dcfm", "mit_b0"), "openvino")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    first = backend.encode(frames[0])
+    kept = [array.copy() for array in first]
+    backend.encode(frames[1])
+    assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(network, size=SIZE):
+    return stage_files(network, size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_exports_are_reused_and_told_apart(cache, monkeypatch):
+    network = lively("segformer", "mit_b0")
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"encode": b"1", "decode": b"2"})
+    first = files(network)
+    times = [path.stat().st_mtime_ns for path in first.values()]
+    assert files(network) == first
+    assert [path.stat().st_mtime_ns for path in first.values()] == times
+    assert not set(files(network, (64, 64)).values()) & set(first.values())
+    with torch.no_grad():
+        network.linear_pred.bias += 1
+    assert not set(files(network).values()) & set(first.values())
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum"])
+def test_damaged_exports_are_rebuilt(cache, damage):
+    network = lively("segformer", "mit_b0")
+    path = files(network)["encode"]
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    else:
+        path.with_suffix(".sha256").unlink()
+    assert len(files(network)["encode"].read_bytes()) == len(content)
+    make(network, "onnxruntime")
+    assert not list(cache.rglob(".*"))  # no half-written file is left
+
+
+def test_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VSS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(VssError, match="set VSS_CACHE"):
+        files(lively("segformer", "mit_b0"))
+
+
+def test_precisions_a_backend_lacks_are_refused():
+    network = lively("segformer", "mit_b0")
+    with pytest.raises(VssError, match="onnxruntime computes in f32"):
+        make(network, "onnxruntime", precision="bf16")
+    with pytest.raises(VssError, match="openvino on a CPU"):
+        make(network, "openvino", precision="f16")
+
+
+def test_unknown_and_missing_runtimes_are_refused(monkeypatch):
+    network = lively("segformer", "mit_b0")
+    with pytest.raises(VssError, match="unknown backend 'fast'"):
+        make(network, "fast")
+    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: None)
+    with pytest.raises(VssError, match="pip install openvino"):
+        make(network, "openvino")
+
+
+def test_auto_takes_what_is_installed(monkeypatch):
+    network = lively("segformer", "mit_b0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert make(network, "auto").name == "openvino"
+    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: None if name == "openvino" else name)
+    assert make(network, "auto").name == "onnxruntime"
+    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: name if name == "torch" else None)
+    assert make(network, "auto").name == "torch"

@@ -1,0 +1,166 @@
+"""Model cards and weights: what is missing, damaged or foreign is refused with its reason."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from vss_ros import cli
+from vss_ros.cards import find_models, load_model, read_card
+from vss_ros.config import VssError, share_dir
+from vss_ros.networks import build
+
+
+@pytest.fixture
+def card(tiny_card, tmp_path):
+    """A copy that a test may break."""
+    for path in tiny_card.parent.iterdir():
+        shutil.copy(path, tmp_path)
+    return tmp_path / tiny_card.name
+
+
+def edit(card, **changes):
+    content = yaml.safe_load(card.read_text())
+    content.update(changes)
+    card.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+
+
+def test_saved_model_loads(card):
+    network, found = load_model(card)
+    assert found.classes == ["road", "car", "sky"] and not network.training
+
+
+def test_installed_models_load():
+    for name in find_models():
+        network, card = load_model(name)
+        assert len(card.classes) == network.classifier[-1].out_channels and card.metrics and card.training
+
+
+def test_weights_of_another_card_are_refused(card):
+    weights = card.parent / "tiny.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(VssError, match=r"do not belong to the card .* expected sha256"):
+        load_model(card)
+
+
+def test_missing_weights_are_named(card):
+    (card.parent / "tiny.safetensors").unlink()
+    with pytest.raises(VssError, match=r"weights .*tiny.safetensors .* cannot be read: No such file"):
+        load_model(card)
+
+
+def test_file_that_is_no_safetensors_is_refused(card):
+    import hashlib
+
+    (card.parent / "tiny.safetensors").write_bytes(b"not weights")
+    edit(card, sha256=hashlib.sha256(b"not weights").hexdigest())
+    with pytest.raises(VssError, match="do not fit dcfm-mit_b0"):
+        load_model(card)
+
+
+def test_weights_of_another_network_are_refused(card):
+    edit(card, backbone="mit_b1")
+    with pytest.raises(VssError, match="do not fit dcfm-mit_b1"):
+        load_model(card)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"network": None}, r"missing \['network'\]"),
+        ({"colour": 3}, r"unknown \['colour'\]"),
+        ({"palette": [[1, 2, 3]]}, "one \\[r, g, b\\] of palette for each class"),
+        ({"size": [64]}, "size: expected"),
+        ({"std": [0.0, 1.0, 1.0]}, "std > 0"),
+        ({"palette": 3}, "wrong type"),
+    ],
+)
+def test_wrong_cards_are_refused(card, changes, text):
+    edit(card, **changes)
+    with pytest.raises(VssError, match=text):
+        read_card(card)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\x00"])
+def test_files_that_are_no_cards_are_refused(card, content):
+    card.write_text(content)
+    with pytest.raises(VssError, match="model card"):
+        read_card(card)
+
+
+def test_unknown_model_lists_those_installed():
+    with pytest.raises(VssError, match="model 'nothing': expected the path of a card"):
+        read_card("nothing")
+
+
+def test_share_dir_holds_what_nodes_need():
+    for name in ("models", "launch", "config", "rviz"):
+        assert (share_dir() / name).is_dir()
+
+
+def authors_files(folder):
+    """DCFM's two checkpoints as its authors save them."""
+    names = {"backbone.": "encoder.backbone.encoder.", "head.": "encoder.backbone.decoder."}
+    names |= {"fusion.": "decoder.ffm.convblk.", "classifier.": "decoder.final."}
+    parts: dict = {"encoder": {}, "decoder": {}}
+    for key, value in build("dcfm", "mit_b0", 4).state_dict().items():
+        ours = next(prefix for prefix in names if key.startswith(prefix))
+        part, rest = (names[ours] + key[len(ours) :]).split(".", 1)
+        parts[part][f"module.{rest}"] = value
+    for part, tensors in parts.items():
+        torch.save(tensors, folder / f"{part}_epoch_1.pth")
+    return [str(folder / f"{part}_epoch_1.pth") for part in parts]
+
+
+def test_convert_makes_a_model_of_the_authors_checkpoints(tmp_path):
+    options = ["--network", "dcfm", "--backbone", "mit_b0", "--classes", "4", "--size", "64x96"]
+    out = tmp_path / "out" / "vspw.yaml"
+    assert cli.main(["convert", *authors_files(tmp_path), *options, "--out", str(out)]) == 0
+    _, card = load_model(out)
+    assert card.size == [64, 96] and len(card.classes) == 4
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_convert_never_runs_a_pickled_object(tmp_path, capsys):
+    torch.save({"state_dict": {"x": Malicious()}}, tmp_path / "bad.pth")
+    options = [
+        "--network",
+        "dcfm",
+        "--backbone",
+        "mit_b0",
+        "--classes",
+        "4",
+        "--out",
+        str(tmp_path / "x.yaml"),
+    ]
+    assert cli.main(["convert", str(tmp_path / "bad.pth"), *options]) == 1
+    captured = capsys.readouterr()
+    assert "code ran" not in captured.out and "damaged or holds objects" in captured.err
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_command_line_errors_have_no_traceback(capsys, tmp_path):
+    assert (
+        cli.main(
+            [
+                "convert",
+                str(tmp_path / "none.pth"),
+                "--network",
+                "dcfm",
+                "--backbone",
+                "mit_b0",
+                "--classes",
+                "4",
+                "--out",
+                str(tmp_path / "x.yaml"),
+            ]
+        )
+        == 1
+    )
+    assert capsys.readouterr().err.startswith("vss convert: checkpoint")
