@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import find_data
 from vss_ros.bags import IMAGE, BagReader, BagWriter, is_bag, natural_key, typestore
 from vss_ros.config import VssError
 
@@ -23,9 +24,9 @@ RECORDINGS = {  # folder: messages that each topic must yield
 
 
 @pytest.mark.parametrize("folder", RECORDINGS)
-def test_every_message_of_a_recording_is_read(data_dir, folder):
+def test_every_message_of_a_recording_is_read(folder):
     expected = RECORDINGS[folder]
-    with BagReader(data_dir / "bags" / folder) as bag:
+    with BagReader(find_data("bags") / folder) as bag:
         assert {topic: bag.topics[topic][1] for topic in expected} == expected
         messages = list(bag.messages(list(expected)))
     counts = dict.fromkeys(expected, 0)
@@ -37,17 +38,17 @@ def test_every_message_of_a_recording_is_read(data_dir, folder):
 
 
 @pytest.mark.parametrize("kind", ["sqlite3", "mcap"])
-def test_text_of_the_official_talker(data_dir, kind):
-    with BagReader(data_dir / "bags" / "rosbag2_official" / f"{kind}_talker") as bag:
+def test_text_of_the_official_talker(kind):
+    with BagReader(find_data("bags") / "rosbag2_official" / f"{kind}_talker") as bag:
         texts = [message.data for _, _, message in bag.messages(["/topic"])]
     assert len(texts) == 10
     assert all(text.startswith("Hello") for text in texts)
 
 
 @pytest.mark.parametrize("kind", ["sqlite3", "mcap"])
-def test_types_that_are_not_known_are_named(data_dir, kind):
+def test_types_that_are_not_known_are_named(kind):
     with (
-        BagReader(data_dir / "bags" / "rosbag2_official" / f"{kind}_cdr_test") as bag,
+        BagReader(find_data("bags") / "rosbag2_official" / f"{kind}_cdr_test") as bag,
         pytest.raises(VssError, match="test_msgs/msg/BasicTypes"),
     ):
         list(bag.messages(["/test_topic"]))

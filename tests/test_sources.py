@@ -5,6 +5,7 @@ import logging
 import cv2
 import numpy as np
 import pytest
+from conftest import find_data
 from vss_ros.bags import BagWriter, typestore
 from vss_ros.config import VssError
 from vss_ros.sources import open_source, read_camera_info
@@ -120,16 +121,16 @@ def test_what_is_not_a_video(tmp_path, content):
         open_source(path)
 
 
-def test_dashcam_video(data_dir):
-    source = open_source(data_dir / "driving" / "udacity_lanelines_solidWhiteRight.mp4")
+def test_dashcam_video():
+    source = open_source(find_data("driving") / "udacity_lanelines_solidWhiteRight.mp4")
     assert (source.size, source.fps, source.length) == ((540, 960), 25.0, 221)
     rgb, stamp = next(iter(source))
     assert rgb.shape == (540, 960, 3) and stamp == 0.0
     assert rgb[:100].mean(axis=(0, 1))[2] > rgb[:100].mean(axis=(0, 1))[0], "the sky is blue, not red"
 
 
-def test_camvid_folder(data_dir):
-    source = open_source(data_dir / "camvid" / "val")
+def test_camvid_folder():
+    source = open_source(find_data("camvid", "val"))
     assert (source.length, source.size) == (101, (360, 480))
     assert next(iter(source))[0].shape == (360, 480, 3)
 
@@ -144,8 +145,8 @@ def test_camvid_folder(data_dir):
         ("derived_colour_sqlite3", "/camera/color/image_raw/compressed", 20, (270, 480), 25),
     ],
 )
-def test_recordings(data_dir, bag, topic, count, size, fps):
-    source = open_source(data_dir / "bags" / bag, topic)
+def test_recordings(bag, topic, count, size, fps):
+    source = open_source(find_data("bags") / bag, topic)
     assert (source.length, source.size) == (count, size)
     assert source.fps == pytest.approx(fps, rel=0.05)
     frames, stamps = frames_of(source)
@@ -153,39 +154,39 @@ def test_recordings(data_dir, bag, topic, count, size, fps):
     assert np.diff(stamps).min() > 0
 
 
-def test_stamps_of_a_recording_are_the_headers(data_dir):
-    _, stamps = frames_of(open_source(data_dir / "bags" / "dvs_mono8_sqlite3", "/dvs/image_raw"))
+def test_stamps_of_a_recording_are_the_headers():
+    _, stamps = frames_of(open_source(find_data("bags") / "dvs_mono8_sqlite3", "/dvs/image_raw"))
     assert 1.54e9 < stamps[0] < 1.55e9, "taken in 2018, recorded in 2023"
 
 
-def test_camera_info_of_a_recording(data_dir):
-    info = open_source(data_dir / "bags" / "svo_mono8_mcap").camera_info
+def test_camera_info_of_a_recording():
+    info = open_source(find_data("bags") / "svo_mono8_mcap").camera_info
     assert (info["width"], info["height"], info["distortion_model"]) == (752, 480, "plumb_bob")
     assert info["k"][0] == pytest.approx(414.536, abs=1e-3)
     assert [len(info[key]) for key in "dkrp"] == [5, 9, 9, 12]
-    assert open_source(data_dir / "bags" / "dvs_mono8_sqlite3", "/dvs/image_raw").camera_info is None
+    assert open_source(find_data("bags") / "dvs_mono8_sqlite3", "/dvs/image_raw").camera_info is None
 
 
-def test_raw_and_compressed_topics_show_the_same_scene(data_dir):
+def test_raw_and_compressed_topics_show_the_same_scene():
     raw, compressed = (
-        next(iter(open_source(data_dir / "bags" / "derived_colour_sqlite3", topic)))[0]
+        next(iter(open_source(find_data("bags") / "derived_colour_sqlite3", topic)))[0]
         for topic in ("/camera/color/image_raw", "/camera/color/image_raw/compressed")
     )
     difference = cv2.resize(compressed, (160, 90), interpolation=cv2.INTER_AREA).astype(int) - raw
     assert np.abs(difference).mean() < 6
 
 
-def test_several_image_topics_are_listed(data_dir):
+def test_several_image_topics_are_listed():
     with pytest.raises(VssError, match=r"choose one: .*/dvs/image_raw, /dvs1/image_raw"):
-        open_source(data_dir / "bags" / "dvs_mono8_sqlite3")
+        open_source(find_data("bags") / "dvs_mono8_sqlite3")
     with pytest.raises(VssError, match=r"no images on '/imu/data'; expected one of /camera/image_raw"):
-        open_source(data_dir / "bags" / "svo_mono8_mcap", "/imu/data")
+        open_source(find_data("bags") / "svo_mono8_mcap", "/imu/data")
 
 
 @pytest.mark.parametrize("bag", ["sqlite3_talker", "mcap_wbag", "sqlite3_empty_bag", "mcap_cdr_test"])
-def test_recordings_without_images(data_dir, bag):
+def test_recordings_without_images(bag):
     with pytest.raises(VssError, match="no images, its topics are"):
-        open_source(data_dir / "bags" / "rosbag2_official" / bag)
+        open_source(find_data("bags") / "rosbag2_official" / bag)
 
 
 SECOND = 10**9
