@@ -176,10 +176,10 @@ def test_a_slow_network_gets_the_newest_frame(start, client, messages):  # noqa:
     numbers = [int(m.header.frame_id) for m in masks]
     assert numbers == sorted(set(numbers)), "in order, each once"
     assert numbers[-1] == 89, "the last frame is answered"
-    assert 5 <= len(numbers) <= 20, "3 s of a network that needs 0.2 s"
+    assert 5 <= len(numbers) <= 30, "some 3 s of a network that needs 0.2 s"
     dropped = int(values(consistency[-1].status[0])["dropped"])
     assert dropped + len(numbers) <= 90
-    assert dropped >= 60
+    assert dropped >= 40
     # A frame waits for at most one run of the network and has its own; twice that is left for a busy machine.
     assert np.median([late for _, late in arrivals]) < 0.8
 

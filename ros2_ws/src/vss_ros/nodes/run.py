@@ -92,3 +92,7 @@ def end(executor: Any, spinner: threading.Thread, node: Any) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return node.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1]))

@@ -11,6 +11,7 @@ import time
 import traceback
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -358,7 +359,14 @@ def make_stream(config: SegmentConfig) -> Any:
         return ConstantStream()
     from vss_ros.stream import open_stream  # torch takes seconds to import: not before a model is wanted
 
-    return open_stream(config)
+    stream = open_stream(config)
+    blank = np.zeros((*stream.backend.size, 3), np.uint8)
+    for stamp in (
+        0.0,
+        0.1,
+    ):  # runtimes allocate with the first key and non-key frame; better now than on the road
+        stream(blank, stamp)
+    return stream
 
 
 def make_node() -> SegmentNode:
