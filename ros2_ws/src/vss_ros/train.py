@@ -13,22 +13,26 @@ import errno
 import io
 import math
 import os
+import pickle
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, ModelCard, load_model, save_model, write_atomic
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
-from vss_ros.metrics import confusion, iou
+from vss_ros.metrics import confusion, iou, mean_iou
 from vss_ros.networks import build, load_imagenet
 from vss_ros.recipes import Recipe, read_recipe
 from vss_ros.samples import make_loader
@@ -115,7 +119,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     average.to(fabric.device)
     model, optimiser = fabric.setup(network, optimiser)
     model.mark_forward_method("loss")
-    state = {"step": 0, "best": -1.0, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
+    state: dict[str, Any] = {"step": 0, "best": -1.0, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
     if args.resume:
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
     batches = make_loader(data, recipe, state["step"], rank, world, args.workers, args.cache)
@@ -138,7 +142,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
                 losses = model.loss(batch, **recipe.loss)
                 fabric.backward(losses["loss"] / recipe.accumulate)
             total = total + torch.stack(list(losses.values())).detach().cpu() / recipe.accumulate
-        mean = dict(zip(losses, fabric.all_reduce(total, reduce_op="mean").tolist(), strict=True))
+        mean = dict(zip(losses, summed(fabric, total / world).tolist(), strict=True))
         if not math.isfinite(mean["loss"]):
             raise VssError(
                 f"the loss is {mean['loss']} at step {state['step']}: lower lr, lengthen warmup or set clip_norm; "
@@ -162,7 +166,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         if step % recipe.validate_every == 0 or done:
             with fabric.autocast():
                 counts = validate(average.module, held_out, recipe.size, args.validate_frames, rank, world)
-            score = float(np.nanmean(iou(fabric.all_reduce(counts, reduce_op="sum").numpy())))
+            score = mean_iou(summed(fabric, counts).numpy())
             fabric.log("val/mIoU", score, step)
             bar.write(f"step {step}: loss {mean['loss']:.3f}, val mIoU {score:.3f}", file=sys.stderr)
             if score > state["best"]:
@@ -183,6 +187,11 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     logger.finalize("success")
     fabric.barrier()
     return rank == 0
+
+
+def summed(fabric: Any, part: Tensor) -> Tensor:
+    """Sum of every process's part, on the CPU."""
+    return fabric.all_reduce(part.to(fabric.device), reduce_op="sum").cpu()
 
 
 def keep_memory() -> None:
@@ -226,17 +235,21 @@ def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
 
 def load_initial(network: Any, init: str) -> None:
     """Weights that the recipe starts from, if any."""
+    if not init:
+        return
+    path = Path(init.removeprefix("imagenet:"))
+    try:
+        read = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
+        tensors = read(path)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
+        raise VssError(f"init: {path} cannot be read as .safetensors or .pth: {error}") from None
     if init.startswith("imagenet:"):
-        load_imagenet(network, init.removeprefix("imagenet:"))
-    elif init:
-        from safetensors.torch import load_file
-
-        if not Path(init).is_file():
-            raise VssError(f"init: {init} does not exist; expected a .safetensors file of the same network")
-        try:
-            network.load_state_dict({name: value.float() for name, value in load_file(init).items()})
-        except RuntimeError as error:
-            raise VssError(f"init: {init} does not fit the recipe's network: {error}") from None
+        load_imagenet(network, tensors)
+        return
+    try:
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise VssError(f"init: {path} does not fit the recipe's network: {error}") from None
 
 
 def save(path: Path, content: dict) -> None:

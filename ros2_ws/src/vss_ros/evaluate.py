@@ -1,0 +1,195 @@
+"""Accuracy, temporal consistency and time of a model on a data set, through the same stream as the ROS node's.
+
+Every keyframe interval K and mode (P: the last keyframe; B: also the next, offline) gives a row. Sparse labels
+(CamVid train and test, Cityscapes) follow the papers: each labelled frame is answered at every age 0…K-1 of its
+keyframe, all pooled in one confusion matrix. Dense videos run once and also give VC_8, VC_16 and TC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vss_ros import metrics
+from vss_ros.cards import read_card
+from vss_ros.config import VssError
+from vss_ros.datasets import open_dataset
+from vss_ros.stream import Stream, load_stream
+
+log = logging.getLogger(__name__)
+WINDOWS = (8, 16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="street", help="name of a model in models/, or path of a card")
+    parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
+    parser.add_argument("--k", default="1,2,3,5", help="keyframe intervals")
+    parser.add_argument("--mode", default="P", help="P, B or P,B")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
+    parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluate"), help="folder of the table and its JSON"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    card, _ = read_card(args.model)
+    rows = []
+    for k, mode in itertools.product(parse_intervals(args.k), parse_modes(args.mode)):
+        if k == 1 and mode == "B" and "P" in args.mode:
+            continue  # every frame is its own keyframe: the same as P
+        stream = load_stream(
+            args.model,
+            backend=args.backend,
+            threads=args.threads,
+            interval=k,
+            max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
+            both_sides=mode == "B",
+        )
+        data = open_dataset(args.data, args.split, args.root, card.size)
+        check_classes(card, data)
+        rows.append({"K": k, "mode": mode, **evaluate(stream, data, k, args.all_classes, args.limit)})
+        log.info("K = %d, mode %s: mIoU %.4f", k, mode, rows[-1]["mIoU"])
+    report = {
+        "model": card.name,
+        "data": f"{args.data} {args.split}",
+        "frames": len(data),
+        "backend": f"{getattr(stream.backend, 'name', 'torch')}, {card.size[1]}x{card.size[0]}",
+        "remarks": remarks(args, card),
+        "rows": rows,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"{card.name}_{args.data}_{args.split}"
+    (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2))
+    table = format_table(report)
+    (args.out / f"{stem}.md").write_text(table)
+    log.info("\n%s\nwrote %s", table, args.out / f"{stem}.md")
+    return 0
+
+
+def check_classes(card: Any, data: Any) -> None:
+    if list(card.classes) != list(data.classes):
+        raise VssError(
+            f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}"
+        )
+
+
+def parse_intervals(text: str) -> list[int]:
+    try:
+        intervals = [int(part) for part in text.split(",")]
+    except ValueError:
+        intervals = []
+    if not intervals or min(intervals) < 1:
+        raise VssError(f"--k: expected whole numbers of at least 1 with commas, such as 1,2,5; got {text!r}")
+    return intervals
+
+
+def parse_modes(text: str) -> list[str]:
+    modes = text.split(",")
+    if not set(modes) <= {"P", "B"}:
+        raise VssError(f"--mode: expected P, B or P,B; got {text!r}")
+    return modes
+
+
+def evaluate(
+    stream: Stream, data: Any, k: int = 1, all_classes: bool = False, limit: int = 0
+) -> dict[str, Any]:
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; ms a frame; for dense videos VC_8, VC_16, TC."""
+    classes = len(data.classes)
+    counts = np.zeros((classes, classes + 1), np.int64)
+    flow_counts = np.zeros_like(counts)
+    windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}
+    times: dict[str, list[float]] = {"key": [], "nonkey": []}
+    if data.dense:
+        for _, frames in data.videos():
+            video = list(itertools.islice(frames, limit or None))
+            answers = run(stream, [image for image, _, _ in video], data.fps, times)
+            truths = [truth for _, truth, _ in video]
+            for truth, labels in zip(truths, answers, strict=True):
+                counts += metrics.confusion(truth, labels, classes)
+            for n in WINDOWS:
+                windows[n].append(metrics.video_consistency(truths, answers, n))
+            for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
+                flow_counts += metrics.flow_confusion(now, later, metrics.dis_flow(a[0], b[0]), classes)
+    else:
+        for i, age in itertools.product(range(min(limit or len(data), len(data))), range(k)):
+            # From a keyframe `age` frames before the labelled one to, in B mode, the keyframe after it.
+            clip = data.clip(i, range(-age, k - age + 1 if stream.both_sides and age else 1))
+            answers = run(stream, clip.frames, data.fps, times)
+            counts += metrics.confusion(clip.labels[age], answers[age], classes)
+    scores = metrics.iou(counts)
+    result = {
+        "mIoU": metrics.mean_iou(counts, all_classes),
+        "wIoU": metrics.weighted_iou(counts),
+        "accuracy": metrics.pixel_accuracy(counts),
+        "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
+        **{f"{kind}_ms": float(np.median(values)) if values else None for kind, values in times.items()},
+        "ms": float(np.mean(times["key"] + times["nonkey"])),
+    }
+    if data.dense:
+        result.update({f"mVC_{n}": metrics.mean_video_consistency(windows[n]) for n in WINDOWS})
+        result["TC"] = metrics.mean_iou(flow_counts)
+    return result
+
+
+def run(stream: Stream, frames: Sequence[np.ndarray], fps: float, times: dict[str, list[float]]) -> list:
+    """Labels of frames, the first of which is a keyframe; their times in ms are added to `times`."""
+    stream.reset()
+    answers = []
+    for result in stream.run((np.ascontiguousarray(image), t / fps) for t, image in enumerate(frames)):
+        times["key" if result.is_keyframe else "nonkey"].append(result.times["total"])
+        answers.append(result.labels)
+    return answers
+
+
+def remarks(args: argparse.Namespace, card: Any) -> list[str]:
+    """What a reader must know to judge the figures."""
+    notes = []
+    used = str(card.training.get("data", ""))
+    if used.startswith(args.data) and args.split in ("train", "val"):
+        role = "trained on" if args.split == "train" else "used to choose the checkpoint"
+        notes.append(f"{args.data} {args.split} was {role}: the figures flatter the model")
+    if args.data == "camvid" and args.split == "val" and used.startswith("camvid"):
+        notes.append("the val video lies 1 s from training frames of the same drive")
+    if args.data == "camvid" and args.split != "val":
+        notes.append("frames lie 1 s apart: K > 1 reuses a keyframe of other places")
+    if args.limit:
+        notes.append(f"only the first {args.limit} frames (of each video) were used")
+    classes = "all classes, absent ones as 0" if args.all_classes else "classes present in the truth"
+    notes.append(f"mIoU over {classes}; mVC by the authors' script (T − n windows); TC by DIS flow, nearest")
+    return notes
+
+
+COLUMNS = ("mIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """The report as Markdown: a row a (K, mode), then IoU by class of the first row."""
+    rows = report["rows"]
+    columns = [name for name in COLUMNS if name in rows[0]]
+    lines = [
+        f"# {report['model']} on {report['data']} ({report['frames']} labelled frames, {report['backend']})",
+        "",
+        f"| K | mode | {' | '.join(f'{name} %' for name in columns)} | key ms | non-key ms | mean ms |",
+        "| --- " * (len(columns) + 5) + "|",
+    ]
+    for row in rows:
+        shares = [f"{100 * row[name]:.2f}" for name in columns]
+        times = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("key_ms", "nonkey_ms", "ms")]
+        lines.append(f"| {row['K']} | {row['mode']} | {' | '.join(shares + times)} |")
+    lines += ["", f"| class | IoU % at K = {rows[0]['K']} |", "| --- | --- |"]
+    for name, value in rows[0]["IoU"].items():
+        lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])
