@@ -1,0 +1,142 @@
+"""Time per stage of a network on every installed CPU runtime, key and non-key frames apart, and the cost of ROS.
+
+All runtimes take turns in one run, a few frames each, so that a noisy machine harms them alike: trust the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vss_ros.backends import NEEDS, make_backend
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.config import VssError
+from vss_ros.convert import parse_size
+from vss_ros.keyframes import FixedInterval
+from vss_ros.networks import build
+from vss_ros.stream import Stream
+
+STAGES = ("encode", "remember", "decode", "label")
+BLOCK = 6  # frames that a runtime computes in its turn: two keyframes, four others
+PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", default="dcfm")
+    parser.add_argument("--backbone", default="mit_b0")
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--sizes", default="360x480,512x1024", help="HEIGHTxWIDTH, comma-separated")
+    parser.add_argument(
+        "--backends", default=",".join(NEEDS), help="comma-separated; +bf16 after one changes precision"
+    )
+    parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each backend")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to the runtime")
+    parser.add_argument("--no-ros", action="store_true", help="leave out the cost of ROS")
+    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+
+
+def main(args: argparse.Namespace) -> int:
+    intervals = [int(k) for k in args.intervals.split(",")]
+    figures: dict[str, Any] = {
+        "network": f"{args.network}-{args.backbone}",
+        "classes": args.classes,
+        "sizes": {},
+    }
+    for text in args.sizes.split(","):
+        height, width = parse_size(text)
+        rows = measure(args, (height, width))
+        figures["sizes"][text] = rows
+        sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {width}×{height}, medians in ms\n")
+        sys.stdout.write(table(rows, intervals) + "\n")
+    if not args.no_ros:
+        from vss_ros.bench_ros import overhead
+
+        figures["ros"] = overhead()
+        sys.stdout.write("\ncost of ROS, network replaced by a constant, medians in ms\n")
+        sys.stdout.write(
+            columns(["image", "frames", "lost", "in node", "camera → mask"], figures["ros"]) + "\n"
+        )
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each stage, of key and of non-key frames, by backend."""
+    network = build(args.network, args.backbone, args.classes).eval()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (BLOCK, *size, 3), dtype=np.uint8)
+    streams: dict[str, Stream] = {}
+    for name in args.backends.split(","):
+        runtime, _, precision = name.partition("+")
+        try:
+            backend = make_backend(
+                network,
+                size,
+                IMAGENET_MEAN,
+                IMAGENET_STD,
+                runtime,
+                precision=precision or "f32",
+                threads=args.threads,
+            )
+        except VssError as error:
+            sys.stderr.write(f"{name} left out: {error}\n")
+            continue
+        streams[name] = Stream(backend, FixedInterval(BLOCK // 2))
+    if not streams:
+        raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
+    results: dict[str, list] = {name: [] for name in streams}
+    for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr):
+        for name, stream in streams.items():
+            time.sleep(PAUSE)
+            answers = list(stream.run((frame, 0.0) for frame in frames))
+            if turn > 0:  # the first turn warms up
+                results[name] += answers
+    return {name: summary(answers) for name, answers in results.items()}
+
+
+def summary(answers: list) -> dict[str, float]:
+    keys, others = [a for a in answers if a.is_keyframe], [a for a in answers if not a.is_keyframe]
+    stages = {
+        stage: median([a.times[stage] for a in answers if stage in a.times] or [0.0]) for stage in STAGES
+    }
+    key = median(a.times["total"] for a in keys)
+    return {**stages, "key": key, "nonkey": median([a.times["total"] for a in others] or [key])}
+
+
+def average(row: dict[str, float], interval: int) -> float:
+    """Mean milliseconds a frame at a keyframe interval, as the papers report it."""
+    return (row["key"] + (interval - 1) * row["nonkey"]) / interval
+
+
+def table(rows: dict[str, dict[str, float]], intervals: list[int]) -> str:
+    """Rows of figures; the last columns compare with the first backend."""
+    first = next(iter(rows))
+    heads = ["backend", *STAGES, "key", "nonkey", "nonkey/key", *(f"K={k}" for k in intervals)]
+    heads += [f"key vs {first}", f"nonkey vs {first}"]
+    lines = []
+    for name, row in rows.items():
+        figures = [row[stage] for stage in STAGES] + [row["key"], row["nonkey"]]
+        means = [f"{average(row, k):.1f}" for k in intervals]
+        gains = [f"{rows[first][kind] / row[kind]:.2f}×" for kind in ("key", "nonkey")]
+        lines.append(
+            [name, *(f"{x:.1f}" for x in figures), f"{row['nonkey'] / row['key']:.2f}", *means, *gains]
+        )
+    return columns(heads, lines)
+
+
+def columns(heads: list[str], lines: Iterable[Iterable[Any]]) -> str:
+    """Text table, columns aligned."""
+    rows = [heads, *([str(cell) for cell in line] for line in lines)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
