@@ -1,0 +1,212 @@
+"""Launch files: their arguments, and the node with the very parameters and remaps they give."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ros_fixtures import client, image, start, wait  # noqa: F401
+from vss_ros.config import SegmentConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+class Action:
+    """Stands for any class of launch and launch_ros: remembers how it was made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """launch(file, **arguments) -> (declared arguments, actions); the launch packages are not on PyPI."""
+    names = {
+        "launch": ["LaunchDescription"],
+        "launch.actions": [
+            "DeclareLaunchArgument",
+            "IncludeLaunchDescription",
+            "OpaqueFunction",
+            "SetEnvironmentVariable",
+        ],
+        "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
+        "launch_ros": [],
+        "launch_ros.actions": ["Node"],
+    }
+    for module, classes in names.items():
+        stub = types.ModuleType(module)
+        for name in classes:
+            setattr(stub, name, type(name, (Action,), {}))
+        monkeypatch.setitem(sys.modules, module, stub)
+    for name in PROFILES:
+        monkeypatch.delenv(name, raising=False)
+
+    def load(file: str, **values: str) -> tuple[dict[str, Action], list[Action]]:
+        path = ROOT / "launch" / file
+        spec = importlib.util.spec_from_file_location(path.stem.replace(".", "_"), path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        entities = module.generate_launch_description().args[0]
+        declared = {e.args[0]: e for e in entities if type(e).__name__ == "DeclareLaunchArgument"}
+        assert set(values) <= set(declared), "an argument that is not declared"
+        settings = {name: action.kwargs["default_value"] for name, action in declared.items()} | values
+        context = types.SimpleNamespace(launch_configurations=settings)
+        return declared, entities[-1].kwargs["function"](context)
+
+    return load
+
+
+def of_kind(actions: list[Action], kind: str) -> list[Action]:
+    return [action for action in actions if type(action).__name__ == kind]
+
+
+def test_arguments_are_declared_and_described(launch):
+    declared, _ = launch("segment.launch.py")
+    assert {
+        "image_topic",
+        "camera_info_topic",
+        "params_file",
+        "namespace",
+        "model",
+        "backend",
+        "use_sim_time",
+        "visualize",
+        "autostart",
+    } <= set(declared)
+    assert declared["use_sim_time"].kwargs["default_value"] == "false"
+    assert Path(declared["params_file"].kwargs["default_value"]).is_file()
+    demo, _ = launch("demo.launch.py")
+    for name, action in {**declared, **demo}.items():
+        assert action.kwargs["description"], name
+        choices = action.kwargs["choices"]
+        assert choices is None or action.kwargs["default_value"] in choices, name
+
+
+def test_topics_of_a_namespace_and_of_a_camera(launch):
+    _, actions = launch("segment.launch.py", image_topic="/front/image_raw/compressed", namespace="robot1")
+    [node] = of_kind(actions, "Node")
+    remaps = dict(node.kwargs["remappings"])
+    assert remaps["image"] == "/front/image_raw/compressed"
+    assert remaps["camera_info"] == "/front/camera_info"
+    # Relative, so that they fall into the namespace; without one they are /segmentation/...
+    assert remaps["~/mask"] == "segmentation/mask"
+    assert {"~/confidence", "~/label_info", "~/overlay", "~/color_mask"} <= set(remaps)
+    assert node.kwargs["namespace"] == "robot1"
+
+
+def test_empty_arguments_leave_the_parameter_file_alone(launch):
+    _, actions = launch("segment.launch.py")
+    [node] = of_kind(actions, "Node")
+    assert node.kwargs["parameters"][1] == {"use_sim_time": False, "autostart": True}
+    _, actions = launch("segment.launch.py", model="camvid", backend="torch", autostart="false")
+    [node] = of_kind(actions, "Node")
+    assert node.kwargs["parameters"][1] == {
+        "use_sim_time": False,
+        "autostart": False,
+        "model": "camvid",
+        "backend": "torch",
+    }
+
+
+def test_rviz_only_if_wanted_and_its_topics_follow(launch):
+    _, actions = launch("segment.launch.py", visualize="true", image_topic="/front/image", namespace="robot1")
+    rviz = of_kind(actions, "Node")[1]
+    remaps = dict(rviz.kwargs["remappings"])
+    assert remaps["/segmentation/overlay"] == "/robot1/segmentation/overlay"
+    config = Path(rviz.kwargs["arguments"][1])
+    displays = yaml.safe_load(config.read_text())["Visualization Manager"]["Displays"]
+    topics = {display["Topic"]["Value"] for display in displays}
+    assert topics == {"/camera/image_raw", "/segmentation/overlay", "/segmentation/color_mask"}
+    assert topics <= set(remaps), "every display must follow the arguments"
+
+
+def test_profile_for_large_images_unless_the_user_has_one(launch, monkeypatch):
+    _, actions = launch("segment.launch.py")
+    variables = dict(action.args for action in of_kind(actions, "SetEnvironmentVariable"))
+    assert set(variables) == set(PROFILES)
+    assert all(Path(path).is_file() for path in variables.values())
+    monkeypatch.setenv(PROFILES[1], "/mine.xml")
+    _, actions = launch("segment.launch.py")
+    assert not of_kind(actions, "SetEnvironmentVariable")
+
+
+def test_demo_replays_the_clip_to_the_segment_launch_file(launch):
+    _, actions = launch("demo.launch.py", bagfile="drive.mp4", rate="0.5", image_topic="/cam/image")
+    [replay] = of_kind(actions, "Node")
+    assert replay.kwargs["parameters"][0]["source"] == "drive.mp4"
+    assert replay.kwargs["parameters"][0]["rate"] == 0.5
+    assert dict(replay.kwargs["remappings"])["camera_info"] == "/cam/camera_info"
+    [included] = of_kind(actions, "IncludeLaunchDescription")
+    assert Path(included.args[0].args[0]).is_file()
+    arguments = dict(included.kwargs["launch_arguments"])
+    assert arguments["image_topic"] == "/cam/image"
+    declared, _ = launch("segment.launch.py")
+    assert set(arguments) <= set(declared)
+
+
+def test_parameter_file_holds_the_defaults():
+    """The dataclass is where a default stands; the file shows them to the user."""
+    content = yaml.safe_load((ROOT / "config" / "segment.yaml").read_text())["/**"]["ros__parameters"]
+    config = SegmentConfig(**content)
+    assert config == SegmentConfig()
+    assert set(SegmentConfig.__dataclass_fields__) - set(content) == {"constant_network", "autostart"}
+
+
+@pytest.mark.ros
+def test_the_launched_node_runs(launch, client, tmp_path):  # noqa: F811
+    """The command line that launch_ros makes of the action: a YAML file for the dictionary, -r for remaps."""
+    from sensor_msgs.msg import Image
+
+    _, actions = launch("segment.launch.py", image_topic="/front/image", namespace="robot1")
+    [node] = of_kind(actions, "Node")
+    file, values = node.kwargs["parameters"]
+    own = tmp_path / "launch_params.yaml"
+    own.write_text(yaml.safe_dump({"/**": {"ros__parameters": {**values, "constant_network": True}}}))
+    command = [sys.executable, "-m", "vss_ros.nodes.run", node.kwargs["executable"], "--ros-args"]
+    command += ["-r", f"__node:={node.kwargs['name']}", "-r", f"__ns:=/{node.kwargs['namespace']}"]
+    command += ["--params-file", file, "--params-file", str(own)]
+    for old, new in node.kwargs["remappings"]:
+        command += ["-r", f"{old}:={new}"]
+    masks = client.collect(Image, "/robot1/segmentation/mask")
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        assert client.active("/robot1/segment"), (tmp_path / "log").read_text()
+        client.publish(image(np.zeros((8, 8, 3), np.uint8)), "/front/image")
+        assert client.until(lambda: masks)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.ros
+@pytest.mark.skipif(shutil.which("ros2") is None, reason="needs a ROS 2 installation with the ros2 command")
+def test_ros2_launch(client, tmp_path):  # noqa: F811
+    command = ["ros2", "launch", "vss_ros", "segment.launch.py", "namespace:=robot2"]
+    params = tmp_path / "params.yaml"
+    params.write_text("/**: {ros__parameters: {constant_network: true}}")
+    child = subprocess.Popen(
+        [*command, f"params_file:={params}"],
+        env=os.environ,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert client.active("/robot2/segment")
+    finally:
+        os.killpg(child.pid, signal.SIGINT)
+        assert wait(lambda: child.poll() is not None)
+    assert child.returncode == 0
