@@ -1,0 +1,116 @@
+"""Evaluation drives the real stream; its figures are those of the metrics on the stream's answers."""
+
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+from vss_ros import cli, metrics
+from vss_ros.config import VssError
+from vss_ros.datasets import CLASSES, open_dataset
+from vss_ros.evaluate import evaluate, parse_intervals, parse_modes
+from vss_ros.stream import load_stream
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    """A DCFM of random weights for the 11 classes, 64×96."""
+    import torch
+    from vss_ros.cards import ModelCard, save_model
+    from vss_ros.datasets import PALETTE
+    from vss_ros.networks import build
+
+    torch.manual_seed(1)
+    fields = {"network": "dcfm", "backbone": "mit_b0", "classes": list(CLASSES), "palette": PALETTE.tolist()}
+    made = ModelCard(
+        name="random",
+        size=[64, 96],
+        weights="random.safetensors",
+        sha256="",
+        licence="Apache-2.0",
+        training={"data": "camvid, split train"},
+        **fields,
+    )
+    return save_model(build("dcfm", "mit_b0", 11), made, tmp_path_factory.mktemp("models"))
+
+
+def make_camvid(root, split, spacing, count=5):
+    rng = np.random.default_rng(0)
+    for part in (split, f"{split}annot"):
+        (root / part).mkdir(parents=True)
+    for i in range(count):
+        name = f"0016E5_{i * spacing:05d}.png"
+        cv2.imwrite(str(root / split / name), rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+        labels = np.repeat(rng.integers(0, 12, (64, 1), dtype=np.uint8), 96, 1)
+        cv2.imwrite(str(root / f"{split}annot" / name), labels)
+    return root
+
+
+def answers(stream, clip, fps=30.0):
+    stream.reset()
+    return [r.labels for r in stream.run((np.ascontiguousarray(f), t / fps) for t, f in enumerate(clip))]
+
+
+def options(card, k, **more):
+    return load_stream(card, backend="torch", interval=k, max_gap=0.0, **more)
+
+
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_dense_video(card, tmp_path, both_sides):
+    data = open_dataset("camvid", "val", make_camvid(tmp_path, "val", 2, count=10))
+    stream = options(card, 2, both_sides=both_sides)
+    row = evaluate(stream, data, 2)
+    clip = data.clip(0, range(10))
+    labels = answers(stream, clip.frames)
+    counts = sum(metrics.confusion(t, p, 11) for t, p in zip(clip.labels, labels, strict=True))
+    assert row["mIoU"] == metrics.mean_iou(counts) and row["wIoU"] == metrics.weighted_iou(counts)
+    expected = metrics.mean_video_consistency([metrics.video_consistency(clip.labels, labels, 8)])
+    assert row["mVC_8"] == pytest.approx(expected, nan_ok=True)
+    assert 0 <= row["TC"] <= 1 and row["key_ms"] > 0 and row["nonkey_ms"] > 0
+
+
+def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
+    data = open_dataset("camvid", "test", make_camvid(tmp_path, "test", 30, count=3))
+    stream = options(card, 2)
+    row = evaluate(stream, data, 2)
+    counts = 0
+    for i in range(3):
+        for age in (0, 1):
+            clip = data.clip(i, range(-age, 1))
+            counts = counts + metrics.confusion(clip.labels[age], answers(stream, clip.frames)[age], 11)
+    assert row["mIoU"] == metrics.mean_iou(counts) and "TC" not in row
+    assert counts.sum() == 2 * sum((data.clip(i).labels[0] < 255).sum() for i in range(3))
+
+
+def test_command_writes_the_table(card, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    make_camvid(tmp_path / "camvid", "val", 2)
+    out = tmp_path / "out"
+    command = ["evaluate", "--model", str(card), "--data", "camvid", "--split", "val", "--backend", "torch"]
+    command += ["--root", str(tmp_path / "camvid"), "--k", "1,2", "--mode", "P,B", "--out", str(out)]
+    assert cli.main(command) == 0
+    report = json.loads((out / "random_camvid_val.json").read_text())
+    assert [(row["K"], row["mode"]) for row in report["rows"]] == [(1, "P"), (2, "P"), (2, "B")]
+    table = (out / "random_camvid_val.md").read_text()
+    assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
+    assert report["frames"] == 5 and "| 2 | B |" in table
+
+
+def test_other_classes_are_refused(tiny_card, tmp_path, capsys):
+    make_camvid(tmp_path, "val", 2)
+    command = ["evaluate", "--model", str(tiny_card), "--data", "camvid", "--split", "val"]
+    assert cli.main([*command, "--root", str(tmp_path), "--backend", "torch"]) == 1
+    assert "differ in their classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,x", "2.5"])
+def test_bad_intervals(text):
+    with pytest.raises(VssError, match="--k"):
+        parse_intervals(text)
+
+
+def test_modes():
+    assert parse_modes("P,B") == ["P", "B"]
+    with pytest.raises(VssError, match="--mode"):
+        parse_modes("P,C")

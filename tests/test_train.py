@@ -1,0 +1,298 @@
+"""Training lowers the loss, is exact over a kill -9, and stops with a clear message."""
+
+import argparse
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from vss_ros import train
+from vss_ros.cards import load_model
+from vss_ros.config import VssError
+from vss_ros.recipes import find_recipes, read_recipe
+from vss_ros.samples import Positions, Samples
+
+RECIPE = {
+    "network": "dcfm",
+    "backbone": "mit_b0",
+    "data": "camvid",
+    "size": [64, 96],
+    "crop": [64, 64],
+    "batch": 2,
+    "steps": 4,
+    "lr": 1e-3,
+    "augment": {"scale": [0.8, 1.25], "brightness": 0.2},
+    "save_every": 2,
+    "validate_every": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A CamVid of 5 train, 2 val and 2 test frames: sky above, road below, a car that moves."""
+    folder = tmp_path_factory.mktemp("camvid")
+    for split, count in (("train", 5), ("val", 2), ("test", 2)):
+        for part in (split, f"{split}annot"):
+            (folder / part).mkdir()
+        for i in range(count):
+            labels = np.zeros((64, 96), np.uint8)
+            labels[32:] = 3
+            labels[36:52, 10 * i : 10 * i + 30] = 8
+            image = np.array([(200, 150, 90), (60, 60, 60), (20, 20, 180)], np.uint8)[
+                (labels > 0) + 0 + (labels > 3)
+            ]
+            name = f"0001TP_{30 * i:06d}.png"
+            cv2.imwrite(str(folder / split / name), image)
+            cv2.imwrite(str(folder / f"{split}annot" / name), labels)
+    return folder
+
+
+def write_recipe(folder: Path, **changes) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def arguments(recipe: Path, root: Path, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    fixed = [
+        "--out",
+        str(recipe.parent / "run"),
+        "--root",
+        str(root),
+        "--accelerator",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    return parser.parse_args([str(recipe), *fixed, "--precision", "32-true", *more])
+
+
+def losses(folder: Path) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars("loss/loss")]
+
+
+def test_training_lowers_the_loss_and_writes_a_model(tmp_path, root):
+    # dropout and augmentation off: ten steps must show
+    recipe = write_recipe(
+        tmp_path,
+        steps=20,
+        options={"dropout": 0.0},
+        augment={"flip": False},
+        validate_every=20,
+        crop=[64, 96],
+    )
+    assert train.main(arguments(recipe, root)) == 0
+    curve = losses(tmp_path / "run")
+    assert np.isfinite(curve).all() and curve[-1] < 0.8 * curve[0]
+    network, card = load_model(tmp_path / "run" / "tiny.yaml")
+    assert not network.training and card.classes[3] == "road" and card.size == [64, 96]
+    assert card.training["steps"] == 20 and 0 <= card.metrics["test"]["mIoU"] <= 1
+    assert "chosen" in card.metrics["protocol"] or "choose" in card.metrics["val"]["frames"]
+
+
+def start(recipe: Path, root: Path, *more: str) -> subprocess.Popen:
+    fixed = [
+        "--out",
+        str(recipe.parent / "run"),
+        "--root",
+        str(root),
+        "--accelerator",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "vss_ros.cli",
+        "train",
+        str(recipe),
+        *fixed,
+        "--precision",
+        "32-true",
+        *more,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, root):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    for folder in (straight, broken):
+        folder.mkdir()
+        write_recipe(folder, steps=8, average=0.9, accumulate=2, warmup=3)
+    whole = start(straight / "tiny.yaml", root)
+    assert whole.wait(300) == 0, whole.stderr.read()
+    process = start(broken / "tiny.yaml", root)
+    deadline = time.monotonic() + 200
+    while not (broken / "run" / "last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = torch.load(broken / "run" / "last.ckpt", weights_only=True)["step"]
+    assert reached < 8
+    resumed = start(broken / "tiny.yaml", root, "--resume")
+    assert resumed.wait(300) == 0, resumed.stderr.read()
+    a, b = (torch.load(f / "run" / "last.ckpt", weights_only=True) for f in (straight, broken))
+    assert a["step"] == b["step"] == 8 and a["best"] == b["best"]
+    for part in ("network", "average"):
+        for name, tensor in a[part].items():
+            assert torch.equal(tensor, b[part][name]), name
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path, root):
+    recipe = write_recipe(tmp_path, steps=2)
+    process = start(recipe, root, "--devices", "2")
+    assert process.wait(300) == 0, process.stderr.read()
+    assert (tmp_path / "run" / "tiny.safetensors").is_file()
+
+
+def test_processes_share_the_positions_of_a_step():
+    recipe = read_recipe("street")
+    alone = list(Positions(recipe, 3, 0, 1))
+    shared = zip(*(Positions(recipe, 3, rank, 2) for rank in (0, 1)), strict=True)
+    assert [sorted(a + b) for a, b in shared] == alone
+    assert alone[0][0] == 3 * recipe.batch and len(alone) == recipe.steps - 3
+
+
+def test_samples_follow_from_their_position(tmp_path, root):
+    from vss_ros.datasets import open_dataset
+
+    recipe = read_recipe(str(write_recipe(tmp_path)))
+    data = open_dataset("camvid", "train", root)
+    samples, again = Samples(data, recipe), Samples(data, recipe)
+    for position in (3, 12):
+        for a, b in zip(samples[position], again[position], strict=True):
+            assert torch.equal(a, b)
+    assert not torch.equal(samples[3][0], samples[8][0])
+    cached = Samples(data, recipe, tmp_path / "cache")
+    first, second = cached[0], cached[0]
+    assert torch.equal(first[0], second[0]) and len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_one_epoch_shows_every_clip_once(tmp_path, root, monkeypatch):
+    from vss_ros.datasets import Files, open_dataset
+
+    seen = []
+    read = Files.clip
+    monkeypatch.setattr(Files, "clip", lambda self, i, offsets: seen.append(i) or read(self, i, offsets))
+    samples = Samples(open_dataset("camvid", "train", root), read_recipe(str(write_recipe(tmp_path))))
+    for position in range(10):
+        samples[position]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == list(range(5)) and seen[:5] != seen[5:]
+
+
+def test_schedule():
+    recipe = read_recipe("street")
+    factors = [train.rate(step, recipe) for step in range(recipe.steps)]
+    assert factors[0] == pytest.approx(1 / recipe.warmup) and max(factors) == factors[recipe.warmup] == 1
+    assert 0 < factors[-1] < 0.05 and np.all(np.diff(factors[recipe.warmup :]) < 0)
+
+
+def test_every_recipe_can_be_read():
+    assert {"street", "camvid"} <= set(find_recipes())
+    for name in find_recipes():
+        recipe = read_recipe(name)
+        assert recipe.licence != "unknown", name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "fast"}, "lr: expected float, got 'fast'"),
+        ({"lr": 0}, "lr > 0"),
+        ({"steps": 0}, "steps: expected at least 1"),
+        ({"crop": [64]}, r"crop: expected tuple\[int, int\]"),
+        ({"optimiser": "adam"}, "expected adamw or sgd"),
+        ({"colour": 1}, r"unknown \['colour'\]"),
+        ({"augment": {"zoom": 2}}, "augment: .*zoom"),
+    ],
+)
+def test_bad_recipe_is_refused(tmp_path, change, message):
+    with pytest.raises(VssError, match=message):
+        read_recipe(str(write_recipe(tmp_path, **change)))
+
+
+def test_missing_and_broken_recipes(tmp_path):
+    with pytest.raises(VssError, match=r"one of .*street"):
+        read_recipe("strasse")
+    (tmp_path / "a.yaml").write_text("a: [")
+    with pytest.raises(VssError, match="cannot be read"):
+        read_recipe(str(tmp_path / "a.yaml"))
+    (tmp_path / "a.yaml").write_text("network: dcfm")
+    with pytest.raises(VssError, match=r"missing .*backbone"):
+        read_recipe(str(tmp_path / "a.yaml"))
+
+
+def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, root):
+    recipe = write_recipe(tmp_path, lr=1e30, optimiser="sgd", save_every=1, validate_every=100)
+    with pytest.raises(VssError, match=r"the loss is (nan|inf) at step .*last\.ckpt"):
+        train.main(arguments(recipe, root))
+    saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert 1 <= saved["step"] < 4
+
+
+def test_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    train.save(path, {"step": 1})
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(train, "write_atomic", fail)
+    with pytest.raises(VssError, match="disk is full"):
+        train.save(path, {"step": 2})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_another_recipe(tmp_path, root):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(VssError, match="no such checkpoint"):
+        train.main(arguments(recipe, root, "--resume"))
+    train.save(tmp_path / "run" / "last.ckpt", {"recipe": {**RECIPE, "lr": 5.0}})
+    with pytest.raises(VssError, match="give --resume"):
+        train.main(arguments(recipe, root))
+    with pytest.raises(VssError, match=r"these differ: .*lr"):
+        train.main(arguments(recipe, root, "--resume"))
+
+
+def test_batch_must_be_divisible(tmp_path, root):
+    with pytest.raises(VssError, match="multiple of devices × accumulate = 3, got 2"):
+        train.main(arguments(write_recipe(tmp_path, accumulate=3), root))
+
+
+def test_weights_to_start_from(tmp_path, tiny_card, root):
+    from vss_ros.networks import build
+
+    weights = tiny_card.with_suffix(".safetensors")
+    network = build("dcfm", "mit_b0", 3)
+    train.load_initial(network, str(weights))
+    with pytest.raises(VssError, match="does not fit"):
+        train.load_initial(build("dcfm", "mit_b0", 4), str(weights))
+    with pytest.raises(VssError, match="cannot be read"):
+        train.load_initial(network, str(tmp_path / "none.safetensors"))
+    broken = shutil.copy(weights, tmp_path / "broken.safetensors")
+    Path(broken).write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(VssError, match="cannot be read"):
+        train.load_initial(network, str(broken))
