@@ -226,6 +226,7 @@ def test_every_recipe_can_be_read():
         ({"optimiser": "adam"}, "expected adamw or sgd"),
         ({"colour": 1}, r"unknown \['colour'\]"),
         ({"augment": {"zoom": 2}}, "augment: .*zoom"),
+        ({"augment": {"scale": [2, 1]}}, "augment: scale: expected"),
     ],
 )
 def test_bad_recipe_is_refused(tmp_path, change, message):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vss_ros.config import IGNORE
+from vss_ros.config import IGNORE, VssError
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 
@@ -28,7 +28,14 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    per_frame_colour: bool = False
+    colour: str = "clip"
+    """One draw of colours for the whole clip, one for each frame, or one for the first frame alone."""
+
+    def __post_init__(self) -> None:
+        if self.colour not in ("clip", "frame", "first"):
+            raise VssError(f"colour: expected clip, frame or first, got {self.colour!r}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise VssError(f"scale: expected [low, high], got {self.scale!r}")
 
     def __call__(
         self, frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
@@ -40,9 +47,9 @@ class Augmentation:
         images = []
         for i, frame in enumerate(frames):
             image = cv2.warpAffine(np.ascontiguousarray(frame), matrix, size, borderValue=FILL)
-            if i == 0 or self.per_frame_colour:
+            if i == 0 or self.colour == "frame":
                 tables = self.draw_colour(rng)
-            images.append(recolour(image, *tables))
+            images.append(image if i and self.colour == "first" else recolour(image, *tables))
         maps = [
             cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
             for label in labels

@@ -119,5 +119,5 @@ def check(path: Path, recipe: Recipe) -> None:
         raise VssError(f"recipe {path}: expected lr > 0 and average in [0, 1)")
     try:
         Augmentation(recipe.crop, **recipe.augment)
-    except TypeError as error:
+    except (TypeError, VssError) as error:
         raise VssError(f"recipe {path}: augment: {error}") from None
