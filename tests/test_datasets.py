@@ -215,3 +215,11 @@ def test_colour_jitter_leaves_labels_alone(rng):
     images, maps = augment([image, image], [labels, labels], rng)
     assert (images[0] != image).any() and not maps.any()
     np.testing.assert_array_equal(images[0], images[1])
+
+
+def test_keep_thins_out_a_class(rng):
+    labels = np.repeat(np.array([0, 1, IGNORE], np.uint8), 1024).reshape(48, 64)
+    image = np.zeros((48, 64, 3), np.uint8)
+    _, maps = Augmentation((48, 64), flip=False, keep=(0.25, 1.0))([image], [labels], rng)
+    assert 0.2 < (maps[0] == 0).sum() / 1024 < 0.3
+    assert (maps[0] == 1).sum() == 1024 and (maps[0][labels == 0] != 1).all()

@@ -28,12 +28,16 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    keep: tuple[float, ...] = ()
+    """Share of each class's labels that is kept, drawn a pixel; the loss sees weights of these ratios. Empty: all."""
     colour: str = "clip"
     """One draw of colours for the whole clip, one for each frame, or one for the first frame alone."""
 
     def __post_init__(self) -> None:
         if self.colour not in ("clip", "frame", "first"):
             raise VssError(f"colour: expected clip, frame or first, got {self.colour!r}")
+        if any(not 0 <= share <= 1 for share in self.keep):
+            raise VssError(f"keep: expected shares in [0, 1], got {self.keep!r}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise VssError(f"scale: expected [low, high], got {self.scale!r}")
 
@@ -54,6 +58,12 @@ class Augmentation:
             cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
             for label in labels
         ]
+        if self.keep:
+            share = np.ones(256, np.float32)
+            share[: len(self.keep)] = self.keep
+            maps = [
+                np.where(rng.random(m.shape, np.float32) < share[m], m, IGNORE).astype(np.uint8) for m in maps
+            ]
         return np.stack(images), np.stack(maps)
 
     def draw_matrix(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     }
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"{card.name}_{args.data}_{args.split}"
-    (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2))
+    (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
     table = format_table(report)
     (args.out / f"{stem}.md").write_text(table)
     log.info("\n%s\nwrote %s", table, args.out / f"{stem}.md")
@@ -139,7 +139,9 @@ def evaluate(
         "ms": float(np.mean(times["key"] + times["nonkey"])),
     }
     if data.dense:
-        result.update({f"mVC_{n}": metrics.mean_video_consistency(windows[n]) for n in WINDOWS})
+        for n in WINDOWS:
+            value = metrics.mean_video_consistency(windows[n])
+            result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
         result["TC"] = metrics.mean_iou(flow_counts)
     return result
 
@@ -186,7 +188,7 @@ def format_table(report: dict[str, Any]) -> str:
         "| --- " * (len(columns) + 5) + "|",
     ]
     for row in rows:
-        shares = [f"{100 * row[name]:.2f}" for name in columns]
+        shares = ["–" if row[name] is None else f"{100 * row[name]:.2f}" for name in columns]
         times = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("key_ms", "nonkey_ms", "ms")]
         lines.append(f"| {row['K']} | {row['mode']} | {' | '.join(shares + times)} |")
     lines += ["", f"| class | IoU % at K = {rows[0]['K']} |", "| --- | --- |"]
