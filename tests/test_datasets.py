@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import find_data
 from vss_ros.augment import Augmentation
+from vss_ros.check_data import check, format_report
 from vss_ros.config import IGNORE, VssError
 from vss_ros.datasets import CITYSCAPES_CLASSES, open_dataset
 
@@ -223,3 +224,12 @@ def test_keep_thins_out_a_class(rng):
     _, maps = Augmentation((48, 64), flip=False, keep=(0.25, 1.0))([image], [labels], rng)
     assert 0.2 < (maps[0] == 0).sum() / 1024 < 0.3
     assert (maps[0] == 1).sum() == 1024 and (maps[0][labels == 0] != 1).all()
+
+
+def test_check_counts_and_names_what_is_broken(tmp_path):
+    make_camvid(tmp_path, [3, 33, 71])  # ids 3, 9 and void
+    (tmp_path / "train/0001TP_000033.png").write_bytes(b"")
+    report = check(open_dataset("camvid", "train", tmp_path))
+    assert (report["labelled"], report["sequences"], report["sizes"]) == (3, 1, {(6, 8): 2})
+    assert report["shares"]["road"] == 0.5 and report["unlabelled"] == 0.5
+    assert len(report["broken"]) == 1 and "0001TP_000033.png" in format_report(report)

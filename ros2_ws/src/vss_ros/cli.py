@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("vss_ros.demo", "camera stream → nodes → masks, overlay video and report"),
     "train": ("vss_ros.train", "train a network by a recipe"),
     "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
+    "data": ("vss_ros.check_data", "counts, sizes, classes and broken pairs of a data set"),
     "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
     "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),
     "models": ("vss_ros.models", "list the installed models"),
