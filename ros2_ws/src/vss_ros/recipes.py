@@ -30,8 +30,10 @@ class Recipe:
     """Of the backbone, after warm-up."""
     options: dict = field(default_factory=dict)
     """Of the network's constructor."""
+    offsets: tuple[int, ...] = (0,)
+    """Frames of a clip relative to the labelled one, in the order that the network's loss takes them."""
     neighbours: tuple[int, ...] = (-1, 1)
-    """Offsets of the second frame of a clip, one drawn a clip; empty: clips of one frame."""
+    """Offsets of one more frame, drawn for each clip; empty: no such frame."""
     lr_head: float = 0.0
     """Of everything but the backbone; 0: lr."""
     weight_decay: float = 0.01

@@ -29,12 +29,12 @@ class Samples(torch.utils.data.Dataset):
         self.augment = Augmentation(recipe.crop, **recipe.augment)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels; the labelled frame is the first."""
+        """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets."""
         recipe = self.recipe
         epoch, place = divmod(position, len(self.data))
         index = int(np.random.default_rng((recipe.seed, epoch)).permutation(len(self.data))[place])
         rng = np.random.default_rng((recipe.seed, epoch, place))
-        offsets = [0]
+        offsets = list(recipe.offsets)
         if recipe.neighbours:
             draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
             offsets.append(int(draw.choice(recipe.neighbours)))

@@ -160,7 +160,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         busy = 1 - waited / (time.perf_counter() - began)
         bar.update()
         bar.set_postfix(loss=f"{mean['loss']:.3f}", busy=f"{busy:.0%}", best=f"{state['best']:.3f}")
-        if step % 10 == 0:
+        if step == 1 or step % 10 == 0:
             scalars = {f"loss/{name}": value for name, value in mean.items()}
             fabric.log_dict({**scalars, "lr": recipe.lr * factor, "busy": busy}, step)
         if step % recipe.validate_every == 0 or done:
@@ -224,9 +224,9 @@ def rate(step: int, recipe: Recipe) -> float:
 
 
 def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    backbone = list(network.backbone.parameters())
-    known = {id(parameter) for parameter in backbone}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    named = list(network.named_parameters())
+    backbone = [parameter for name, parameter in named if "backbone." in name]
+    rest = [parameter for name, parameter in named if "backbone." not in name]
     groups = [{"params": part, "lr": lr} for part, lr in zip((backbone, rest), rates(recipe), strict=True)]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
