@@ -94,6 +94,7 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     assert [(row["K"], row["mode"]) for row in report["rows"]] == [(1, "P"), (2, "P"), (2, "B")]
     table = (out / "random_camvid_val.md").read_text()
     assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
+    assert cv2.imread(str(out / "random_camvid_val_worst.png")).shape == (4 * 64, 3 * 96, 3)
     assert report["frames"] == 5 and "| 2 | B |" in table
 
 

@@ -12,20 +12,24 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vss_ros import metrics
 from vss_ros.cards import read_card
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
+from vss_ros.images import colorize
 from vss_ros.stream import Stream, load_stream
 
 log = logging.getLogger(__name__)
 WINDOWS = (8, 16)
+WORST = 4  # frames drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
     parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/evaluate"), help="folder of the table and its JSON"
+        "--out",
+        type=Path,
+        default=Path("runs/evaluate"),
+        help="folder of the table, its JSON and the worst frames",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     card, _ = read_card(args.model)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    worst: list[Answer] = []
     for k, mode in itertools.product(parse_intervals(args.k), parse_modes(args.mode)):
         if k == 1 and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
@@ -60,7 +68,8 @@ def main(args: argparse.Namespace) -> int:
         )
         data = open_dataset(args.data, args.split, args.root, card.size)
         check_classes(card, data)
-        rows.append({"K": k, "mode": mode, **evaluate(stream, data, k, args.all_classes, args.limit)})
+        row = evaluate(stream, data, k, args.all_classes, args.limit, None if rows else worst)
+        rows.append({"K": k, "mode": mode, **row})
         log.info("K = %d, mode %s: mIoU %.4f", k, mode, rows[-1]["mIoU"])
     report = {
         "model": card.name,
@@ -75,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
     (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
     table = format_table(report)
     (args.out / f"{stem}.md").write_text(table)
+    if worst:
+        cv2.imwrite(str(args.out / f"{stem}_worst.png"), draw(worst, data.palette)[:, :, ::-1])
     log.info("\n%s\nwrote %s", table, args.out / f"{stem}.md")
     return 0
 
@@ -104,21 +115,31 @@ def parse_modes(text: str) -> list[str]:
 
 
 def evaluate(
-    stream: Stream, data: Any, k: int = 1, all_classes: bool = False, limit: int = 0
+    stream: Stream,
+    data: Any,
+    k: int = 1,
+    all_classes: bool = False,
+    limit: int = 0,
+    worst: list[Answer] | None = None,
 ) -> dict[str, Any]:
-    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; ms a frame; for dense videos VC_8, VC_16, TC."""
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; ms a frame; for dense videos VC_8, VC_16, TC.
+
+    `worst`, if given, receives the frames of lowest mIoU.
+    """
     classes = len(data.classes)
     counts = np.zeros((classes, classes + 1), np.int64)
     flow_counts = np.zeros_like(counts)
     windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}
     times: dict[str, list[float]] = {"key": [], "nonkey": []}
     if data.dense:
-        for _, frames in data.videos():
+        for name, frames in data.videos():
             video = list(itertools.islice(frames, limit or None))
             answers = run(stream, [image for image, _, _ in video], data.fps, times)
             truths = [truth for _, truth, _ in video]
-            for truth, labels in zip(truths, answers, strict=True):
-                counts += metrics.confusion(truth, labels, classes)
+            for i, ((image, truth, _), labels) in enumerate(zip(video, answers, strict=True)):
+                part = metrics.confusion(truth, labels, classes)
+                counts += part
+                keep_worst(worst, Answer(metrics.mean_iou(part), f"{name}, {i}", image, truth, labels))
             for n in WINDOWS:
                 windows[n].append(metrics.video_consistency(truths, answers, n))
             for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
@@ -128,15 +149,22 @@ def evaluate(
             # From a keyframe `age` frames before the labelled one to, in B mode, the keyframe after it.
             clip = data.clip(i, range(-age, k - age + 1 if stream.both_sides and age else 1))
             answers = run(stream, clip.frames, data.fps, times)
-            counts += metrics.confusion(clip.labels[age], answers[age], classes)
+            image, truth, labels = clip.frames[age], clip.labels[age], answers[age]
+            part = metrics.confusion(truth, labels, classes)
+            counts += part
+            title = f"{clip.sequence}, {clip.index}"
+            keep_worst(worst, Answer(metrics.mean_iou(part), title, image, truth, labels))
     scores = metrics.iou(counts)
+    key = float(np.median(times["key"]))
+    nonkey = float(np.median(times["nonkey"])) if times["nonkey"] else None
     result = {
         "mIoU": metrics.mean_iou(counts, all_classes),
         "wIoU": metrics.weighted_iou(counts),
         "accuracy": metrics.pixel_accuracy(counts),
         "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
-        **{f"{kind}_ms": float(np.median(values)) if values else None for kind, values in times.items()},
-        "ms": float(np.mean(times["key"] + times["nonkey"])),
+        "key_ms": key,
+        "nonkey_ms": nonkey,
+        "ms": (key + (k - 1) * nonkey) / k if nonkey else key,
     }
     if data.dense:
         for n in WINDOWS:
@@ -144,6 +172,35 @@ def evaluate(
             result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
         result["TC"] = metrics.mean_iou(flow_counts)
     return result
+
+
+@dataclass
+class Answer:
+    score: float
+    title: str
+    image: np.ndarray
+    truth: np.ndarray
+    labels: np.ndarray
+
+
+def keep_worst(worst: list[Answer] | None, answer: Answer) -> None:
+    if worst is not None and answer.score == answer.score:
+        worst.append(answer)
+        worst.sort(key=lambda a: a.score)
+        del worst[WORST:]
+
+
+def draw(answers: list[Answer], palette: Any) -> np.ndarray:
+    """A picture with a row an answer: image, truth, labels; black where there is no truth."""
+    rows = []
+    for answer in answers:
+        masked = np.where(answer.truth < len(palette), answer.labels, 255).astype(np.uint8)
+        row = np.hstack([answer.image, colorize(answer.truth, palette), colorize(masked, palette)])
+        text = f"{answer.title}: mIoU {100 * answer.score:.1f} %"
+        cv2.putText(row, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2, cv2.LINE_AA)
+        rows.append(row)
+    width = min(row.shape[1] for row in rows)
+    return np.vstack([cv2.resize(row, (width, row.shape[0] * width // row.shape[1])) for row in rows])
 
 
 def run(stream: Stream, frames: Sequence[np.ndarray], fps: float, times: dict[str, list[float]]) -> list:
