@@ -13,12 +13,22 @@ from vss_ros.networks import build
 
 SIZE = (64, 96)
 NETWORKS = [("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")]
+NETWORKS += [
+    pytest.param(name, backbone, marks=pytest.mark.slow)
+    for name, backbone in (
+        ("cffm", "mit_b0"),
+        ("mrcfa", "mit_b0"),
+        ("msaf", "resnet18"),
+        ("stf", "resnet18"),
+        ("mar+pspnet", "resnet18"),
+    )
+]
 
 
 def lively(name, backbone):
     """Network whose weights are large enough that its logits differ."""
     torch.manual_seed(0)
-    network = build(name, backbone, 7)
+    network = build(name, backbone, 7, **({"grid": (8, 16)} if name == "stf" else {}))
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -31,10 +41,11 @@ def make(network, name, **options):
 
 
 def two_frames(backend, frames):
-    """Logits of a keyframe and of the frame after it."""
+    """Logits of two frames that read the same memories, each memory another."""
     features = [backend.encode(frame) for frame in frames]
-    memory = [backend.remember(features[0])] if backend.keeps else []
-    return [np.asarray(backend.decode(f, memory)) for f in features]
+    memories = [backend.remember(f) for f in features] if backend.keeps else []
+    reads = [memories[i % 2] for i in range(len(backend.reads(0, [0])[0]))]
+    return [np.asarray(backend.decode(f, reads)) for f in features]
 
 
 @pytest.mark.parametrize("backend", [name for name in NEEDS if name != "torch"])

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from vss_ros.backends import make_backend
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
+from vss_ros.networks.msaf import deformable_conv
+from vss_ros.stream import Stream
 
-EVERY = [("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")]
+SMALL_GRID = {"grid": (8, 16)}  # of STF's learned positions
+EVERY = [
+    ("dcfm", "mit_b0", {}),
+    ("dcfm", "resnet18", {}),
+    ("segformer", "mit_b0", {}),
+    ("pspnet", "resnet18", {}),
+    ("cffm", "mit_b0", {}),
+    ("mrcfa", "mit_b0", {}),
+    ("mrcfa", "mit_b1", {}),
+    ("msaf", "resnet18", {}),
+    ("msaf", "resnet18", {"reduction": 4}),
+    ("stf", "resnet18", SMALL_GRID),
+    ("stf", "resnet18", {**SMALL_GRID, "causal": True}),
+    ("mar+dcfm", "mit_b0", {}),
+    ("mar+pspnet", "resnet18", {}),
+    ("mar+stf", "resnet18", SMALL_GRID),
+]
+OLDER = {
+    "cffm": (9, 6, 3),
+    "mrcfa": (9, 6, 3),
+    "msaf": (2, 1),
+}  # frames that are read, as the papers give them
 
 
 def answer(network, frames, keys):
@@ -17,25 +44,27 @@ def answer(network, frames, keys):
     return sum(network.decode(features[t], *(memories[i] for i in reads)) for reads in network.reads(t, keys))
 
 
-@pytest.mark.parametrize(("name", "backbone"), EVERY)
+@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
 @pytest.mark.parametrize("size", [(64, 96), (90, 70)])
-def test_stages_give_logits_of_the_frame(name, backbone, size):
-    network = build(name, backbone, 5).eval()
+def test_stages_give_logits_of_the_frame(name, backbone, options, size):
+    network = build(name, backbone, 5, **options).eval()
     with torch.no_grad():
         logits = answer(network, torch.randn(2, 3, *size), [0])
     stride = 8 if "resnet" in backbone else 4
-    assert logits.shape == (1, 5, -(-size[0] // stride), -(-size[1] // stride))
+    # CFFM and MRCFA double a map at 1/8, so that an odd size differs by one
+    assert all(abs(found - side / stride) <= 1.5 for found, side in zip(logits.shape[2:], size, strict=True))
+    assert logits.shape[:2] == (1, 5)
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("name", "backbone"), EVERY)
-def test_a_few_steps_lower_the_loss(name, backbone):
+@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+def test_a_few_steps_lower_the_loss(name, backbone, options):
     torch.manual_seed(0)
-    network = build(name, backbone, 3)
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
-    frames = torch.randn(2, 2, 3, 32, 32)
-    labels = torch.randint(0, 3, (2, 2, 4, 4)).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    labels[:, 1] = 255
+    network = build(name, backbone, 3, **options)
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-4)
+    count = {"cffm": 4, "mrcfa": 4, "msaf": 3}.get(name, 3 if "stf" in name else 2)
+    frames = torch.randn(2, count, 3, 32, 32)
+    labels = torch.randint(0, 3, (2, count, 4, 4)).repeat_interleave(8, 2).repeat_interleave(8, 3)
     losses = []
     for _ in range(5):
         loss = network.loss({"frames": frames, "labels": labels})["loss"]
@@ -75,3 +104,68 @@ def test_dcfm_loss_is_the_sum_of_its_parts():
 )
 def test_dcfm_reads_the_last_key_and_looking_ahead_the_next(t, keys, passes):
     assert build("dcfm", "mit_b0", 3).reads(t, keys) == passes
+
+
+@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+def test_streaming_equals_the_whole_clip(name, backbone, options, rng):
+    """Each frame answered from frames encoded and remembered one by one, as the paper's offsets name them."""
+    torch.manual_seed(0)
+    network = build(name, backbone, 5, **options).eval()
+    size, base = (64, 96), name.removeprefix("mar+")
+    frames = rng.integers(0, 256, (12, *size, 3), dtype=np.uint8)
+    stream = Stream(make_backend(network, size, IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(1))
+    results = list(stream.run((frame, t / 30) for t, frame in enumerate(frames)))
+    assert [r.index for r in results] == list(range(len(frames)))
+    last = len(frames) - 1
+    x = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - tensor(IMAGENET_MEAN)) / tensor(IMAGENET_STD)
+    with torch.no_grad():
+        features = [network.encode(frame[None]) for frame in x]
+        memories = [network.remember(f) for f in features]
+        for t, result in enumerate(results):
+            if base in OLDER:
+                read = [max(t - offset, 0) for offset in OLDER[base]]
+            elif base == "stf":
+                offsets = (-2, -1) if options.get("causal") else (-1, 1)
+                read = [min(max(t + offset, 0), last) for offset in offsets]
+            else:
+                read = [t] if base == "dcfm" else []
+            logits = network.decode(features[t], *(memories[i] for i in read))
+            full = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            assert (result.labels != full.argmax(1)[0].numpy()).mean() < 1e-3
+
+
+def tensor(values):
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def test_deformable_convolution_equals_a_plain_loop():
+    torch.manual_seed(0)
+    x, offset = torch.randn(1, 4, 5, 6), 1.5 * torch.randn(1, 18, 5, 6)
+    weight, bias = torch.randn(3, 4, 3, 3), torch.randn(3)
+
+    def read(y, z):
+        """Bilinear value of x at row y, column z; zero outside."""
+        total = torch.zeros(4)
+        for row in (int(np.floor(y)), int(np.floor(y)) + 1):
+            for column in (int(np.floor(z)), int(np.floor(z)) + 1):
+                if 0 <= row < 5 and 0 <= column < 6:
+                    total += x[0, :, row, column] * (1 - abs(y - row)) * (1 - abs(z - column))
+        return total
+
+    expected = torch.empty(1, 3, 5, 6)
+    for i in range(5):
+        for j in range(6):
+            value = bias.clone()
+            for tap in range(9):
+                down, right = offset[0, 2 * tap, i, j].item(), offset[0, 2 * tap + 1, i, j].item()
+                value += weight[:, :, tap // 3, tap % 3] @ read(
+                    i + tap // 3 - 1 + down, j + tap % 3 - 1 + right
+                )
+            expected[0, :, i, j] = value
+    assert torch.allclose(deformable_conv(x, offset, weight, bias), expected, atol=1e-5)
+
+
+def test_deformable_convolution_without_offsets_is_a_convolution():
+    x, weight, bias = torch.randn(2, 4, 7, 5), torch.randn(3, 4, 3, 3), torch.randn(3)
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    assert torch.allclose(deformable_conv(x, torch.zeros(2, 18, 7, 5), weight, bias), expected, atol=1e-5)

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from conftest import find_parity
 from vss_ros.config import VssError
 from vss_ros.networks import build, from_authors, load_imagenet
+from vss_ros.networks.authors import load_renamed
 from vss_ros.networks.heads import AllMLP
+from vss_ros.networks.mar import MemoryRefinement
+from vss_ros.networks.stf import Fusion
 
 
 def rebuilt(name: str, shape: list[int]) -> np.ndarray:
@@ -61,6 +64,32 @@ def test_dcfm_answers_like_the_authors(file):
         assert_agrees(both, content["nonkey_B"])
 
 
+@pytest.mark.parametrize("file", ["cffm_mit_b0_96x160.npz", "mrcfa_mit_b0_96x160.npz"])
+def test_networks_over_four_frames_answer_like_the_authors(file):
+    content, meta, tensors = load(file)
+    network = from_authors(meta["network"], meta["backbone"], meta["classes"], tensors)
+    clip = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, 3, 96, 160), dtype=np.float32))[0]
+    with torch.no_grad():
+        features = [network.encode(frame[None]) for frame in clip]
+        memories = [network.remember(earlier) for earlier in features[:3]]
+        assert_agrees(network.decode(features[3], *memories), content["logits"])
+
+
+def test_stf_and_mar_answer_like_the_authors():
+    content, _, tensors = load("stf_mar_32x64.npz")
+    fusion = Fusion(512, (32, 64), target=1).eval()
+    refinement = MemoryRefinement(512, 19).eval()
+    load_renamed(fusion, tensors, [("STF.", ""), ("MAR.", None)])
+    load_renamed(refinement, tensors, [("MAR.", ""), ("STF.", None)])
+    clip = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 512, 3, 32, 64), dtype=np.float32))
+    with torch.no_grad():
+        fused = fusion(list(clip.unbind(2)))
+        assert_agrees(fused[..., ::4, ::4], content["stf"])
+        assert_agrees(refinement(fused)[..., ::4, ::4], content["mar"])
+    count = sum(parameter.numel() for parameter in fusion.parameters())
+    assert f"{count / 1e6:.3g}" == "11"
+
+
 def test_tensors_that_do_not_fit_are_listed_by_the_authors_names():
     _, meta, tensors = load("dcfm_mit_b0_96x160.npz")
     del tensors["decoder.ffm.convblk.conv.bias"]
@@ -83,22 +112,30 @@ def test_prefix_of_distributed_training_is_ignored():
     )
 
 
-# SPEC section 9, measured; the authors' count holds an unused layer of 19·129 numbers on MiT
+# counts of the authors' networks, in millions, less the layer `conv_seg` that their heads create and never use
 @pytest.mark.parametrize(
-    ("backbone", "classes", "millions"),
+    ("name", "backbone", "classes", "millions", "unused"),
     [
-        ("mit_b1", 19, 13.83),
-        ("mit_b2", 124, 24.831),
-        ("mit_b5", 124, 82.078),
-        ("resnet18", 19, 11.99),
-        ("resnet50", 19, 36.54),
-        ("resnet101", 19, 55.54),
+        ("dcfm", "mit_b1", 19, 13.83, 19),
+        ("dcfm", "mit_b2", 124, 24.831, 19),
+        ("dcfm", "mit_b5", 124, 82.078, 19),
+        ("dcfm", "resnet18", 19, 11.99, 0),
+        ("dcfm", "resnet50", 19, 36.54, 0),
+        ("dcfm", "resnet101", 19, 55.54, 0),
+        ("cffm", "mit_b0", 124, 4.673, 124),
+        ("cffm", "mit_b1", 124, 15.483, 124),
+        ("cffm", "mit_b2", 124, 26.527, 124),
+        ("cffm", "mit_b5", 124, 85.468, 124),
+        ("mrcfa", "mit_b0", 124, 5.298, 124),
+        ("mrcfa", "mit_b1", 124, 16.338, 124),
+        ("mrcfa", "mit_b2", 124, 27.382, 124),
+        ("mrcfa", "mit_b5", 124, 84.629, 124),
     ],
 )
-def test_dcfm_parameter_counts(backbone, classes, millions):
+def test_parameter_counts(name, backbone, classes, millions, unused):
     with torch.device("meta"):
-        network = build("dcfm", backbone, classes)
-    count = sum(parameter.numel() for parameter in network.parameters())
+        network = build(name, backbone, classes)
+    count = sum(parameter.numel() for parameter in network.parameters()) + unused * 129
     assert float(f"{count / 1e6:.3g}") == float(f"{millions:.3g}")
 
 

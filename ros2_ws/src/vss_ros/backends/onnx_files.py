@@ -69,10 +69,15 @@ def export(
 
 
 def to_onnx(module: nn.Module, inputs: tuple, opset: int) -> bytes:
-    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    # a copy each: the exporter takes two inputs that are one tensor for one input
+    inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
     names = [f"in{i}" for i in range(len(inputs))]
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
+    chatty = [
+        logging.getLogger(name) for name in ("torch.onnx", "onnxscript")
+    ]  # torchvision is missing, and the like
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,7 +85,8 @@ def to_onnx(module: nn.Module, inputs: tuple, opset: int) -> bytes:
                 module, inputs, dynamo=True, opset_version=opset, input_names=names, verbose=False
             )
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     buffer = io.BytesIO()
     program.save(buffer)
     return buffer.getvalue()

@@ -18,26 +18,35 @@ from typing import Any
 from torch import nn
 
 from vss_ros.config import VssError
-from vss_ros.networks import dcfm, pspnet, segformer
+from vss_ros.networks import cffm, dcfm, mar, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
 __all__ = ["NETWORKS", "build", "from_authors", "load_imagenet"]
 
 NETWORKS = {
+    "cffm": cffm.CFFM,
     "dcfm": dcfm.DCFM,
+    "mrcfa": mrcfa.MRCFA,
+    "msaf": msaf.MSAF,
     "pspnet": pspnet.PSPNet,
     "segformer": segformer.SegFormer,
+    "stf": stf.STF,
 }
+REFINABLE = ("dcfm", "pspnet", "stf")  # what MAR can wrap, as in its paper's Table 4
 
 
 def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
     """A network with fresh weights, in training mode.
 
-    name: a key of NETWORKS; backbone: a key of backbones.MIT or backbones.RESNET; classes: 1…255;
-    options: those of the network's constructor. Raises VssError for names that do not exist or do not go together.
+    name: a key of NETWORKS, or "mar+" and one of REFINABLE; backbone: a key of backbones.MIT or backbones.RESNET;
+    classes: 1…255; options: those of the network's constructor.
+    Raises VssError for names that do not exist or do not go together.
     """
+    if name.startswith("mar+") and name[4:] in REFINABLE:
+        return mar.MAR(build(name[4:], backbone, classes, **options), classes)
     if name not in NETWORKS:
-        raise VssError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+        known = [*NETWORKS, *(f"mar+{base}" for base in REFINABLE)]
+        raise VssError(f"unknown network {name!r}: expected one of {', '.join(known)}")
     if not 1 <= classes <= 255:
         raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
     return NETWORKS[name](backbone, classes, **options)

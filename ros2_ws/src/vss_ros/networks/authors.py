@@ -25,7 +25,7 @@ def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, A
     module = importlib.import_module(f"vss_ros.networks.{name}")
     if not hasattr(module, "AUTHORS_NAMES"):
         raise VssError(f"{name}: no checkpoint of its authors is known; train it with `vss train`")
-    tensors = {key.replace("module.", "", 1): value for key, value in tensors.items()}
+    tensors = {without_wrapper(key): value for key, value in tensors.items()}
     options = module.authors_options(tensors) if hasattr(module, "authors_options") else {}
     network = build(name, backbone, classes, **options)
     load_renamed(network, tensors, module.AUTHORS_NAMES)
@@ -77,6 +77,11 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
     load_renamed(network.backbone, tensors, names)
+
+
+def without_wrapper(key: str) -> str:
+    """Name without the `module` that distributed training puts around a network."""
+    return ".".join(part for part in key.split(".") if part != "module")
 
 
 def rename(key: str, names: list[tuple[str, str | None]]) -> str:

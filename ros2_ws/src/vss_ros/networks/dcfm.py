@@ -45,7 +45,7 @@ class DCFM(nn.Module):
             common = 320 if name == "resnet18" else 1280
             self.ppm = PPM(deepest)
             self.reduce = nn.Conv2d(2 * deepest, common, 1, bias=False)
-        self.common = common
+        self.common = self.width = common
         self.independent = self.backbone.channels[0] // 2  # "half of the independent feature"
         self.fusion = nn.ModuleDict(
             {"conv": nn.Conv2d(common + self.independent, common, 1), "norm": nn.BatchNorm2d(common)}
@@ -98,6 +98,11 @@ class DCFM(nn.Module):
         before = [k for k in keys if k <= t]
         after = [k for k in keys if k > t]
         return [(k,) for k in before[-1:] + ([] if t in keys else after[:1])]
+
+    def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Fused feature and labels of the labelled frame as its own keyframe."""
+        features = self.encode(batch["frames"][:, 0])
+        return self.fuse(features, self.remember(features)), batch["labels"][:, 0]
 
     def loss(
         self, batch: dict[str, Tensor], nonkey: float = 0.4, consistency: float = 10.0

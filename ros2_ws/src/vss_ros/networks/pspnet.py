@@ -22,6 +22,7 @@ class PSPNet(nn.Module):
         super().__init__()
         if name not in RESNET:
             raise VssError(f"pspnet: expected a backbone of {', '.join(RESNET)}; got {name!r}")
+        self.width = width
         self.backbone = backbone(name)
         deepest = self.backbone.channels[-1]
         self.ppm = PPM(deepest)
@@ -40,17 +41,24 @@ class PSPNet(nn.Module):
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return ()
 
+    def fuse(self, features: Sequence[Tensor]) -> Tensor:
+        return features[0]
+
     def classify(self, fused: Tensor) -> Tensor:
         return self.classifier(self.dropout(fused))
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """→ logits (B, classes, H/8, W/8)."""
-        return self.classify(features[0])
+        return self.classify(self.fuse(features))
 
     def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
         return [()]
 
+    def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Feature and labels of the labelled frame, the first of frames (B, T, 3, H, W)."""
+        return self.encode(batch["frames"][:, 0])[0], batch["labels"][:, 0]
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross entropy of the labelled frame, the first of frames (B, T, 3, H, W)."""
-        logits = self.decode(self.encode(batch["frames"][:, 0]))
-        return {"loss": cross_entropy(logits, batch["labels"][:, 0])}
+        """Cross entropy of the labelled frame."""
+        feature, labels = self.target(batch)
+        return {"loss": cross_entropy(self.classify(feature), labels)}
