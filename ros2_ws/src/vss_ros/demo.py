@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import ctypes
 import importlib.util
 import json
 import os
@@ -70,9 +71,10 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{source.name}: {source.size[1]}x{source.size[0]}, model {args.model}\n")
         clip = render_street(args, folder) if is_street(args) else {"source": args.input, "topic": args.topic}
         run_nodes(args, clip, source, folder, made)
-        summary = summarize(made, args, source)
+        stamps = [int(line) for line in (folder / "stamps").read_text().split()]
+        summary = summarize(made, args, source, len(stamps))
         if is_street(args):
-            summary["miou"] = street_miou(made, folder / "truth", summary["classes"])
+            summary["miou"] = street_miou(made, folder / "truth", stamps, summary["classes"])
         (made / "contact_sheet.png").write_bytes(sheet(made / "overlay.mp4"))
         (made / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         shutil.copytree(folder / "logs", made / "logs")
@@ -143,7 +145,12 @@ def run_nodes(
         with (folder / "logs" / f"{node}.log").open("w") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the nodes in order.
             running[node] = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=follow_parent,
             )
 
     try:
@@ -152,14 +159,22 @@ def run_nodes(
         wait_until(lambda: "recording to" in log_text(folder, "recorder"), running, folder, 60.0)
         model = {"model": args.model, "backend": args.backend, "interval": args.interval}
         start("segment", {**model, "autostart": True}, remaps)
-        camera = {**clip, "rate": args.rate, "wait_for_subscriber": START, "max_frames": args.max_frames}
-        start("replay", camera, {})
+        sys.stdout.write("preparing the network (the first time it is exported and compiled)\n")
+        wait_until(lambda: "node is found" in log_text(folder, "recorder"), running, folder, START)
+        camera = {**clip, "rate": args.rate, "max_frames": args.max_frames, "wait_for_subscriber": 60.0}
+        start("replay", {**camera, "stamp_file": str(folder / "stamps")}, {})
         watch(args, source, running, folder, made)
         for node in ("recorder", "segment"):
             running[node].send_signal(signal.SIGINT)
             wait_exit(node, running, folder)
     finally:
         end(running)
+
+
+def follow_parent() -> None:
+    """A node gets SIGINT when we die, even by `kill -9` (Linux)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
 def ros_environment() -> dict[str, str]:
@@ -195,7 +210,7 @@ def watch(
     """Show the masks that were recorded until the camera has ended and no more come."""
     rows = made.parent / f".{made.name}.partial" / "frames.csv"
     expected = min(source.length or args.max_frames or 0, args.max_frames or source.length or 0) or None
-    with tqdm(total=expected, unit="frame", desc="preparing") as bar:
+    with tqdm(total=expected, unit="frame", desc="segmenting") as bar:
         last_mask, started = time.monotonic(), False
         while True:
             check_nodes(running, folder, started)
@@ -204,7 +219,6 @@ def watch(
                 last_mask = time.monotonic()
                 if not started:
                     started = True
-                    bar.set_description("segmenting")
                     bar.start_t = bar._time()
                 bar.update(done - bar.n)
             ended = running["replay"].poll() is not None
@@ -228,7 +242,7 @@ def check_nodes(running: dict[str, subprocess.Popen], folder: Path, started: boo
 def wait_until(condition: Any, running: dict[str, subprocess.Popen], folder: Path, timeout: float) -> None:
     limit = time.monotonic() + timeout
     while not condition():
-        check_nodes(running, folder, started=True)
+        check_nodes(running, folder, started=False)
         if time.monotonic() > limit:
             raise VssError(f"nothing happened in {timeout:.0f} s:\n{tail(folder, *running)}")
         time.sleep(0.05)
@@ -270,8 +284,8 @@ def tail(folder: Path, *nodes: str) -> str:
     return "\n".join(texts) or "(it wrote nothing)"
 
 
-def summarize(made: Path, args: argparse.Namespace, source: Source) -> dict[str, Any]:
-    """The figures of a run from the recorder's frames.csv and bag."""
+def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: int) -> dict[str, Any]:
+    """The figures of a run from the recorder's frames.csv and bag, and the number of published frames."""
     from vss_ros.bags import BagReader
 
     with (made / "frames.csv").open() as file:
@@ -279,16 +293,15 @@ def summarize(made: Path, args: argparse.Namespace, source: Source) -> dict[str,
     if not rows:
         raise VssError("no mask was recorded: see whether the input has frames, and try a lower --rate")
     with BagReader(made / "bag") as bag:
-        frames_in = bag.topics["/camera_info"][1]
-        [(_, _, labels)] = bag.messages(["/segmentation/label_info_json"])
+        labels = list(bag.messages(["/segmentation/label_info_json"]))[-1][2]
     latency = [float(row["latency_ms"]) for row in rows]
-    arrivals = [float(row["stamp"]) + ms / 1e3 for row, ms in zip(rows, latency, strict=True)]
+    arrivals = [int(row["stamp"]) / 1e9 + ms / 1e3 for row, ms in zip(rows, latency, strict=True)]
     keys = [float(row["total_ms"]) for row in rows if row["keyframe"] == "True"]
     others = [float(row["total_ms"]) for row in rows if row["keyframe"] == "False"]
     changes = [float(row["label_change"]) for row in rows if row["label_change"]]
     p50, p95, p99 = (round(float(value), 2) for value in np.percentile(latency, (50, 95, 99)))
     seconds = max(arrivals) - min(arrivals)
-    summary = {
+    return {
         "written_by": "vss demo",
         "input": args.input,
         "model": args.model,
@@ -305,10 +318,9 @@ def summarize(made: Path, args: argparse.Namespace, source: Source) -> dict[str,
         "label_change": round(float(np.mean(changes)), 5) if changes else None,
         "classes": [entry["name"] for entry in json.loads(labels.data)["classes"]],
     }
-    return summary
 
 
-def street_miou(made: Path, truth: Path, classes: list[str]) -> float | None:
+def street_miou(made: Path, truth: Path, stamps: list[int], classes: list[str]) -> float | None:
     """mIoU of the recorded masks against the renderer's labels; None for a model of other classes."""
     from vss_ros.bags import BagReader
     from vss_ros.metrics import confusion, mean_iou
@@ -316,17 +328,14 @@ def street_miou(made: Path, truth: Path, classes: list[str]) -> float | None:
 
     if tuple(classes) != tuple(CLASSES):
         return None
-    with (made / "frames.csv").open() as file:
-        number = {row["stamp"]: row["frame"] for row in csv.DictReader(file) if row["frame"]}
     counts: Any = 0
     with BagReader(made / "bag") as bag:
         for _, _, mask in bag.messages(["/segmentation/mask"]):
-            stamp = f"{(mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec) / 1e9:.9f}"
-            if stamp in number:
-                exact: Any = cv2.imread(str(truth / f"{int(number[stamp]):05}.png"), cv2.IMREAD_UNCHANGED)
-                labels = np.asarray(mask.data, np.uint8).reshape(mask.height, mask.width)
-                counts = counts + confusion(exact, labels, len(CLASSES))
-    return round(mean_iou(counts), 4) if number else None
+            index = stamps.index(mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec)
+            exact: Any = cv2.imread(str(truth / f"{index:05}.png"), cv2.IMREAD_UNCHANGED)
+            labels = np.asarray(mask.data, np.uint8).reshape(mask.height, mask.width)
+            counts = counts + confusion(exact, labels, len(CLASSES))
+    return round(mean_iou(counts), 4)
 
 
 def median(values: list[float]) -> float | None:

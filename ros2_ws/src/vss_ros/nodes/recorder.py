@@ -21,7 +21,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vss_ros.bags import BagWriter
@@ -31,16 +31,15 @@ from vss_ros.nodes.messages import to_array
 from vss_ros.nodes.parameters import declare
 from vss_ros.video import VideoWriter
 
-TOPICS = {  # camera_info is there to count the camera's frames: it is small, so none is lost
+TOPICS = {
     "mask": Image,
     "overlay": Image,
     "consistency": DiagnosticArray,
     "diagnostics": DiagnosticArray,
-    "camera_info": CameraInfo,
     "label_info_json": String,
 }
 STAGES = ("prepare_ms", "encode_ms", "remember_ms", "decode_ms", "label_ms", "total_ms")
-COLUMNS = ("frame", "stamp", "latency_ms", "keyframe", "keyframe_age", "label_change", *STAGES)
+COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", "label_change", *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
 
@@ -86,16 +85,16 @@ class Recorder(Node):
         self.bag = BagWriter(self.partial / "bag")
         self.video = VideoWriter(self.partial / "overlay.mp4", config.fps)
         self.idle_timeout = config.idle_timeout
-        self.frames: dict[int, int] = {}  # stamp of a camera frame -> its number
         self.rows: dict[int, dict[str, Any]] = {}
         self.masks = self.skipped = 0
+        self.heard = self.found = False
         self.last_mask = time.monotonic()
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.writer = threading.Thread(target=self.write_all, name="writer", daemon=True)
         self.writer.start()
         for topic, kind in TOPICS.items():
             self.record("/diagnostics" if topic == "diagnostics" else topic, topic, kind)
-        self.create_timer(0.5, self.check_idle, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(0.2, self.watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"recording to {self.out}")
 
     def record(self, name: str, topic: str, kind: Any) -> None:
@@ -108,6 +107,7 @@ class Recorder(Node):
 
     def on_message(self, topic: str, resolved: str, raw: bytes) -> None:
         arrival = self.get_clock().now().nanoseconds
+        self.heard |= topic == "diagnostics"
         if topic == "mask":
             self.masks += 1
             self.last_mask = time.monotonic()
@@ -116,7 +116,12 @@ class Recorder(Node):
             return
         self.waiting.put((topic, resolved, raw, arrival))
 
-    def check_idle(self) -> None:
+    def watch(self) -> None:
+        # Discovery takes up to seconds and has two directions: we know the writer of the masks, and something
+        # of its node has reached us. From here on no mask is lost.
+        if not self.found and self.heard and self.count_publishers(self.resolve_topic_name("mask")):
+            self.found = True
+            self.get_logger().info("the segment node is found")
         if self.idle_timeout and self.masks and time.monotonic() - self.last_mask > self.idle_timeout:
             run.finish()
 
@@ -145,9 +150,7 @@ class Recorder(Node):
             return
         name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
         self.bag.write(resolved, name, raw, arrival, latched=topic == "label_info_json")
-        if topic == "camera_info":
-            self.frames.setdefault(stamp, len(self.frames))
-        elif topic in ("mask", "consistency"):
+        if topic in ("mask", "consistency"):
             self.tabulate(topic, message, stamp, arrival)
 
     def tabulate(self, topic: str, message: Any, stamp: int, arrival: int) -> None:
@@ -160,8 +163,7 @@ class Recorder(Node):
             row.update({item.key: item.value for item in message.status[0].values})
         if "arrival" in row and "total_ms" in row:
             del self.rows[stamp]
-            row |= {"latency_ms": f"{row['arrival']:.3f}", "stamp": f"{stamp / 1e9:.9f}"}
-            self.table.writerow({**row, "frame": self.frames.get(stamp, "")})
+            self.table.writerow({**row, "latency_ms": f"{row['arrival']:.3f}", "stamp": stamp})
             self.file.flush()
 
     def close(self, timeout: float) -> bool:

@@ -5,12 +5,14 @@ ros2 run vss_ros replay --ros-args -p source:=clip.mp4 -r image:=/camera/image_r
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -32,7 +34,7 @@ CATCH_UP = 1.0
 """Seconds behind schedule (a stopped process, a slow decoder) from which frames are no longer hurried."""
 DISCOVERY = 3.5
 """Seconds in which Fast DDS makes up for a lost packet: it asks, and announces itself, every third second."""
-SETTLE = 0.3
+SETTLE = 0.6
 """Seconds that a subscriber is given to discover us in turn, and the transport to deliver the last frame."""
 
 
@@ -61,6 +63,7 @@ class ReplayConfig:
     )
     reliable: bool = option(True, "reliable QoS, which best-effort subscribers match too; false: best effort")
     max_frames: int = option(0, "frames after which it ends; 0 for all", low=0, high=2**31 - 1)
+    stamp_file: str = option("", "file that gets the stamp of each published frame, nanoseconds, one a line")
 
     def __post_init__(self) -> None:
         check(self)
@@ -94,6 +97,10 @@ class Replay(Node):
         self.add_on_set_parameters_callback(refuse_change)
         self.buffer = array("B")
         self.published = 0
+        try:
+            self.stamps = Path(self.config.stamp_file or os.devnull).open("w", buffering=1)
+        except OSError as error:
+            raise VssError(f"stamp_file: {error}") from error
         self.stopped = threading.Event()
         self.player = threading.Thread(target=self.play, name="player", daemon=True)
         self.player.start()
@@ -158,6 +165,7 @@ class Replay(Node):
             self.info.header = message.header
             self.publish(self.infos, self.info)  # first, so that whoever gets the image has it
             self.publish(self.images, message)
+            self.stamps.write(f"{message.header.stamp.sec * 10**9 + message.header.stamp.nanosec}\n")
             self.published += 1
             if self.published == self.config.max_frames:
                 return
