@@ -29,7 +29,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, ModelCard, load_model, save_model, write_atomic
+from vss_ros.cards import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ModelCard,
+    load_model,
+    read_card,
+    save_model,
+    write_atomic,
+)
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
 from vss_ros.metrics import confusion, iou, mean_iou
@@ -338,6 +346,7 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
             "command": f"vss train {args.recipe}",
             "data": f"{recipe.data}, split train",
             "start": recipe.init or "random weights",
+            **earlier(recipe.init),
             "steps": best["step"],
             "clips_per_step": recipe.batch,
             "hours": round(best["seconds"] / 3600, 2),
@@ -359,6 +368,14 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
             "IoU": per_class,
         }
     return save_model(network, dataclasses.replace(card, metrics=metrics), out)
+
+
+def earlier(init: str) -> dict[str, Any]:
+    """How the weights that the run started from were made, if their card lies beside them."""
+    path = Path(init).with_suffix(".yaml")
+    if not init or not path.is_file():
+        return {}
+    return {"start_training": read_card(path)[0].training}
 
 
 def hardware() -> str:
