@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from ros_fixtures import ROOT
+from ros_fixtures import ROOT, profile_variable
 
 pytestmark = pytest.mark.ros
 
@@ -51,7 +51,7 @@ print(*seen)
 
 def test_thirty_of_thirty_large_images_arrive():
     pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or source a ROS 2 setup")
-    assert os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] == str(ROOT / "config" / "fastdds.xml")
+    assert os.environ[profile_variable()] == str(ROOT / "config" / "fastdds.xml")
     viewer = subprocess.Popen([sys.executable, "-c", VIEWER, "viewer"], stdout=subprocess.PIPE, text=True)
     camera = subprocess.Popen([sys.executable, "-c", CAMERA, "camera"])
     try:

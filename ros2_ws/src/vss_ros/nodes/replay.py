@@ -98,7 +98,7 @@ class Replay(Node):
         self.buffer = array("B")
         self.published = 0
         try:
-            self.stamps = Path(self.config.stamp_file or os.devnull).open("w", buffering=1)
+            self.stamps = Path(self.config.stamp_file or os.devnull).open("w", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise VssError(f"stamp_file: {error}") from error
         self.stopped = threading.Event()
