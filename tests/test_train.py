@@ -90,10 +90,10 @@ def test_training_lowers_the_loss_and_writes_a_model(tmp_path, root):
     # Dropout and augmentation off: ten steps must show.
     recipe = write_recipe(
         tmp_path,
-        steps=20,
+        steps=10,
         options={"dropout": 0.0},
         augment={"flip": False},
-        validate_every=20,
+        validate_every=10,
         crop=[64, 96],
     )
     assert train.main(arguments(recipe, root)) == 0
@@ -312,3 +312,16 @@ def test_weights_to_start_from(tmp_path, tiny_card, root):
     Path(broken).write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(VssError, match="cannot be read"):
         train.load_initial(network, str(broken))
+
+
+def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):
+    from vss_ros.datasets import open_dataset
+    from vss_ros.samples import make_loader
+
+    folder = shutil.copytree(root, tmp_path / "camvid")
+    for path in (folder / "train").glob("*.png"):
+        path.write_bytes(b"")
+    recipe = read_recipe(str(write_recipe(tmp_path)))
+    with pytest.raises(VssError) as failure:
+        next(make_loader(open_dataset("camvid", "train", folder), recipe, 0, workers=1))
+    assert "cannot be read as an image" in str(failure.value) and "Traceback" not in str(failure.value)

@@ -5,6 +5,7 @@ So the data of a run is the same however often it is stopped, and needs no state
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vss_ros.augment import Augmentation
+from vss_ros.config import VssError
 from vss_ros.recipes import Recipe
 
 
@@ -82,18 +84,23 @@ def make_loader(
     cache: Path | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (B, T, h, w, 3), (B, T, h, w) of one process from an optimiser step on."""
-    return iter(
-        torch.utils.data.DataLoader(
-            Samples(data, recipe, cache),
-            batch_sampler=Positions(recipe, step, rank, world),
-            num_workers=workers,
-            worker_init_fn=one_thread,
-            prefetch_factor=4 if workers else None,
-        )
+    loader = torch.utils.data.DataLoader(
+        Samples(data, recipe, cache),
+        batch_sampler=Positions(recipe, step, rank, world),
+        num_workers=workers,
+        worker_init_fn=one_thread,
+        prefetch_factor=4 if workers else None,
     )
+    try:
+        yield from loader
+    except VssError as error:  # from a loader process it comes with that process's traceback before it
+        raise VssError(
+            str(error).strip().splitlines()[-1].removeprefix("vss_ros.config.VssError: ")
+        ) from None
 
 
 def one_thread(worker: int) -> None:
-    """A loader process works on one core; more would take them from the network."""
+    """A loader process works on one core; more would take them from the network. Ctrl-C is the main process's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

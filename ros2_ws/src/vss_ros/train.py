@@ -40,6 +40,7 @@ from vss_ros.cards import (
 )
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
+from vss_ros.images import colorize
 from vss_ros.metrics import confusion, iou, mean_iou
 from vss_ros.networks import build, load_imagenet
 from vss_ros.recipes import Recipe, read_recipe
@@ -176,21 +177,17 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
                 counts = validate(average.module, held_out, recipe.size, args.validate_frames, rank, world)
             score = mean_iou(summed(fabric, counts).numpy())
             fabric.log("val/mIoU", score, step)
+            if rank == 0:
+                sample = draw_sample(average.module, held_out, recipe.size)
+                logger.experiment.add_image("val/image, truth, labels", sample, step, dataformats="HWC")
             bar.write(f"step {step}: loss {mean['loss']:.3f}, val mIoU {score:.3f}", file=sys.stderr)
             if score > state["best"]:
                 state["best"] = score
                 if rank == 0:
                     save(out / "best.ckpt", {"network": average.module.state_dict(), **state})
         if (step % recipe.save_every == 0 or done) and rank == 0:
-            save(
-                out / "last.ckpt",
-                {
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    **state,
-                },
-            )
+            parts = {"network": network, "average": average, "optimiser": optimiser}
+            save(out / "last.ckpt", {**{name: part.state_dict() for name, part in parts.items()}, **state})
     bar.close()
     logger.finalize("success")
     fabric.barrier()
@@ -302,26 +299,34 @@ def validate(
     limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
     """
     network.eval()
-    device = next(network.parameters()).device
     counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
     chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
     for i in sorted(set(chosen.tolist()))[rank::world]:
         clip = data.clip(i)
-        truth = clip.labels[0]
-        frame = normalise(torch.from_numpy(np.ascontiguousarray(clip.frames[0])).to(device))[None]
-        if frame.shape[-2:] != size:
-            frame = F.interpolate(frame, size=size, mode="bilinear", antialias=True)
-        logits = F.interpolate(segment(network, frame).float(), size=truth.shape, mode="bilinear")
-        counts += confusion(truth, logits.argmax(1)[0].cpu().numpy(), len(data.classes))
+        counts += confusion(clip.labels[0], segment(network, clip.frames[0], size), len(data.classes))
     return torch.from_numpy(counts)
 
 
-def segment(network: Any, frame: Tensor) -> Tensor:
-    """Logits of a frame (1, 3, H, W) that is its own keyframe."""
+@torch.no_grad()
+def segment(network: Any, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (H, W) uint8 of an image (H, W, 3) that is its own keyframe, at the network's input size `size`."""
+    device = next(network.parameters()).device
+    frame = normalise(torch.from_numpy(np.ascontiguousarray(image)).to(device))[None]
+    if frame.shape[-2:] != size:
+        frame = F.interpolate(frame, size=size, mode="bilinear", antialias=True)
     features = network.encode(frame)
     memory = network.remember(features)
     passes = [network.decode(features, *[memory for _ in reads]) for reads in network.reads(0, [0])]
-    return torch.stack(passes).sum(0)
+    logits = torch.stack(passes).sum(0).float()
+    logits = F.interpolate(logits, size=image.shape[:2], mode="bilinear")
+    return logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
+
+
+def draw_sample(network: nn.Module, data: Any, size: tuple[int, int]) -> np.ndarray:
+    """The first frame beside its truth and its labels, (H, 3·W, 3) uint8."""
+    clip = data.clip(0)
+    labels = [clip.labels[0], segment(network, clip.frames[0], size)]
+    return np.hstack([clip.frames[0], *(colorize(part, data.palette) for part in labels)])
 
 
 def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
