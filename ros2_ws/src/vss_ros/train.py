@@ -377,10 +377,8 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
 
 def earlier(init: str) -> dict[str, Any]:
     """How the weights that the run started from were made, if their card lies beside them."""
-    path = Path(init).with_suffix(".yaml")
-    if not init or not path.is_file():
-        return {}
-    return {"start_training": read_card(path)[0].training}
+    path = Path(init or "none").with_suffix(".yaml")
+    return {"start_training": read_card(path)[0].training} if path.is_file() else {}
 
 
 def hardware() -> str:
