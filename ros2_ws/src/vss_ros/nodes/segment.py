@@ -46,15 +46,21 @@ class SegmentNode(LifecycleNode):
         super().__init__("segment")
         self.config: SegmentConfig = parameters.declare(self, SegmentConfig)
         self.add_on_set_parameters_callback(self.on_parameters)
+        changes = self._service_change_state
+        changes.callback = answer_always(changes.callback)
         self.stream: Any = None
         self.worker: threading.Thread | None = None
         self.subscriptions_: list[Any] = []
+        self.images: list[Any] = []
         self.outputs: list[Any] = []
         self.camera_info: CameraInfo | None = None
         self.error = ""
         self.path = self.get_fully_qualified_name().lstrip("/")
         self.hardware = self.resolve_topic_name("image")
         self.forget()
+        # Jazzy raises for an invalid request, which then gets no answer; Kilted refuses it.
+        self.change_state = self._service_change_state.callback
+        self._service_change_state.callback = self.on_change_state
         # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         steady = Clock(
@@ -65,6 +71,14 @@ class SegmentNode(LifecycleNode):
             self.starter = self.create_timer(0.0, self.on_start, clock=steady)
 
     # Lifecycle
+
+    def on_change_state(self, request: Any, response: Any) -> Any:
+        try:
+            return self.change_state(request, response)
+        except RuntimeError as error:
+            self.get_logger().error(f"transition refused: {' '.join(str(error).split())}")
+            response.success = False
+            return response
 
     def on_start(self) -> None:
         self.starter.cancel()
@@ -136,8 +150,13 @@ class SegmentNode(LifecycleNode):
             self.send(self.label_info, messages.label_info(header, card.classes))
         self.worker = threading.Thread(target=self.work, args=(self.newest,), name="segment", daemon=True)
         self.worker.start()
-        kind = CompressedImage if self.config.transport == "compressed" else Image
-        self.subscribe(kind, "image", self.on_image)
+        if self.config.transport == "raw":
+            self.subscribe(Image, "image", self.on_image)
+        else:
+            self.subscribe(CompressedImage, "image", self.on_image)
+            if not self.hardware.endswith("/compressed"):  # where image_transport publishes it
+                self.subscribe(CompressedImage, f"{self.hardware}/compressed", self.on_image)
+        self.images = list(self.subscriptions_)
         self.subscribe(CameraInfo, "camera_info", self.on_camera_info)
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -342,7 +361,8 @@ class SegmentNode(LifecycleNode):
         """Say once why no image comes, and once that they are back."""
         quiet = time.monotonic() - self.health.last_image
         if quiet > self.config.image_timeout:
-            image = self.subscriptions_[0]
+            images = [item for item in self.images if self.count_publishers(item.topic_name)]
+            image = (images or self.images)[0]
             kind = f"sensor_msgs/msg/{image.msg_type.__name__}"
             received = self.health.received
             cause = health.silence_cause(self, image.topic_name, kind, image.qos_profile, received)
@@ -352,6 +372,19 @@ class SegmentNode(LifecycleNode):
         elif self.health.silence:
             self.health.silence = ""
             self.get_logger().info("images arrive again")
+
+
+def answer_always(callback: Any) -> Any:
+    """Refuse an invalid transition; Humble and Jazzy raise out of the service and leave its caller waiting."""
+
+    def change_state(request: Any, response: Any) -> Any:
+        try:
+            return callback(request, response)
+        except RuntimeError:  # RCLError
+            response.success = False
+            return response
+
+    return change_state
 
 
 def make_stream(config: SegmentConfig) -> Any:
