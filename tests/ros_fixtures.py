@@ -195,6 +195,7 @@ class Client:
         from lifecycle_msgs.srv import ChangeState
 
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
+        self.settled.clear()
         request = ChangeState.Request(transition=Transition(id=number))
         return self.call(ChangeState, f"{node}/change_state", request).success
 
@@ -252,9 +253,11 @@ def values(status: Any) -> dict[str, str]:
 
 
 def latest(messages: list[Any], name: str) -> Any:
-    """The newest status whose name ends with `name` among DiagnosticArrays; None if there is none."""
+    """The newest status whose name ends with `name` among DiagnosticArrays; an empty one if there is none."""
+    from diagnostic_msgs.msg import DiagnosticStatus
+
     for message in reversed(messages):
         for status in message.status:
             if status.name.endswith(name):
                 return status
-    return None
+    return DiagnosticStatus(level=DiagnosticStatus.STALE)

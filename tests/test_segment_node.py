@@ -126,8 +126,7 @@ def test_compressed_images_and_one_that_is_cut_short(start, client, messages, rn
     broken = [jpeg[: len(jpeg) // 2], b"", b"not an image"]
     for number, content in enumerate(broken):
         client.publish(stamped(messages.CompressedImage(format="jpeg", data=content), 1 + number))
-        client.spin(0.2)
-    assert client.until(lambda: values(latest(diagnostics, "input"))["unusable"] == "3")
+        assert client.until(lambda n=number: unusable(diagnostics) == n + 1)
     for number, content in enumerate([jpeg, png]):
         client.publish(stamped(messages.CompressedImage(format="", data=content), 10 + number))
         assert client.until(lambda n=number: len(masks) == n + 1)
@@ -139,18 +138,17 @@ def test_bad_images_are_reported_and_the_node_lives_on(start, client, messages):
     node = constant(start)
     masks = client.collect(messages.Image, "/segment/mask")
     diagnostics = client.collect(messages.DiagnosticArray, "/diagnostics")
-    for _ in range(4):
+    for number in range(3):
         client.publish(image(np.zeros((8, 8), np.uint8), "16UC7"))
-        client.spin(0.1)
+        assert client.until(lambda n=number: unusable(diagnostics) == n + 1)
     zero = messages.Image(encoding="rgb8")
     short = image(np.zeros((8, 8, 3), np.uint8))
     short.data = short.data[:50]
     narrow = image(np.zeros((8, 8, 3), np.uint8))
     narrow.step = 8
-    for message in (zero, short, narrow):
+    for number, message in enumerate((zero, short, narrow)):
         client.publish(message)
-        client.spin(0.1)
-    assert client.until(lambda: values(latest(diagnostics, "input"))["unusable"] == "7")
+        assert client.until(lambda n=number: unusable(diagnostics) == n + 4)
     errors = [s for d in diagnostics for s in d.status if "input" in s.name and "16UC7" in s.message]
     assert errors and errors[-1].level == b"\x02"
     assert node.text().count("encoding '16UC7'") == 1, "an unknown encoding is refused once in the log"
@@ -182,6 +180,10 @@ def test_a_slow_network_gets_the_newest_frame(start, client, messages):  # noqa:
     assert dropped >= 40
     # A frame waits for at most one run of the network and has its own; twice that is left for a busy machine.
     assert np.median([late for _, late in arrivals]) < 0.8
+
+
+def unusable(diagnostics) -> int:
+    return int(values(latest(diagnostics, "input")).get("unusable", 0))
 
 
 def stamp_of(message) -> float:
@@ -455,6 +457,17 @@ def test_diagnostics_come_once_a_second_with_name_and_hardware(start, client, me
     names = {s.name for s in diagnostics[-1].status}
     assert names == {f"front/segment: {part}" for part in ("lifecycle", "input", "network", "consistency")}
     assert {s.hardware_id for s in diagnostics[-1].status} == {"/camera/image_raw"}
+
+
+def test_compressed_images_beside_raw_ones_as_image_transport_publishes_them(start, client, messages):  # noqa: F811
+    constant(start, transport="compressed")
+    masks = client.collect(messages.Image, "/segment/mask")
+    client.publisher(messages.Image)
+    content = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    message = stamped(messages.CompressedImage(format="png", data=content), 5.0)
+    client.publish(message, "/image/compressed")
+    assert client.until(lambda: len(masks) == 1)
+    assert masks[0].header == message.header
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
