@@ -8,14 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import ctypes
-import importlib.util
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +22,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vss_ros.config import SegmentConfig, VssError, share_dir
+from vss_ros.chain import Chain, require_ros
+from vss_ros.config import SegmentConfig, VssError
 from vss_ros.images import contact_sheet
 from vss_ros.sources import Source, open_source
 
@@ -35,7 +31,6 @@ QUIET = 2.0
 """Seconds without a new mask, after the camera has ended, that end the recording."""
 START = 600.0
 """Seconds that a model may take to be prepared; the first time it is exported and compiled."""
-NODES = ("recorder", "segment", "replay")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if importlib.util.find_spec("rclpy") is None:
-        raise VssError(
-            "rclpy is not installed: pip install 'vss_ros[ros]', or source /opt/ros/DISTRO/setup.bash"
-        )
+    require_ros()
     if args.max_frames < 0 or not args.rate > 0:
         raise VssError(f"expected --max-frames >= 0 and --rate > 0, got {args.max_frames} and {args.rate}")
     out = Path(args.out).absolute()
@@ -67,10 +59,12 @@ def main(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with scratch(out) as folder:
-        made = folder / "demo"
         sys.stdout.write(f"{source.name}: {source.size[1]}x{source.size[0]}, model {args.model}\n")
         clip = render_street(args, folder) if is_street(args) else {"source": args.input, "topic": args.topic}
-        run_nodes(args, clip, source, folder, made)
+        segment = {"model": args.model, "backend": args.backend, "interval": args.interval}
+        camera = {**clip, "rate": args.rate, "max_frames": args.max_frames}
+        lengths = [count for count in (source.length, args.max_frames) if count]
+        made = run_nodes(segment, camera, {"fps": source.fps * args.rate}, min(lengths, default=None), folder)
         stamps = [int(line) for line in (folder / "stamps").read_text().split()]
         summary = summarize(made, args, source, len(stamps))
         if is_street(args):
@@ -100,7 +94,6 @@ def check_out(out: Path) -> None:
 def scratch(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out`, so that a rename completes it; gone afterwards, whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    (folder / "logs").mkdir()
     try:
         yield folder
     finally:
@@ -128,92 +121,40 @@ def render_street(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def run_nodes(
-    args: argparse.Namespace, clip: dict[str, Any], source: Source, folder: Path, made: Path
-) -> None:
-    """Camera, segmentation and recorder until the clip is over."""
+    segment: dict[str, Any],
+    camera: dict[str, Any],
+    recorder: dict[str, Any],
+    expected: int | None,
+    folder: Path,
+) -> Path:
+    """Camera, segmentation and recorder until the clip is over; → the recording, a folder in `folder`.
+
+    segment, camera, recorder: parameters of those nodes; expected: frames of the clip, None if unknown.
+    """
+    made = folder / "demo"
     outputs = ("mask", "overlay", "consistency", "label_info_json")
-    remaps = {f"~/{name}": f"/segmentation/{name}" for name in outputs}
-    running: dict[str, subprocess.Popen] = {}
-    environment = ros_environment()
-
-    def start(node: str, parameters: dict[str, Any], remaps: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "vss_ros.nodes.run", node, "--ros-args"]
-        for name, value in parameters.items():
-            command += ["-p", f"{name}:={json.dumps(value) if isinstance(value, str) else value}"]
-        for old, new in remaps.items():
-            command += ["-r", f"{old}:={new}"]
-        with (folder / "logs" / f"{node}.log").open("w") as log:
-            # A session of its own: Ctrl-C reaches us alone, and we end the nodes in order.
-            running[node] = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=follow_parent,
-            )
-
-    try:
-        fps = source.fps * args.rate
-        start("recorder", {"out": str(made), "fps": fps}, {n: f"/segmentation/{n}" for n in outputs})
-        wait_until(lambda: "recording to" in log_text(folder, "recorder"), running, folder, 60.0)
-        model = {"model": args.model, "backend": args.backend, "interval": args.interval}
-        start("segment", {**model, "autostart": True}, remaps)
+    with Chain(folder / "logs") as chain:
+        chain.start("recorder", {**recorder, "out": str(made)}, {n: f"/segmentation/{n}" for n in outputs})
+        chain.wait("recorder", "recording to", 60.0)
+        chain.start(
+            "segment", {**segment, "autostart": True}, {f"~/{n}": f"/segmentation/{n}" for n in outputs}
+        )
         sys.stdout.write("preparing the network (the first time it is exported and compiled)\n")
-        wait_until(lambda: "node is found" in log_text(folder, "recorder"), running, folder, START)
-        camera = {**clip, "rate": args.rate, "max_frames": args.max_frames, "wait_for_subscriber": 60.0}
-        start("replay", {**camera, "stamp_file": str(folder / "stamps")}, {})
-        watch(args, source, running, folder, made)
-        for node in ("recorder", "segment"):
-            running[node].send_signal(signal.SIGINT)
-            wait_exit(node, running, folder)
-    finally:
-        end(running)
+        chain.wait("recorder", "node is found", START)
+        stamps = {"wait_for_subscriber": 60.0, "stamp_file": str(folder / "stamps")}
+        chain.start("replay", {**camera, **stamps}, {})
+        watch(chain, expected, made)
+        chain.finish("recorder", "segment")
+    return made
 
 
-def follow_parent() -> None:
-    """A node gets SIGINT when we die, even by `kill -9` (Linux)."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
-
-
-def ros_environment() -> dict[str, str]:
-    """A network of our own: other robots on it hear nothing, and large images pass."""
-    profile = str(share_dir() / "config" / "fastdds.xml")
-    ours = {
-        "ROS_DOMAIN_ID": str(free_domain()),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
-        "RCUTILS_COLORIZED_OUTPUT": "0",
-    }
-    if os.environ.get("ROS_DISTRO") == "humble":
-        ours["ROS_LOCALHOST_ONLY"] = "1"
-    return {**os.environ, **ours}
-
-
-def free_domain() -> int:
-    """A ROS domain whose first discovery port no process here uses."""
-    for domain in np.random.default_rng().permutation(np.arange(1, 100)):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7410 + 250 * int(domain)))
-                return int(domain)
-            except OSError:
-                continue
-    raise VssError("no free ROS domain between 1 and 99: end other ROS processes of this machine")
-
-
-def watch(
-    args: argparse.Namespace, source: Source, running: dict[str, subprocess.Popen], folder: Path, made: Path
-) -> None:
+def watch(chain: Chain, expected: int | None, made: Path) -> None:
     """Show the masks that were recorded until the camera has ended and no more come."""
     rows = made.parent / f".{made.name}.partial" / "frames.csv"
-    expected = min(source.length or args.max_frames or 0, args.max_frames or source.length or 0) or None
     with tqdm(total=expected, unit="frame", desc="segmenting") as bar:
         last_mask, started = time.monotonic(), False
         while True:
-            check_nodes(running, folder, started)
+            chain.check(started)
             done = max(rows.read_bytes().count(b"\n") - 1, 0) if rows.exists() else 0
             if done > bar.n:
                 last_mask = time.monotonic()
@@ -221,67 +162,9 @@ def watch(
                     started = True
                     bar.start_t = bar._time()
                 bar.update(done - bar.n)
-            ended = running["replay"].poll() is not None
-            if ended and (done == expected or time.monotonic() - last_mask > QUIET):
+            if chain.ended("replay") and (done == expected or time.monotonic() - last_mask > QUIET):
                 break
             time.sleep(0.1)
-
-
-def check_nodes(running: dict[str, subprocess.Popen], folder: Path, started: bool) -> None:
-    """VssError with what a node said, if one has failed."""
-    for node, process in running.items():
-        code = process.poll()
-        if code or (code == 0 and node != "replay"):
-            raise VssError(f"{node} ended with code {code}:\n{tail(folder, node)}")
-    if not started:
-        errors = [line for line in log_text(folder, "segment").splitlines() if line.startswith("[ERROR]")]
-        if errors:  # the node waits for a better model; we do not
-            raise VssError(errors[0].split("]: ", 1)[-1])
-
-
-def wait_until(condition: Any, running: dict[str, subprocess.Popen], folder: Path, timeout: float) -> None:
-    limit = time.monotonic() + timeout
-    while not condition():
-        check_nodes(running, folder, started=False)
-        if time.monotonic() > limit:
-            raise VssError(f"nothing happened in {timeout:.0f} s:\n{tail(folder, *running)}")
-        time.sleep(0.05)
-
-
-def wait_exit(node: str, running: dict[str, subprocess.Popen], folder: Path) -> None:
-    try:
-        code = running[node].wait(120.0)
-    except subprocess.TimeoutExpired:
-        raise VssError(f"{node} did not end in 120 s:\n{tail(folder, node)}") from None
-    if code:
-        raise VssError(f"{node} ended with code {code}:\n{tail(folder, node)}")
-
-
-def end(running: dict[str, subprocess.Popen]) -> None:
-    """Every node is gone afterwards; a second Ctrl-C does not interrupt that."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    alive = [process for process in running.values() if process.poll() is None]
-    for process in alive:
-        process.send_signal(signal.SIGINT)
-    limit = time.monotonic() + 8.0
-    for process in alive:
-        try:
-            process.wait(max(limit - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    signal.signal(signal.SIGINT, before)
-
-
-def log_text(folder: Path, node: str) -> str:
-    path = folder / "logs" / f"{node}.log"
-    return path.read_text(errors="replace") if path.exists() else ""
-
-
-def tail(folder: Path, *nodes: str) -> str:
-    """The last lines that nodes wrote."""
-    texts = [f"{node}: {line}" for node in nodes for line in log_text(folder, node).splitlines()[-12:]]
-    return "\n".join(texts) or "(it wrote nothing)"
 
 
 def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: int) -> dict[str, Any]:

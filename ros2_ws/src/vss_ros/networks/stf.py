@@ -61,7 +61,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         placed = x + position
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, position)))
-        if self.multihead_attn is not None:
+        if self.multihead_attn is not None and memory is not None:
             found = self.multihead_attn(x + position, memory + memory_position, memory, position)
             x = self.norm2(x + self.dropout(found))
         y = self.linear2(self.dropout(F.relu(self.linear1(x))))
@@ -141,7 +141,7 @@ class STF(nn.Module):
     def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
         """t−1 and t+1 (causal: t−2 and t−1); the nearest remembered frame stands in for one that lacks."""
         wanted = (t - 2, t - 1) if self.causal else (t - 1, t + 1)
-        return [tuple(min(keys, key=lambda k, w=frame: abs(k - w)) for frame in wanted)]
+        return [tuple(nearest(keys, frame) for frame in wanted)]
 
     def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fused feature and labels of the target among frames (B, 3, 3, H, W), oldest first."""
@@ -153,6 +153,10 @@ class STF(nn.Module):
         """Cross entropy of the target."""
         fused, labels = self.target(batch)
         return {"loss": cross_entropy(self.classify(fused), labels)}
+
+
+def nearest(keys: Sequence[int], frame: int) -> int:
+    return min(keys, key=lambda key: abs(key - frame))
 
 
 def across(x: Tensor) -> Tensor:

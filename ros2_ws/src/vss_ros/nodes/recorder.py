@@ -50,6 +50,7 @@ class RecorderConfig:
 
     out: str = option("", "folder to write: bag/, overlay.mp4 and frames.csv; it must not exist yet")
     fps: float = option(30.0, "frame rate of the video where PyAV is absent", low=0.1, high=1e3)
+    video: bool = option(True, "also record ~/overlay as a video; false spares the node from drawing it")
     idle_timeout: float = option(
         0.0,
         "seconds without a mask, after the first one, that end it; 0 waits for Ctrl-C",
@@ -93,6 +94,8 @@ class Recorder(Node):
         self.writer = threading.Thread(target=self.write_all, name="writer", daemon=True)
         self.writer.start()
         for topic, kind in TOPICS.items():
+            if topic == "overlay" and not config.video:
+                continue
             self.record("/diagnostics" if topic == "diagnostics" else topic, topic, kind)
         self.create_timer(0.2, self.watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"recording to {self.out}")

@@ -1,0 +1,53 @@
+"""Cost of everything around the network: camera messages in, masks out, the network replaced by a constant."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+
+from vss_ros.bags import BagReader
+from vss_ros.demo import run_nodes
+
+SIZES = ((480, 640), (1024, 2048))
+FPS = 30.0
+FRAMES = 300
+PICTURES = 10  # different images on disk; their content does not matter
+
+
+def overhead() -> list[list[str]]:
+    """Rows for each image size: size, frames sent, masks lost, medians in ms from image stamp to mask.
+
+    The stamp is taken just before the camera publishes, so both figures hold the image's way through DDS: "in node"
+    ends when the mask is published, "camera → mask" when another process has it.
+    """
+    return [measure(height, width) for height, width in SIZES]
+
+
+def measure(height: int, width: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "clip").mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(PICTURES):
+            # BMP: reading a compressed picture would take the time of the processor that is measured
+            cv2.imwrite(
+                str(folder / "clip" / f"{i}.bmp"), rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            )
+        camera = {"source": str(folder / "clip"), "fps": FPS, "loop": True, "max_frames": FRAMES}
+        made = run_nodes({"constant_network": True}, camera, {"video": False}, FRAMES, folder)
+        sent = len((folder / "stamps").read_text().split())
+        published, received = [], []
+        with BagReader(made / "bag") as bag:
+            for topic, time, message in bag.messages(["/segmentation/mask", "/segmentation/consistency"]):
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                if topic == "/segmentation/mask":
+                    received.append((time - stamp) / 1e6)
+                else:
+                    values = {item.key: item.value for item in message.status[0].values}
+                    published.append(float(values["latency_ms"]))
+    lost = sent - len(received)
+    return [f"{width}×{height}", str(sent), str(lost), f"{median(published):.1f}", f"{median(received):.1f}"]
