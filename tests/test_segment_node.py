@@ -480,6 +480,21 @@ def test_a_signal_at_any_moment_ends_it_cleanly(start, number, after):  # noqa: 
     assert "Traceback" not in node.text() and "Error" not in node.text(), node.text()
 
 
+def test_a_signal_while_a_model_is_prepared(start):  # noqa: F811
+    hanging = """
+import time
+from vss_ros.nodes import segment
+def make_stream(config):
+    print("preparing", flush=True)
+    time.sleep(120)
+segment.make_stream = make_stream
+"""
+    node = start("segment", patch=hanging, autostart=True)
+    assert node.logged("preparing")
+    assert node.stop() == 0
+    assert "Traceback" not in node.text()
+
+
 def test_a_signal_while_a_frame_is_computed(start, client, messages):  # noqa: F811
     node = start("segment", patch=SLOW, constant_network=True, autostart=True)
     publisher = client.publisher(messages.Image)

@@ -85,7 +85,7 @@ def end(executor: Any, spinner: threading.Thread, node: Any) -> int:
     import rclpy
 
     executor.shutdown(timeout_sec=SHUTDOWN_SECONDS)
-    spinner.join(SHUTDOWN_SECONDS)
+    spinner.join(1.0)
     if spinner.is_alive() or not node.close(SHUTDOWN_SECONDS):
         sys.stderr.flush()
         os._exit(node.exit_code)  # Python's own exit would wait for that call

@@ -46,8 +46,8 @@ class SegmentNode(LifecycleNode):
         super().__init__("segment")
         self.config: SegmentConfig = parameters.declare(self, SegmentConfig)
         self.add_on_set_parameters_callback(self.on_parameters)
-        changes = self._service_change_state
-        changes.callback = answer_always(changes.callback)
+        service = self._service_change_state
+        service.callback = answer_always(service.callback)
         self.stream: Any = None
         self.worker: threading.Thread | None = None
         self.subscriptions_: list[Any] = []
@@ -58,27 +58,15 @@ class SegmentNode(LifecycleNode):
         self.path = self.get_fully_qualified_name().lstrip("/")
         self.hardware = self.resolve_topic_name("image")
         self.forget()
-        # Jazzy raises for an invalid request, which then gets no answer; Kilted refuses it.
-        self.change_state = self._service_change_state.callback
-        self._service_change_state.callback = self.on_change_state
         # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        steady = Clock(
-            clock_type=ClockType.STEADY_TIME
-        )  # reports go on while a paused simulation stops the time
+        # Steady: the reports go on while a paused simulation stops the time.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self.on_second, clock=steady)
         if self.config.autostart:
             self.starter = self.create_timer(0.0, self.on_start, clock=steady)
 
     # Lifecycle
-
-    def on_change_state(self, request: Any, response: Any) -> Any:
-        try:
-            return self.change_state(request, response)
-        except RuntimeError as error:
-            self.get_logger().error(f"transition refused: {' '.join(str(error).split())}")
-            response.success = False
-            return response
 
     def on_start(self) -> None:
         self.starter.cancel()
@@ -186,6 +174,7 @@ class SegmentNode(LifecycleNode):
         return True
 
     def state(self) -> str:
+        """The lifecycle state's label; rclpy has no public way to ask for it."""
         return self._state_machine.current_state[1]
 
     def forget(self) -> None:
@@ -364,8 +353,8 @@ class SegmentNode(LifecycleNode):
             images = [item for item in self.images if self.count_publishers(item.topic_name)]
             image = (images or self.images)[0]
             kind = f"sensor_msgs/msg/{image.msg_type.__name__}"
-            received = self.health.received
-            cause = health.silence_cause(self, image.topic_name, kind, image.qos_profile, received)
+            seen = self.health.received
+            cause = health.silence_cause(self, image.topic_name, kind, image.qos_profile, seen)
             if cause != self.health.silence:
                 self.get_logger().warning(f"no image for {quiet:.0f} s: {cause}")
             self.health.silence = cause
