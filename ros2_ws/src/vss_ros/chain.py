@@ -117,9 +117,9 @@ def require_ros() -> None:
 
 
 def follow_parent() -> None:
-    """A node gets SIGINT when we die, even by `kill -9` (Linux)."""
+    """A node gets SIGTERM when we die, even by `kill -9` (Linux). Not SIGINT, which background jobs ignore."""
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def ros_environment() -> dict[str, str]:
