@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import json
 import os
@@ -62,7 +63,7 @@ class Chain:
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,
-                preexec_fn=follow_parent,
+                preexec_fn=functools.partial(follow_parent, os.getpid()),
             )
 
     def ended(self, node: str) -> bool:
@@ -116,10 +117,12 @@ def require_ros() -> None:
         )
 
 
-def follow_parent() -> None:
+def follow_parent(parent: int) -> None:
     """A node gets SIGTERM when we die, even by `kill -9` (Linux). Not SIGINT, which background jobs ignore."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # we died before that
+            os._exit(0)
 
 
 def ros_environment() -> dict[str, str]:
