@@ -41,11 +41,14 @@ def make(network, name, **options):
 
 
 def two_frames(backend, frames):
-    """Logits of two frames that read the same memories, each memory another."""
+    """Logits of two frames that read the same memories, each memory another; by stages, then propagated."""
+    if not backend.keeps:
+        return [np.asarray(backend.propagate(frame, [])) for frame in frames]
     features = [backend.encode(frame) for frame in frames]
-    memories = [backend.remember(f) for f in features] if backend.keeps else []
+    memories = [backend.remember(f) for f in features]
     reads = [memories[i % 2] for i in range(len(backend.reads(0, [0])[0]))]
-    return [np.asarray(backend.decode(f, reads)) for f in features]
+    decoded = [np.asarray(backend.decode(f, reads)) for f in features]
+    return decoded + [np.asarray(backend.propagate(frame, reads)) for frame in frames]
 
 
 @pytest.mark.parametrize("backend", [name for name in NEEDS if name != "torch"])
@@ -104,7 +107,7 @@ def files(network, size=SIZE):
 
 def test_exports_are_reused_and_told_apart(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"encode": b"1", "decode": b"2"})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"1"})
     first = files(network)
     times = [path.stat().st_mtime_ns for path in first.values()]
     assert files(network) == first
@@ -118,7 +121,7 @@ def test_exports_are_reused_and_told_apart(cache, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum"])
 def test_damaged_exports_are_rebuilt(cache, damage):
     network = lively("segformer", "mit_b0")
-    path = files(network)["encode"]
+    path = files(network)["propagate"]
     content = path.read_bytes()
     if damage == "truncate":
         path.write_bytes(content[: len(content) // 2])
@@ -126,7 +129,7 @@ def test_damaged_exports_are_rebuilt(cache, damage):
         path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     else:
         path.with_suffix(".sha256").unlink()
-    assert len(files(network)["encode"].read_bytes()) == len(content)
+    assert len(files(network)["propagate"].read_bytes()) == len(content)
     make(network, "onnxruntime")
     assert not list(cache.rglob(".*"))  # no half-written file is left
 

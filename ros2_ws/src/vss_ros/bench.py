@@ -25,7 +25,7 @@ from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
 from vss_ros.stream import Stream
 
-STAGES = ("encode", "remember", "decode", "label")
+STAGES = ("encode", "remember", "decode", "propagate", "label")
 BLOCK = 6  # frames that a runtime computes in its turn: two keyframes, four others
 PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
 

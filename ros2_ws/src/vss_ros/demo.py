@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
     check_out(out)
     source = open_source(args.input, args.topic or None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A closed terminal or a `kill` cleans up like Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A closed terminal or a `kill` cleans up like Ctrl-C; a shell's background job starts with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with scratch(out) as folder:
         sys.stdout.write(f"{source.name}: {source.size[1]}x{source.size[0]}, model {args.model}\n")

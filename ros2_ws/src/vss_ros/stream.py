@@ -45,7 +45,10 @@ class Pending:
     index: int
     stamp: float
     size: tuple[int, int]
+    pixels: np.ndarray
+    """At the network's size."""
     features: Any
+    """None if the frame is not remembered."""
     times: dict[str, float]
     reset: str
 
@@ -114,15 +117,16 @@ class Stream:
         times: dict[str, float] = {}
         with timed(times, "prepare"):
             frame = fit(rgb, self.backend.size)
-        with timed(times, "encode"):
-            features = self.backend.encode(frame)
-        t = self.next_index
-        if self.is_due(t, frame):
-            self.keyframe, self.keyframe_index = frame.copy(), t  # the caller may reuse its array
-            if self.backend.keeps:
-                with timed(times, "remember"):
-                    self.memories[t] = self.backend.remember(features)
-        self.pending.append(Pending(t, stamp, rgb.shape[:2], features, times, reason))
+        if self.lookahead and frame is rgb:
+            frame = rgb.copy()  # it waits, and the caller may reuse its array
+        t, features = self.next_index, None
+        if self.backend.keeps and self.is_due(t, frame):
+            with timed(times, "encode"):
+                features = self.backend.encode(frame)
+            with timed(times, "remember"):
+                self.memories[t] = self.backend.remember(features)
+            self.keyframe, self.keyframe_index = frame.copy(), t
+        self.pending.append(Pending(t, stamp, rgb.shape[:2], frame, features, times, reason))
         self.next_index, self.last_stamp, self.last_size = t + 1, stamp, rgb.shape[:2]
         while self.pending and self.pending[0].index + self.lookahead <= t:
             done.append(self.answer(self.pending.popleft()))
@@ -136,7 +140,7 @@ class Stream:
         return done
 
     def is_due(self, t: int, frame: np.ndarray) -> bool:
-        if self.keyframe is None or not self.backend.keeps:
+        if self.keyframe is None:
             return True
         key = self.keyframe
         return self.policy(t - self.keyframe_index, lambda: input_change(frame, key, self.backend.std))
@@ -144,10 +148,8 @@ class Stream:
     def answer(self, frame: Pending) -> Result:
         t, times = frame.index, frame.times
         keys = sorted(self.memories)
-        passes = self.backend.reads(t, keys)
-        with timed(times, "decode"):
-            memories = [[self.memories[i] for i in reads] for reads in passes]
-            logits = [self.backend.decode(frame.features, memory) for memory in memories]
+        passes = [[self.memories[i] for i in reads] for reads in self.backend.reads(t, keys)]
+        logits = self.logits(frame, passes)
         with timed(times, "label"):
             labels = self.backend.labels(logits, frame.size)
         times["total"] = sum(times.values())
@@ -165,6 +167,17 @@ class Stream:
             frame.reset,
             lambda: self.backend.confidence(logits, frame.size),
         )
+
+    def logits(self, frame: Pending, passes: list[list[Any]]) -> list[Any]:
+        """Logits of each pass over the memories that it reads."""
+        if frame.features is None and len(passes) == 1:
+            with timed(frame.times, "propagate"):
+                return [self.backend.propagate(frame.pixels, passes[0])]
+        if frame.features is None:
+            with timed(frame.times, "encode"):
+                frame.features = self.backend.encode(frame.pixels)
+        with timed(frame.times, "decode"):
+            return [self.backend.decode(frame.features, memories) for memories in passes]
 
     def break_reason(self, size: tuple[int, int], stamp: float) -> str:
         """Why the memory must not be reused for this frame, or ""."""

@@ -3,6 +3,7 @@
     encode(frame (H, W, 3) uint8 RGB at `size`)  -> features
     remember(features)                           -> memory
     decode(features, memories)                   -> logits of one pass
+    propagate(frame, memories)                   -> decode(encode(frame), memories), in one graph
     labels(passes of logits, (H, W))             -> (H, W) uint8
     confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
 

@@ -44,6 +44,10 @@ class OnnxBackend:
     def decode(self, features: Arrays, memories: Sequence[Arrays]) -> np.ndarray:
         return self.stages["decode"](*features, *(array for memory in memories for array in memory))[0]
 
+    def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
+        pixels = np.ascontiguousarray(frame)[None]
+        return self.stages["propagate"](pixels, *(array for memory in memories for array in memory))[0]
+
     def labels(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
         return labels.labels(logits, size)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vss_ros.backends.stages import Decode, Encode, Remember, memories_read
+from vss_ros.backends.stages import Decode, Encode, Propagate, Remember, memories_read
 from vss_ros.cards import write_atomic
 from vss_ros.config import VssError, cache_dir
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 def stage_files(
     network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Path]:
-    """Paths of `encode`, `decode` and, if the network remembers, `remember`; exported where the cache lacks them.
+    """Paths of `propagate` and, if the network remembers, of `encode`, `remember`, `decode`; exported once.
 
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
     """
-    stages = ["encode", "remember", "decode"] if network.keeps else ["encode", "decode"]
+    stages = ["encode", "remember", "decode", "propagate"] if network.keeps else ["propagate"]
     folder = cache_dir() / "onnx"
     key = cache_key(network, size, mean, std)
     paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stages}
@@ -54,17 +54,17 @@ def export(
     encode = Encode(network, mean, std).eval()
     frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
     models = {}
+    count = memories_read(network)
     with torch.no_grad():
-        features = encode(frame)
-        models["encode"] = to_onnx(encode, (frame,), opset)
-        memory: tuple = ()
+        memories: tuple = ()
         if network.keeps:
-            memory = network.remember(features)
+            features = encode(frame)
+            memories = tuple(network.remember(features)) * count
+            models["encode"] = to_onnx(encode, (frame,), opset)
             models["remember"] = to_onnx(Remember(network).eval(), features, opset)
-        count = memories_read(network)
-        models["decode"] = to_onnx(
-            Decode(network, len(features), count).eval(), (*features, *(memory * count)), opset
-        )
+            decode = Decode(network, len(features), count).eval()
+            models["decode"] = to_onnx(decode, (*features, *memories), opset)
+        models["propagate"] = to_onnx(Propagate(encode, count).eval(), (frame, *memories), opset)
     return models
 
 

@@ -49,6 +49,19 @@ class Decode(nn.Module):
         return self.network.decode(features, *(rest[i * each : (i + 1) * each] for i in range(self.memories)))
 
 
+class Propagate(nn.Module):
+    """frame, then the tensors of each memory → logits: a frame that is not remembered needs no stop in between."""
+
+    def __init__(self, encode: Encode, memories: int):
+        super().__init__()
+        self.encode = encode
+        self.memories = memories
+
+    def forward(self, frame: Tensor, *tensors: Tensor) -> Tensor:
+        features = self.encode(frame)
+        return Decode(self.encode.network, len(features), self.memories)(*features, *tensors)
+
+
 def memories_read(network: nn.Module) -> int:
     """How many memories one pass of `decode` takes."""
     return len(network.reads(0, [0])[0]) if network.keeps else 0

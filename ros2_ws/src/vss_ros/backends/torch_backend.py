@@ -59,6 +59,9 @@ class TorchBackend:
         with self.autocast():
             return self.network.decode(features, *memories).float()
 
+    def propagate(self, frame: np.ndarray, memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        return self.decode(self.encode(frame), memories)
+
     @torch.inference_mode()
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
         return self.upsampled(logits, size).argmax(1)[0].to(torch.uint8).cpu().numpy()

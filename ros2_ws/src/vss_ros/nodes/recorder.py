@@ -38,7 +38,15 @@ TOPICS = {
     "diagnostics": DiagnosticArray,
     "label_info_json": String,
 }
-STAGES = ("prepare_ms", "encode_ms", "remember_ms", "decode_ms", "label_ms", "total_ms")
+STAGES = (
+    "prepare_ms",
+    "encode_ms",
+    "remember_ms",
+    "decode_ms",
+    "propagate_ms",
+    "label_ms",
+    "total_ms",
+)
 COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", "label_change", *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
