@@ -26,7 +26,8 @@ from vss_ros.networks import build
 from vss_ros.stream import Stream
 
 STAGES = ("encode", "remember", "decode", "propagate", "label")
-BLOCK = 6  # frames that a runtime computes in its turn: two keyframes, four others
+INTERVAL = 5
+BLOCK = 2 * INTERVAL  # frames that a runtime computes in its turn: two keyframes, eight others
 PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
 
 
@@ -63,9 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
         figures["ros"] = overhead()
         sys.stdout.write("\ncost of ROS, network replaced by a constant, medians in ms\n")
-        sys.stdout.write(
-            columns(["image", "frames", "lost", "in node", "camera → mask"], figures["ros"]) + "\n"
-        )
+        sys.stdout.write(columns(["image", "frames", "lost", "node", "image → mask"], figures["ros"]) + "\n")
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2))
     return 0
@@ -92,7 +91,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
         except VssError as error:
             sys.stderr.write(f"{name} left out: {error}\n")
             continue
-        streams[name] = Stream(backend, FixedInterval(BLOCK // 2))
+        streams[name] = Stream(backend, FixedInterval(INTERVAL))
     if not streams:
         raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
     results: dict[str, list] = {name: [] for name in streams}

@@ -233,7 +233,7 @@ class SegmentNode(LifecycleNode):
 
     def on_image(self, message: Any) -> None:
         self.health.arrived()
-        self.health.dropped += self.newest.put(message)
+        self.health.dropped += self.newest.put((message, time.perf_counter()))
 
     def on_camera_info(self, message: CameraInfo) -> None:
         self.camera_info = message
@@ -241,9 +241,10 @@ class SegmentNode(LifecycleNode):
     # The worker
 
     def work(self, newest: Newest) -> None:
-        while (message := newest.take()) is not None:
+        while (newcomer := newest.take()) is not None:
+            message, arrival = newcomer
             try:
-                self.segment(message)
+                self.segment(message, arrival)
             except UnknownEncoding as error:
                 self.refuse(str(error), once=getattr(message, "encoding", "compressed"))
             except ImageError as error:
@@ -256,13 +257,14 @@ class SegmentNode(LifecycleNode):
                 )
                 self.get_logger().debug(traceback.format_exc())
 
-    def segment(self, message: Any) -> None:
+    def segment(self, message: Any, arrival: float) -> None:
         """One frame from message to topics."""
         rgb = messages.to_array(message)
         self.apply_changes()
         result = self.stream(rgb, self.stamp(message.header))
         self.send(self.mask, messages.to_image(message.header, result.labels))
         latency = self.latency(message.header)
+        result.times["node"] = (time.perf_counter() - arrival) * 1e3
         if self.camera_info:
             size = result.labels.shape
             self.send(self.info_out, messages.scaled_camera_info(self.camera_info, message.header, *size))
