@@ -164,3 +164,12 @@ def test_command_line_errors_have_no_traceback(capsys, tmp_path):
         == 1
     )
     assert capsys.readouterr().err.startswith("vss convert: checkpoint")
+
+
+def test_models_are_listed_with_their_accuracy(capsys):
+    assert cli.main(["models"]) == 0
+    listed = capsys.readouterr().out
+    for name, path in find_models().items():
+        card, _ = read_card(path)
+        assert f"{name}: {card.network}-{card.backbone}" in listed
+        assert f"test mIoU {card.metrics['test']['mIoU']:.1%}" in listed

@@ -103,6 +103,15 @@ def test_tensors_that_do_not_fit_are_listed_by_the_authors_names():
     assert "misshapen (1): encoder.backbone.encoder.norm1.weight: expected (32,), got (7,)" in text
 
 
+def test_buffers_that_follow_from_the_code_are_ignored():
+    _, meta, tensors = load("cffm_mit_b0_96x160.npz")
+    block = "decode_head.decoder_focal.blocks.0.attn."
+    tensors[f"{block}relative_position_index"] = np.zeros((49, 49), np.int64)
+    tensors[f"{block}valid_ind_rolled"] = np.zeros(132, np.int64)
+    tensors["decode_head.linear_fuse.bn.num_batches_tracked"] = np.array(7)
+    from_authors("cffm", meta["backbone"], meta["classes"], tensors)
+
+
 def test_prefix_of_distributed_training_is_ignored():
     _, meta, tensors = load("dcfm_mit_b0_96x160.npz")
     wrapped = {f"module.{name}": value for name, value in tensors.items()}

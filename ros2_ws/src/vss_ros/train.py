@@ -361,7 +361,7 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     path = save_model(network, card, out)
     stored, _ = load_model(path)
     metrics: dict[str, Any] = {
-        "protocol": f"every frame a keyframe, {recipe.size[1]}x{recipe.size[0]}, 11 classes"
+        "protocol": f"every frame a keyframe, {recipe.size[1]}x{recipe.size[0]}, {len(data.classes)} classes"
     }
     for split, frames in splits.items():
         scores = iou(validate(stored, frames, recipe.size).numpy())

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MiT
 
+# buffers that count training steps or follow from the window size
+DERIVED = ("num_batches_tracked", "relative_position_index", "valid_ind_rolled")
+
 
 def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, Any]) -> nn.Module:
     """Network in inference mode with the weights of the authors' checkpoint.
@@ -34,11 +37,11 @@ def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, A
 
 def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tuple[str, str | None]]) -> None:
     """Load tensors whose names start with other prefixes; the first fitting (theirs, ours) pair renames."""
-    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    expected = {k: v for k, v in network.state_dict().items() if not is_derived(k)}
     state: dict[str, Tensor] = {}
     unexpected, misshapen = [], []
     for key, value in tensors.items():
-        if key.endswith("num_batches_tracked"):
+        if is_derived(key):
             continue
         theirs, ours = next(((a, b) for a, b in names if key.startswith(a)), (key, key))
         if ours is None:
@@ -77,6 +80,10 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
     load_renamed(network.backbone, tensors, names)
+
+
+def is_derived(key: str) -> bool:
+    return any(word in key for word in DERIVED)
 
 
 def without_wrapper(key: str) -> str:
