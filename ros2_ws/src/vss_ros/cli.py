@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         "command", choices=COMMANDS, metavar="COMMAND", help="one of the above; -h after it for more"
     )
     command = top.parse_args(arguments[:1]).command
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("vss_ros").setLevel(logging.INFO)  # the exporters have much to say of their own
     try:
         module = importlib.import_module(COMMANDS[command][0])
         parser = argparse.ArgumentParser(prog=f"vss {command}", description=module.__doc__)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from vss_ros.cards import read_card
 from vss_ros.chain import Chain, require_ros
 from vss_ros.config import SegmentConfig, VssError
 from vss_ros.images import contact_sheet
@@ -53,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
         raise VssError(f"expected --max-frames >= 0 and --rate > 0, got {args.max_frames} and {args.rate}")
     out = Path(args.out).absolute()
     check_out(out)
+    read_card(args.model)  # a wrong name is refused before the clip is rendered
     source = open_source(args.input, args.topic or None)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A closed terminal or a `kill` cleans up like Ctrl-C; a shell's background job starts with SIGINT ignored.

@@ -58,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     for k, mode in itertools.product(parse_intervals(args.k), parse_modes(args.mode)):
         if k == 1 and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
+        data = open_dataset(args.data, args.split, args.root, card.size)
+        check_classes(card, data)
         stream = load_stream(
             args.model,
             backend=args.backend,
@@ -66,8 +68,6 @@ def main(args: argparse.Namespace) -> int:
             max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
             both_sides=mode == "B",
         )
-        data = open_dataset(args.data, args.split, args.root, card.size)
-        check_classes(card, data)
         row = evaluate(stream, data, k, args.all_classes, args.limit, None if rows else worst)
         rows.append({"K": k, "mode": mode, **row})
         log.info("K = %d, mode %s: mIoU %.4f", k, mode, rows[-1]["mIoU"])
