@@ -348,7 +348,8 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
         sha256="",
         licence=recipe.licence,
         training={
-            "command": f"vss train {args.recipe}" + (f" --devices {args.devices}" if args.devices > 1 else ""),
+            "command": f"vss train {args.recipe}"
+            + (f" --devices {args.devices}" if args.devices > 1 else ""),
             "data": f"{recipe.data}, split train",
             "start": recipe.init or "random weights",
             **earlier(recipe.init),
