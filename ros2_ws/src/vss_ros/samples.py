@@ -91,9 +91,15 @@ def make_loader(
         worker_init_fn=one_thread,
         prefetch_factor=4 if workers else None,
     )
+    # Made here, not at the first batch: it draws from torch's random state, which belongs to the step by then.
+    return plain_errors(iter(loader))
+
+
+def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """A VssError of a loader process comes with that process's traceback before its message: drop that."""
     try:
-        yield from loader
-    except VssError as error:  # from a loader process it comes with that process's traceback before it
+        yield from batches
+    except VssError as error:
         raise VssError(
             str(error).strip().splitlines()[-1].removeprefix("vss_ros.config.VssError: ")
         ) from None
