@@ -18,7 +18,8 @@ demo: .venv/installed
 	$(BIN)/vss demo --out "$(OUT)" $(if $(INPUT),--input "$(INPUT)")
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not ros"
+	$(BIN)/python -m pytest -m "ros and not slow"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: .venv/installed

@@ -49,8 +49,8 @@ setup(
             "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",
             "ros-common-interfaces==5.5.1; platform_machine == 'x86_64'",
         ],
-        # Fabric keeps the training loop visible; kornia augments without torchvision.
-        "train": ["kornia>=0.8,<0.9", "lightning>=2.5,<3", "tensorboard>=2.18,<3"],
+        # Fabric keeps the training loop visible.
+        "train": ["lightning>=2.5,<3", "tensorboard>=2.18,<3"],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=13,<18"],
         "test": [
