@@ -38,7 +38,7 @@ def pytest_sessionfinish(session, exitstatus):
     session.config.stash[EXIT_STATUS] = int(exitstatus)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure(config):
     """Leave without the runtimes' static destructors: with several runtimes in one process they can crash."""
     sys.stdout.flush()

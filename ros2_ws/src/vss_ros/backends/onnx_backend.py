@@ -65,9 +65,10 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    compiled = core.compile_model(core.read_model(path), "CPU", options)
+    request = compiled.create_infer_request()
 
-    def run(*inputs: np.ndarray) -> Arrays:
+    def run(*inputs: np.ndarray, owners: tuple = (core, compiled)) -> Arrays:  # they must outlive the request
         found = request.infer(list(inputs), share_inputs=True)
         return tuple(found[i] for i in range(len(found)))
 
