@@ -11,7 +11,7 @@ OUT ?= demo_out
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools<80" wheel
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,ros,train,demo,test]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,ros,train,demo,ray,test]"
 	touch $@
 
 demo: .venv/installed

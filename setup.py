@@ -28,6 +28,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages("ros2_ws/src"),
     package_dir={"": "ros2_ws/src"},
+    # Pages: our own, and uPlot, which draws their plots.
+    package_data={"vss_ros": ["web/*"]},
     data_files=data_files(),
     zip_safe=True,
     # Each range holds what was tested, up to the next release that may break it.
@@ -53,10 +55,13 @@ setup(
         "train": ["lightning>=2.5,<3", "tensorboard>=2.18,<3"],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=13,<18"],
+        # Spreads the evaluation of many recordings over machines.
+        "ray": ["ray>=2.40,<3"],
         "test": [
             "colcon-common-extensions>=0.3,<1",
             "mcap-ros2-support>=0.5,<1",
             "mypy>=1.13,<3",
+            "playwright>=1.45,<2",  # drives the system's Chromium
             "psutil>=6,<8",
             "pytest>=8,<10",
             "ruff>=0.9,<1",
