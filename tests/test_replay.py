@@ -248,7 +248,7 @@ def test_a_calibration_of_another_size_is_refused(environment, pictures, tmp_pat
     calibration = tmp_path / "front.yaml"
     calibration.write_text(
         "{image_width: 640, image_height: 480, distortion_model: plumb_bob, camera_matrix: {data: [1,0,0,0,1,0,0,0,1]},"
-        "distortion_coefficients: {data: []}, rectification_matrix: {data: [1,0,0,0,1,0,0,0,1]},"
+        "distortion_coefficients: {data: [0,0,0,0,0]}, rectification_matrix: {data: [1,0,0,0,1,0,0,0,1]},"
         "projection_matrix: {data: [1,0,0,0,0,1,0,0,0,0,1,0]}}"
     )
     with process(environment, *options(source=pictures[0], camera_info_url=calibration)) as replay:

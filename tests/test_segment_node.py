@@ -431,6 +431,36 @@ def test_camera_info_accompanies_each_mask(start, client, messages):  # noqa: F8
     assert list(out[0].d) == list(info.d)
 
 
+def test_undistort_publishes_rectified_masks_and_their_camera_info(start, client, messages):  # noqa: F811
+    node = constant(start, undistort=True)
+    masks = client.collect(messages.Image, "/segment/mask")
+    infos = client.collect(messages.CameraInfo, "/segment/camera_info")
+    diagnostics = client.collect(messages.DiagnosticArray, "/diagnostics")
+    client.publish(image(np.zeros((48, 64, 3), np.uint8), stamp=1.0))
+    assert client.until(lambda: unusable(diagnostics) == 1), "without a calibration there is nothing to go by"
+    info = messages.CameraInfo(
+        width=64, height=48, distortion_model="plumb_bob", d=[-0.05, 0.0, 0.0, 0.0, 0.0]
+    )
+    info.k = np.array([40.0, 0, 31.5, 0, 40, 23.5, 0, 0, 1])
+    info.r = np.eye(3).ravel()
+    info.p = np.array([20.0, 0, 31.5, 0, 0, 20, 23.5, 0, 0, 0, 1, 0])  # twice the view of the camera
+    client.publish(info, "/camera_info")
+    client.spin(0.3)
+    client.publish(image(np.zeros((48, 64, 3), np.uint8), stamp=1.5))
+    assert client.until(lambda: masks and infos)
+    labels = np.frombuffer(masks[-1].data, np.uint8).reshape(48, 64)
+    assert (labels[:6] == IGNORE).all() and (labels[16:32, 20:44] < 8).all()
+    assert infos[-1].header == masks[-1].header
+    assert infos[-1].k.tolist() == [20, 0, 31.5, 0, 20, 23.5, 0, 0, 1] and not any(infos[-1].d)
+    assert infos[-1].p.tolist() == info.p.tolist()
+    info.width = 128  # a calibration that does not fit the images
+    client.publish(info, "/camera_info")
+    client.spin(0.3)
+    client.publish(image(np.zeros((48, 64, 3), np.uint8), stamp=2.0))
+    assert client.until(lambda: unusable(diagnostics) == 2)
+    assert "camera_info's size 128x48, got 64x48" in node.text() and "Traceback" not in node.text()
+
+
 def test_labels_are_latched(start, client, messages):  # noqa: F811
     import json
 

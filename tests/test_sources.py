@@ -8,7 +8,7 @@ import pytest
 from conftest import find_data
 from vss_ros.bags import BagWriter, typestore
 from vss_ros.config import VssError
-from vss_ros.sources import open_source, read_camera_info
+from vss_ros.sources import open_source
 
 
 def frames_of(source):
@@ -258,37 +258,3 @@ def test_street():
     np.testing.assert_array_equal(rgb, scenes.Street(seed=3, size=(360, 480), fps=15).frame(1)[0])
     with pytest.raises(VssError, match="whole number"):
         open_source("street:x")
-
-
-CALIBRATION = """
-image_width: 640
-image_height: 480
-camera_name: front
-camera_matrix: {rows: 3, cols: 3, data: [500, 0, 320, 0, 501, 240, 0, 0, 1]}
-distortion_model: plumb_bob
-distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0, 0, 0]}
-rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
-projection_matrix: {rows: 3, cols: 4, data: [490, 0, 320, 0, 0, 491, 240, 0, 0, 0, 1, 0]}
-"""
-
-
-def test_calibration_file(tmp_path):
-    path = tmp_path / "front.yaml"
-    path.write_text(CALIBRATION)
-    info = read_camera_info(f"file://{path}")
-    assert (info["width"], info["height"], info["distortion_model"]) == (640, 480, "plumb_bob")
-    assert info["d"] == [0.1, -0.2, 0, 0, 0]
-    assert (info["k"][4], info["p"][5], info["r"][8]) == (501, 491, 1)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[1, 2", "image_width: 640", CALIBRATION.replace("[500, 0, ", "["), CALIBRATION.replace("500", "x")],
-)
-def test_a_damaged_calibration_file_is_named(tmp_path, text):
-    path = tmp_path / "front.yaml"
-    path.write_text(text)
-    with pytest.raises(VssError, match=r"front\.yaml: expected the YAML of camera_calibration"):
-        read_camera_info(path)
-    with pytest.raises(VssError, match=r"none\.yaml"):
-        read_camera_info(tmp_path / "none.yaml")

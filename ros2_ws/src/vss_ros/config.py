@@ -127,6 +127,10 @@ class SegmentConfig(StreamConfig):
     """Options of the `segment` node."""
 
     transport: str = option("raw", "message type of the image topic", choices=("raw", "compressed"))
+    undistort: bool = option(
+        False,
+        "rectify each image by its camera_info before the network; mask and camera_info are rectified, too",
+    )
     image_timeout: float = option(
         5.0,
         "seconds without an image after which the node warns and says why",

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from vss_ros.bags import CAMERA_INFO, COMPRESSED, IMAGE, BagReader, is_bag, natural_key
 from vss_ros.config import VssError
@@ -257,29 +256,3 @@ def _camera_info(bag: BagReader, image_topic: str) -> dict[str, Any] | None:
             **{key: [float(value) for value in getattr(info, key)] for key in "dkrp"},
         }
     return None
-
-
-def read_camera_info(path: str | Path) -> dict[str, Any]:
-    """A calibration YAML as camera_calibration writes it, as the dictionary of `Source.camera_info`."""
-    path = Path(str(path).removeprefix("file://")).expanduser()
-    try:
-        data = yaml.safe_load(path.read_text())
-        info: dict[str, Any] = {
-            "width": int(data["image_width"]),
-            "height": int(data["image_height"]),
-            "distortion_model": str(data["distortion_model"]),
-        }
-        for key, name, count in (
-            ("d", "distortion_coefficients", None),
-            ("k", "camera_matrix", 9),
-            ("r", "rectification_matrix", 9),
-            ("p", "projection_matrix", 12),
-        ):
-            info[key] = [float(value) for value in data[name]["data"]]
-            if count and len(info[key]) != count:
-                raise ValueError(f"{name} has {len(info[key])} values instead of {count}")
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise VssError(
-            f"{path}: expected the YAML of camera_calibration, got {type(error).__name__}: {error}"
-        ) from error
-    return info

@@ -24,10 +24,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from vss_ros.cameras import read_camera_info
 from vss_ros.config import VssError, check, option
 from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare
-from vss_ros.sources import Source, open_source, read_camera_info
+from vss_ros.sources import Source, open_source
 
 JPEG_QUALITY = 95
 CATCH_UP = 1.0
@@ -54,7 +55,10 @@ class ReplayConfig:
     transport: str = option(
         "raw", "rgb8 on `image`, or JPEG on `image/compressed`", choices=("raw", "compressed")
     )
-    camera_info_url: str = option("", "calibration YAML of camera_calibration instead of the source's own")
+    camera_info_url: str = option(
+        "",
+        "calibration YAML of camera_calibration (path, file:// or package://) instead of the source's own",
+    )
     wait_for_subscriber: float = option(
         0.0,
         "seconds to wait for a subscriber before starting anyway",

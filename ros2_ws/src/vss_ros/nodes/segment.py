@@ -28,6 +28,7 @@ from vss_ros.images import ImageError, UnknownEncoding, colorize, overlay
 from vss_ros.nodes import health, messages, parameters, run
 from vss_ros.nodes.constant import ConstantStream
 from vss_ros.nodes.newest import Newest
+from vss_ros.nodes.undistort import Undistort
 
 SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
 OUTPUT: dict[str, Any] = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
@@ -54,6 +55,7 @@ class SegmentNode(LifecycleNode):
         self.images: list[Any] = []
         self.outputs: list[Any] = []
         self.camera_info: CameraInfo | None = None
+        self.undistort = Undistort()
         self.error = ""
         self.path = self.get_fully_qualified_name().lstrip("/")
         self.hardware = self.resolve_topic_name("image")
@@ -259,15 +261,21 @@ class SegmentNode(LifecycleNode):
 
     def segment(self, message: Any, arrival: float) -> None:
         """One frame from message to topics."""
-        rgb = messages.to_array(message)
+        rgb, info = messages.to_array(message), self.camera_info
         self.apply_changes()
+        if self.config.undistort:
+            rgb, info = self.undistort(rgb, info)
+            if self.undistort.changed:
+                self.stream.reset()
         result = self.stream(rgb, self.stamp(message.header))
+        if self.config.undistort:
+            self.undistort.hide(result)
         self.send(self.mask, messages.to_image(message.header, result.labels))
         latency = self.latency(message.header)
         result.times["node"] = (time.perf_counter() - arrival) * 1e3
-        if self.camera_info:
+        if info:
             size = result.labels.shape
-            self.send(self.info_out, messages.scaled_camera_info(self.camera_info, message.header, *size))
+            self.send(self.info_out, messages.scaled_camera_info(info, message.header, *size))
         self.publish_pictures(message.header, rgb, result)
         self.publish_consistency(message, result, latency)
 
