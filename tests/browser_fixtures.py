@@ -22,7 +22,9 @@ ARGUMENTS = (
 @pytest.fixture
 def page() -> Iterator[Any]:
     """A playwright page of 1280x900; `page.problems` lists its console errors, exceptions and failed requests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra [test]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: install the extra [test]"
+    )
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("needs a browser: apt-get install chromium")

@@ -134,6 +134,52 @@ def test_streaming_equals_the_whole_clip(name, backbone, options, rng):
             assert (result.labels != full.argmax(1)[0].numpy()).mean() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "offsets", "warm_up"),
+    [
+        ("cffm", {}, (-9, -6, -3), 9),
+        ("mrcfa", {}, (-9, -6, -3), 9),
+        ("msaf", {}, (-2, -1), 2),
+        ("stf", SMALL_GRID, (-1, 1), 1),
+        ("stf", {**SMALL_GRID, "causal": True}, (-2, -1), 2),
+        ("mar+stf", SMALL_GRID, (-1, 1), 1),
+        ("dcfm", {}, (0,), 0),
+    ],
+)
+def test_warm_up_frames(name, options, offsets, warm_up):
+    """From frame `warm_up` on a network reads exactly what its paper says; before, some frame stands in."""
+    backbone = "mit_b0" if name in ("cffm", "mrcfa", "dcfm") else "resnet18"
+    with torch.device("meta"):
+        network = build(name, backbone, 3, **options)
+    for t in range(20):
+        keys = range(t + network.lookahead + 1)
+        read = network.reads(t, keys)
+        assert set(*read) <= set(keys)
+        assert (read == [tuple(t + offset for offset in offsets)]) == (t >= warm_up)
+
+
+def test_networks_that_read_neighbours_remember_every_frame():
+    with torch.device("meta"):
+        own = {name: build(name, backbone, 3).interval for name, backbone, options in EVERY}
+    assert own == {name: 5 if name.endswith("dcfm") else 1 for name in own}
+
+
+def test_references_may_come_from_keyframes_only(rng):
+    """MSAF at interval 3: frame 8 reads the keyframes 3 and 6."""
+    torch.manual_seed(0)
+    network = build("msaf", "resnet18", 5).eval()
+    frames = rng.integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
+    stream = Stream(make_backend(network, (64, 96), IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(3))
+    results = list(stream.run((frame, t / 30) for t, frame in enumerate(frames)))
+    assert [r.index for r in results if r.is_keyframe] == [0, 3, 6]
+    x = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - tensor(IMAGENET_MEAN)) / tensor(IMAGENET_STD)
+    with torch.no_grad():
+        features = [network.encode(frame[None]) for frame in x]
+        logits = network.decode(features[8], network.remember(features[3]), network.remember(features[6]))
+    full = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=False)
+    assert (results[8].labels != full.argmax(1)[0].numpy()).mean() < 1e-3
+
+
 def tensor(values):
     return torch.tensor(values).view(1, 3, 1, 1)
 

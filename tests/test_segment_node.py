@@ -297,7 +297,7 @@ def test_parameters_change_or_are_refused_with_the_fix(start, client, messages, 
     assert "one of every, fixed, adaptive" in client.set(policy="often")
     assert "max_interval" in client.set(min_interval=7)
     assert client.set(min_interval=7, max_interval=9) == ""
-    assert client.set(interval=0) != "", "below its range"
+    assert client.set(interval=-1) != "", "below its range"
     assert "restart" in client.set(autostart=True)
 
     def keyframes(count: int) -> list[str]:
@@ -322,7 +322,7 @@ def test_descriptors_name_ranges_and_choices(start, client):  # noqa: F811
     interval, threshold, policy, model = client.call(
         DescribeParameters, "/segment/describe_parameters", request
     ).descriptors
-    assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (1, 1000)
+    assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (0, 1000)
     assert threshold.floating_point_range[0].to_value == 10.0
     assert policy.additional_constraints == "one of: every, fixed, adaptive"
     assert "only while unconfigured" in model.description and "at any time" in interval.description
@@ -331,8 +331,8 @@ def test_descriptors_name_ranges_and_choices(start, client):  # noqa: F811
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ({"interval": 0}, "interval: expected int in [1, 1000], got 0"),
-        ({"interval": "many"}, "interval: expected int in [1, 1000], got 'many'"),
+        ({"interval": -1}, "interval: expected int in [0, 1000], got -1"),
+        ({"interval": "many"}, "interval: expected int in [0, 1000], got 'many'"),
         ({"policy": "often"}, "policy: expected one of every, fixed, adaptive; got 'often'"),
         ({"min_interval": 9}, "min_interval: expected at most max_interval"),
         ({"qos_overrides./image.subscription.depth": 0, "threshold": -1.0}, "threshold: expected float in"),

@@ -108,9 +108,10 @@ def test_answers_wait_only_as_long_as_they_must(network, clip):
     assert stream.lookahead == 2
     counts = [len(stream.feed(frame, t / 30)) for t, frame in enumerate(clip[:5])]
     assert counts == [0, 0, 1, 1, 1]
-    assert [r.index for r in stream.flush()] == [3, 4]
+    assert [r.source for r in stream.feed(clip[5], 5 / 30, "the fifth")] == [None]
+    assert [(r.index, r.source) for r in stream.flush()] == [(4, None), (5, "the fifth")]
     with pytest.raises(VssError, match="waits for later frames"):
-        stream(clip[5], 1.0)
+        stream(clip[6], 1.0)
 
 
 def test_stream_starts_anew_when_memory_no_longer_fits(network, clip):
@@ -212,7 +213,7 @@ def test_unknown_options_are_refused(tiny_card):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"interval": 0}, r"interval: expected a value in \[1, 1000\], got 0"),
+        ({"interval": -1}, r"interval: expected a value in \[0, 1000\], got -1"),
         ({"policy": "often"}, "policy: expected one of every, fixed, adaptive"),
         ({"threshold": "low"}, "threshold: expected float"),
         ({"threshold": float("nan")}, "threshold: expected a value"),
@@ -226,9 +227,10 @@ def test_wrong_options_are_refused(options, text):
 
 
 def test_policies_of_the_options():
-    assert make_policy(StreamConfig(policy="every", interval=7)) == FixedInterval(1)
-    assert make_policy(StreamConfig(policy="fixed", interval=7)) == FixedInterval(7)
-    assert make_policy(StreamConfig(policy="adaptive")) == Adaptive(0.3, 1, 6)
+    assert make_policy(StreamConfig(), own=5) == FixedInterval(5)
+    assert make_policy(StreamConfig(policy="every", interval=7), own=5) == FixedInterval(1)
+    assert make_policy(StreamConfig(policy="fixed", interval=7), own=5) == FixedInterval(7)
+    assert make_policy(StreamConfig(policy="adaptive"), own=5) == Adaptive(0.3, 1, 6)
 
 
 def test_importing_the_package_imports_no_runtime_and_no_ros():

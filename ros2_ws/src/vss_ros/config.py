@@ -90,7 +90,13 @@ class StreamConfig:
         choices=("every", "fixed", "adaptive"),
         runtime=True,
     )
-    interval: int = option(5, "fixed: frames from one keyframe to the next", low=1, high=1000, runtime=True)
+    interval: int = option(
+        0,
+        "fixed: frames from one keyframe to the next; 0 takes the network's own (DCFM 5, all others 1)",
+        low=0,
+        high=1000,
+        runtime=True,
+    )
     threshold: float = option(
         0.3,
         "adaptive: mean absolute difference of the normalised input to the keyframe's that makes a new one",

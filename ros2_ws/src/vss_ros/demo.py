@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default=default.model, help="name of a model or path of its card")
     parser.add_argument("--backend", default=default.backend, help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--interval", type=int, default=default.interval, help="frames between keyframes")
+    parser.add_argument(
+        "--interval",
+        type=int,
+        default=default.interval,
+        help="frames between keyframes; 0: the network's own",
+    )
     parser.add_argument("--max-frames", type=int, default=0, help="stop after so many frames; 0: all")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the camera; 1 is real time")
 
@@ -191,7 +196,7 @@ def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: i
         "input": args.input,
         "model": args.model,
         "backend": args.backend,
-        "interval": args.interval,
+        "interval": args.interval or None,  # the network's own
         "size": [source.size[1], source.size[0]],
         "frames_in": frames_in,
         "frames_out": len(rows),

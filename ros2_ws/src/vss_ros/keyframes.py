@@ -48,11 +48,11 @@ class Adaptive:
         return age >= self.max_interval or score() >= self.threshold
 
 
-def make_policy(config: StreamConfig) -> FixedInterval | Adaptive:
-    """The policy that the options `policy`, `interval`, `threshold`, … describe."""
+def make_policy(config: StreamConfig, own: int) -> FixedInterval | Adaptive:
+    """The policy that the options `policy`, `interval`, … describe; own: the network's interval, for interval 0."""
     if config.policy == "adaptive":
         return Adaptive(config.threshold, config.min_interval, config.max_interval)
-    return FixedInterval(1 if config.policy == "every" else config.interval)
+    return FixedInterval(1 if config.policy == "every" else config.interval or own)
 
 
 def input_change(frame: np.ndarray, keyframe: np.ndarray, std: Sequence[float]) -> float:

@@ -24,7 +24,7 @@ class Result:
 
     labels: (H, W) uint8 class ids at the frame's size; stamp: seconds, as given; index: frames since the reset;
     keyframe_age: frames since the keyframe it reuses (0: it is one); times: milliseconds a stage;
-    reset: why the stream started anew with this frame, else "".
+    reset: why the stream started anew with this frame, else ""; source: what `feed` was given with the frame.
     """
 
     labels: np.ndarray
@@ -36,6 +36,7 @@ class Result:
     reset: str
     confidence: Callable[[], np.ndarray]
     """Computes (H, W) uint8, 0…255: probability of each pixel's label."""
+    source: Any = None
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Pending:
     """None if the frame is not remembered."""
     times: dict[str, float]
     reset: str
+    source: Any
 
 
 class Stream:
@@ -106,8 +108,11 @@ class Stream:
             yield from self.feed(rgb, stamp)
         yield from self.flush()
 
-    def feed(self, rgb: np.ndarray, stamp: float) -> list[Result]:
-        """Take a frame; returns the answers that it completes (those of frames `lookahead` earlier)."""
+    def feed(self, rgb: np.ndarray, stamp: float, source: Any = None) -> list[Result]:
+        """Take a frame; returns the answers that it completes (those of frames `lookahead` earlier).
+
+        source: anything, such as the frame's message; its answer brings it back.
+        """
         check_frame(rgb)
         done: list[Result] = []
         reason = self.break_reason(rgb.shape[:2], stamp)
@@ -126,7 +131,7 @@ class Stream:
             with timed(times, "remember"):
                 self.memories[t] = self.backend.remember(features)
             self.keyframe, self.keyframe_index = frame.copy(), t
-        self.pending.append(Pending(t, stamp, rgb.shape[:2], frame, features, times, reason))
+        self.pending.append(Pending(t, stamp, rgb.shape[:2], frame, features, times, reason, source))
         self.next_index, self.last_stamp, self.last_size = t + 1, stamp, rgb.shape[:2]
         while self.pending and self.pending[0].index + self.lookahead <= t:
             done.append(self.answer(self.pending.popleft()))
@@ -166,6 +171,7 @@ class Stream:
             times,
             frame.reset,
             lambda: self.backend.confidence(logits, frame.size),
+            frame.source,
         )
 
     def logits(self, frame: Pending, passes: list[list[Any]]) -> list[Any]:
@@ -216,7 +222,8 @@ def open_stream(config: StreamConfig, both_sides: bool = False) -> Stream:
     backend = make_backend(
         network, size, card.mean, card.std, config.backend, precision=config.precision, threads=config.threads
     )
-    return Stream(backend, make_policy(config), card=card, max_gap=config.max_gap, both_sides=both_sides)
+    policy = make_policy(config, backend.interval)
+    return Stream(backend, policy, card=card, max_gap=config.max_gap, both_sides=both_sides)
 
 
 def check_frame(rgb: np.ndarray) -> None:

@@ -34,6 +34,7 @@ class OnnxBackend:
         self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
         self.name, self.size, self.std = name, size, std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
+        self.interval = network.interval
 
     def encode(self, frame: np.ndarray) -> Arrays:
         return self.stages["encode"](np.ascontiguousarray(frame)[None])

@@ -38,6 +38,7 @@ class TorchBackend:
         self.first = Encode(self.network, mean, std).to(self.device)
         self.size, self.std = size, std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
+        self.interval = network.interval
         self.dtype = DTYPES[precision]
 
     def autocast(self) -> torch.autocast:

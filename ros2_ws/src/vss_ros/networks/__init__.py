@@ -7,6 +7,17 @@
     loss(batch, **weights)           -> named losses on a clip, "loss" their total
     keeps                            -> how many past remembered frames may still be read; 0: none, an image network
     lookahead                        -> how many future frames `decode` needs
+    interval                         -> frames from one remembered frame to the next, unless the user wants another
+
+While fewer frames have come than a network reads, the oldest one stands in for those that lack:
+
+    network          interval   decode reads          first frames with a stand-in
+    segformer, pspnet       –   nothing               0
+    dcfm                    5   last keyframe         0
+    msaf                    1   t−2, t−1              2
+    cffm, mrcfa             1   t−9, t−6, t−3         9
+    stf                     1   t−1, t+1              1, and the last frame of a clip
+    stf, causal             1   t−2, t−1              2
 
 A frame is float32 RGB, normalised by the mean and standard deviation of the model card.
 """

@@ -146,6 +146,7 @@ class CFFM(nn.Module):
 
     keeps = OFFSETS[0]
     lookahead = 0
+    interval = 1
 
     def __init__(
         self, name: str, classes: int, depth: int | None = None, width: int = 256, dropout: float = 0.1

@@ -32,6 +32,7 @@ class DCFM(nn.Module):
 
     keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
     lookahead = 0
+    interval = 5
 
     def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
         super().__init__()

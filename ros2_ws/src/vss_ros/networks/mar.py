@@ -71,7 +71,7 @@ class MAR(nn.Module):
         super().__init__()
         self.network = network
         self.mar = MemoryRefinement(network.width, classes)
-        self.keeps, self.lookahead = network.keeps, network.lookahead
+        self.keeps, self.lookahead, self.interval = network.keeps, network.lookahead, network.interval
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
         return self.network.encode(frame)

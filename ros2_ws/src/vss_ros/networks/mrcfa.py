@@ -79,6 +79,7 @@ class MRCFA(nn.Module):
 
     keeps = OFFSETS[0]
     lookahead = 0
+    interval = 1
 
     def __init__(self, name: str, classes: int, width: int = 256, dropout: float = 0.1):
         super().__init__()

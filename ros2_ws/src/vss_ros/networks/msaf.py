@@ -80,6 +80,7 @@ class MSAF(nn.Module):
 
     keeps = 2
     lookahead = 0
+    interval = 1
 
     def __init__(self, name: str, classes: int, width: int | None = None, reduction: int = 1):
         super().__init__()

@@ -17,6 +17,7 @@ from vss_ros.networks.heads import PPM, cross_entropy
 class PSPNet(nn.Module):
     keeps = 0
     lookahead = 0
+    interval = 1
 
     def __init__(self, name: str, classes: int, width: int = 512, dropout: float = 0.1):
         super().__init__()

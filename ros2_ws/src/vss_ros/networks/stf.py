@@ -114,6 +114,7 @@ class STF(nn.Module):
         self.causal = causal
         self.keeps = 2
         self.lookahead = 0 if causal else 1
+        self.interval = 1
         self.pspnet = PSPNet(name, classes)
         self.width = self.pspnet.width
         self.stf = Fusion(self.width, grid, target=2 if causal else 1, dropout=dropout)

@@ -23,6 +23,7 @@ class ConstantResult:
     keyframe_age: int = 0
     reset: str = ""
     times: dict[str, float] = field(default_factory=lambda: {"total": 0.0})
+    source: Any = None
 
     def confidence(self) -> np.ndarray:
         """(H, W) uint8, certain everywhere."""
@@ -53,3 +54,8 @@ class ConstantStream:
             self.labels = np.repeat(stripe[:, None], width, axis=1)
         self.index += 1
         return ConstantResult(self.labels, stamp, self.index - 1, reset=reset)
+
+    def feed(self, rgb: np.ndarray, stamp: float, source: Any = None) -> list[ConstantResult]:
+        result = self(rgb, stamp)
+        result.source = source
+        return [result]

@@ -260,14 +260,19 @@ class SegmentNode(LifecycleNode):
                 self.get_logger().debug(traceback.format_exc())
 
     def segment(self, message: Any, arrival: float) -> None:
-        """One frame from message to topics."""
+        """One frame from message to network; a network that looks ahead then answers an earlier one."""
         rgb, info = messages.to_array(message), self.camera_info
         self.apply_changes()
         if self.config.undistort:
             rgb, info = self.undistort(rgb, info)
             if self.undistort.changed:
                 self.stream.reset()
-        result = self.stream(rgb, self.stamp(message.header))
+        source = (message, rgb, info, arrival)
+        for result in self.stream.feed(rgb, self.stamp(message.header), source):
+            self.publish(result, *result.source)
+
+    def publish(self, result: Any, message: Any, rgb: Any, info: CameraInfo | None, arrival: float) -> None:
+        """The answer for one frame to all topics, with that frame's header."""
         if self.config.undistort:
             self.undistort.hide(result)
         self.send(self.mask, messages.to_image(message.header, result.labels))
@@ -285,7 +290,8 @@ class SegmentNode(LifecycleNode):
         if config is not self.applied and not config.constant_network:
             from vss_ros.keyframes import make_policy
 
-            self.stream.policy, self.stream.max_gap = make_policy(config), config.max_gap
+            own = self.stream.backend.interval
+            self.stream.policy, self.stream.max_gap = make_policy(config, own), config.max_gap
         self.applied = config
 
     def stamp(self, header: Header) -> float:
@@ -393,11 +399,8 @@ def make_stream(config: SegmentConfig) -> Any:
 
     stream = open_stream(config)
     blank = np.zeros((*stream.backend.size, 3), np.uint8)
-    for stamp in (
-        0.0,
-        0.1,
-    ):  # runtimes allocate with the first key and non-key frame; better now than on the road
-        stream(blank, stamp)
+    for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
+        pass  # runtimes allocate with the first key and non-key frame; better now than on the road
     return stream
 
 
