@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from vss_ros.backends import make_backend
 from vss_ros.backends.labels import confidence, labels
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import StreamConfig, VssError
-from vss_ros.keyframes import Adaptive, FixedInterval, input_change, make_policy
+from vss_ros.keyframes import Adaptive, FixedInterval, LabelDrift, input_change, label_drift, make_policy
 from vss_ros.networks import build
 from vss_ros.stream import Stream
 
@@ -94,6 +96,51 @@ def test_adaptive_policy_sees_the_cut(network, clip):
     stream = make_stream(network, Adaptive(0.5, 1, 100))
     keys = [r.index for r in stream.run((f, t / 30) for t, f in enumerate(clip)) if r.is_keyframe]
     assert keys == [0, 6]
+
+
+def test_consistency_policy_refreshes_after_the_labels_drifted(network, clip):
+    frames = [(f, t / 30) for t, f in enumerate(clip)]
+    unrefreshed = [r.label_drift for r in make_stream(network, FixedInterval(100)).run(frames)]
+    threshold = max(unrefreshed) / 2
+    results = list(make_stream(network, LabelDrift(threshold, 1, 100)).run(frames))
+    keys = [r.index for r in results if r.is_keyframe]
+    assert 1 < len(keys) < len(clip)
+    for before, result in pairwise(results):
+        assert result.is_keyframe == (before.label_drift >= threshold)
+
+
+@pytest.mark.parametrize(
+    ("policy", "keys"), [(LabelDrift(0.0, 3, 5), [0, 3, 6, 9, 12]), (LabelDrift(1.0, 1, 4), [0, 4, 8, 12])]
+)
+def test_consistency_policy_keeps_its_bounds(network, clip, policy, keys):
+    stream = make_stream(network, policy)
+    still = [clip[0]] * 13
+    assert [r.index for r in stream.run((f, t / 30) for t, f in enumerate(still)) if r.is_keyframe] == keys
+
+
+def test_consistency_policy_cannot_wait_for_both_sides(network, clip):
+    stream = make_stream(network, LabelDrift(0.1, 1, 4), both_sides=True)
+    with pytest.raises(VssError, match="use fixed or adaptive"):
+        stream.feed(clip[0], 0.0)
+
+
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_drift_is_measured_against_the_keyframe(network, clip, both_sides):
+    stream = make_stream(network, FixedInterval(4), both_sides=both_sides, measure_drift=True)
+    results = list(stream.run((f, t / 30) for t, f in enumerate(clip)))
+    plain = make_stream(network, FixedInterval(4), both_sides=both_sides)
+    x = normalise(clip)
+    features = network.encode(x)[0].detach()
+    for t, (result, other) in enumerate(
+        zip(results, plain.run((f, t / 30) for t, f in enumerate(clip)), strict=True)
+    ):
+        key = t - t % 4
+        assert np.array_equal(result.labels, other.labels) and other.feature_drift is None
+        assert result.label_drift == label_drift(result.labels, results[key].labels)
+        assert result.keyframe_age_ms == pytest.approx((t % 4) * 1e3 / 30)
+        assert result.input_drift == pytest.approx(float((x[t] - x[key]).abs().mean()), rel=1e-4, abs=1e-6)
+        moved = (features[t] - features[key]).abs().sum() / features[key].abs().sum()
+        assert result.feature_drift == pytest.approx(float(moved), rel=1e-3, abs=1e-5)
 
 
 def test_input_change_is_the_mean_difference_of_normalised_frames(clip):
@@ -214,7 +261,7 @@ def test_unknown_options_are_refused(tiny_card):
     ("options", "text"),
     [
         ({"interval": -1}, r"interval: expected a value in \[0, 1000\], got -1"),
-        ({"policy": "often"}, "policy: expected one of every, fixed, adaptive"),
+        ({"policy": "often"}, "policy: expected one of every, fixed, adaptive, consistency"),
         ({"threshold": "low"}, "threshold: expected float"),
         ({"threshold": float("nan")}, "threshold: expected a value"),
         ({"min_interval": 9}, "min_interval: expected at most max_interval"),
@@ -231,6 +278,7 @@ def test_policies_of_the_options():
     assert make_policy(StreamConfig(policy="every", interval=7), own=5) == FixedInterval(1)
     assert make_policy(StreamConfig(policy="fixed", interval=7), own=5) == FixedInterval(7)
     assert make_policy(StreamConfig(policy="adaptive"), own=5) == Adaptive(0.3, 1, 6)
+    assert make_policy(StreamConfig(policy="consistency"), own=5) == LabelDrift(0.06, 1, 6)
 
 
 def test_importing_the_package_imports_no_runtime_and_no_ros():

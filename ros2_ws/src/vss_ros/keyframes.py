@@ -22,8 +22,11 @@ class FixedInterval:
         """Most frames from one keyframe to the next."""
         return self.interval
 
-    def __call__(self, age: int, score: Callable[[], float]) -> bool:
-        """Is the frame that comes `age` ≥ 1 frames after the last keyframe a new one?"""
+    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
+        """Is the frame that comes `age` ≥ 1 frames after the last keyframe a new one?
+
+        change: computes `input_change` of this frame; drift: `label_drift` of the frame before.
+        """
         return age >= self.interval
 
 
@@ -42,16 +45,43 @@ class Adaptive:
     def longest(self) -> int:
         return self.max_interval
 
-    def __call__(self, age: int, score: Callable[[], float]) -> bool:
+    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
         if age < self.min_interval:
             return False
-        return age >= self.max_interval or score() >= self.threshold
+        return age >= self.max_interval or change() >= self.threshold
 
 
-def make_policy(config: StreamConfig, own: int) -> FixedInterval | Adaptive:
+@dataclass(frozen=True)
+class LabelDrift:
+    """A new keyframe once the answers have moved away from the keyframe's: the loop is closed over the labels.
+
+    It sees the drift of the frame before, so a cut costs one frame; changes of light that leave the labels as
+    they are cost none.
+    """
+
+    threshold: float
+    min_interval: int
+    max_interval: int
+
+    @property
+    def longest(self) -> int:
+        return self.max_interval
+
+    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
+        if age < self.min_interval:
+            return False
+        return age >= self.max_interval or drift >= self.threshold
+
+
+Policy = FixedInterval | Adaptive | LabelDrift
+
+
+def make_policy(config: StreamConfig, own: int) -> Policy:
     """The policy that the options `policy`, `interval`, … describe; own: the network's interval, for interval 0."""
     if config.policy == "adaptive":
         return Adaptive(config.threshold, config.min_interval, config.max_interval)
+    if config.policy == "consistency":
+        return LabelDrift(config.drift_threshold, config.min_interval, config.max_interval)
     return FixedInterval(1 if config.policy == "every" else config.interval or own)
 
 
@@ -62,3 +92,8 @@ def input_change(frame: np.ndarray, keyframe: np.ndarray, std: Sequence[float]) 
     """
     difference = cv2.mean(cv2.absdiff(frame, keyframe))[:3]
     return float(np.mean([d / (255 * s) for d, s in zip(difference, std, strict=True)]))
+
+
+def label_drift(labels: np.ndarray, keyframe: np.ndarray) -> float:
+    """Share of pixels labelled otherwise than in the keyframe, in [0, 1]. Both (H, W) uint8."""
+    return cv2.countNonZero(cv2.compare(labels, keyframe, cv2.CMP_NE)) / labels.size

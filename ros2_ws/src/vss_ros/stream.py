@@ -15,7 +15,7 @@ import numpy as np
 from vss_ros.backends import make_backend
 from vss_ros.cards import ModelCard, load_model
 from vss_ros.config import StreamConfig, VssError, replace
-from vss_ros.keyframes import input_change, make_policy
+from vss_ros.keyframes import LabelDrift, Policy, input_change, label_drift, make_policy
 
 
 @dataclass
@@ -23,8 +23,12 @@ class Result:
     """Answer for one frame.
 
     labels: (H, W) uint8 class ids at the frame's size; stamp: seconds, as given; index: frames since the reset;
-    keyframe_age: frames since the keyframe it reuses (0: it is one); times: milliseconds a stage;
-    reset: why the stream started anew with this frame, else ""; source: what `feed` was given with the frame.
+    keyframe_age: frames since the keyframe it reuses (0: it is one), keyframe_age_ms: the same in milliseconds;
+    times: milliseconds a stage; reset: why the stream started anew with this frame, else "";
+    source: what `feed` was given with the frame.
+    label_drift: share of pixels labelled otherwise than in the keyframe, in [0, 1]. input_drift (AKS's score,
+    see `keyframes.input_change`) and feature_drift (of `encode`'s features, relative to their size), both ≥ 0
+    and 0 on a keyframe, are None unless the stream measures them.
     """
 
     labels: np.ndarray
@@ -32,8 +36,12 @@ class Result:
     index: int
     is_keyframe: bool
     keyframe_age: int
+    keyframe_age_ms: float
     times: dict[str, float]
     reset: str
+    label_drift: float
+    input_drift: float | None
+    feature_drift: float | None
     confidence: Callable[[], np.ndarray]
     """Computes (H, W) uint8, 0…255: probability of each pixel's label."""
     source: Any = None
@@ -53,12 +61,26 @@ class Pending:
     times: dict[str, float]
     reset: str
     source: Any
+    input_drift: float | None = None
+    feature_drift: float | None = None
+
+
+@dataclass
+class Keyframe:
+    """The input that the frames after it are compared with."""
+
+    index: int
+    pixels: np.ndarray
+    """At the network's size."""
+    features: Any
 
 
 class Stream:
     """Runs a backend over the frames of one camera and keeps what later frames reuse.
 
-    One backend may serve many streams. `policy` may be replaced between two frames.
+    One backend may serve many streams. `policy` and `measure_drift` may be replaced between two frames.
+    `measure_drift` gives each result its input_drift and feature_drift; features are then computed apart from
+    the logits, which makes a non-key frame about 5 % slower.
     `lookahead`: how many frames an answer waits; 0 answers at once. With `both_sides` a network that reuses the
     last keyframe also adds the next one's logits (DCFM's B mode), so that answers wait for a whole interval.
     """
@@ -66,17 +88,19 @@ class Stream:
     def __init__(
         self,
         backend: Any,
-        policy: Callable[[int, Callable[[], float]], bool],
+        policy: Policy,
         *,
         card: ModelCard | None = None,
         max_gap: float = 1.0,
         both_sides: bool = False,
+        measure_drift: bool = False,
     ):
         self.backend = backend
-        self.policy: Any = policy
+        self.policy = policy
         self.card = card
         self.max_gap = max_gap
         self.both_sides = both_sides
+        self.measure_drift = measure_drift
         self.reset()
 
     @property
@@ -88,8 +112,10 @@ class Stream:
         """Forget every frame; the next one is a keyframe. Answers not yet given are dropped (see `flush`)."""
         self.memories: dict[int, Any] = {}
         self.pending: deque[Pending] = deque()
-        self.keyframe: np.ndarray | None = None
-        self.keyframe_index = 0
+        self.keyframe: Keyframe | None = None
+        self.key_labels: np.ndarray | None = None  # of the newest keyframe that is answered
+        self.key_stamp = 0.0
+        self.label_drift = 0.0
         self.next_index = 0
         self.last_stamp: float | None = None
         self.last_size: tuple[int, int] | None = None
@@ -124,14 +150,17 @@ class Stream:
             frame = fit(rgb, self.backend.size)
         if self.lookahead and frame is rgb:
             frame = rgb.copy()  # it waits, and the caller may reuse its array
-        t, features = self.next_index, None
+        t = self.next_index
+        pending = Pending(t, stamp, rgb.shape[:2], frame, None, times, reason, source)
         if self.backend.keeps and self.is_due(t, frame):
             with timed(times, "encode"):
-                features = self.backend.encode(frame)
+                pending.features = self.backend.encode(frame)
             with timed(times, "remember"):
-                self.memories[t] = self.backend.remember(features)
-            self.keyframe, self.keyframe_index = frame.copy(), t
-        self.pending.append(Pending(t, stamp, rgb.shape[:2], frame, features, times, reason, source))
+                self.memories[t] = self.backend.remember(pending.features)
+            self.keyframe = Keyframe(t, frame.copy(), pending.features)
+        if self.measure_drift and self.keyframe:
+            self.compare(pending, self.keyframe)
+        self.pending.append(pending)
         self.next_index, self.last_stamp, self.last_size = t + 1, stamp, rgb.shape[:2]
         while self.pending and self.pending[0].index + self.lookahead <= t:
             done.append(self.answer(self.pending.popleft()))
@@ -145,10 +174,25 @@ class Stream:
         return done
 
     def is_due(self, t: int, frame: np.ndarray) -> bool:
+        if self.both_sides and isinstance(self.policy, LabelDrift):
+            raise VssError(
+                "policy consistency decides by the answers, which both_sides makes wait: use fixed or adaptive"
+            )
         if self.keyframe is None:
             return True
         key = self.keyframe
-        return self.policy(t - self.keyframe_index, lambda: input_change(frame, key, self.backend.std))
+        return self.policy(
+            t - key.index, lambda: input_change(frame, key.pixels, self.backend.std), self.label_drift
+        )
+
+    def compare(self, frame: Pending, key: Keyframe) -> None:
+        """Measure how far input and features are from the keyframe's."""
+        if frame.features is None:
+            with timed(frame.times, "encode"):
+                frame.features = self.backend.encode(frame.pixels)
+        with timed(frame.times, "drift"):
+            frame.input_drift = input_change(frame.pixels, key.pixels, self.backend.std)
+            frame.feature_drift = self.backend.drift(frame.features, key.features)
 
     def answer(self, frame: Pending) -> Result:
         t, times = frame.index, frame.times
@@ -162,14 +206,21 @@ class Stream:
         for old in past[: max(0, len(past) - self.backend.keeps)]:
             del self.memories[old]
         age = t - past[-1] if past else 0
+        if age == 0 or self.key_labels is None:
+            self.key_labels, self.key_stamp = labels.copy(), frame.stamp
+        self.label_drift = label_drift(labels, self.key_labels)
         return Result(
             labels,
             frame.stamp,
             t,
             age == 0,
             age,
+            (frame.stamp - self.key_stamp) * 1e3,
             times,
             frame.reset,
+            self.label_drift,
+            frame.input_drift,
+            frame.feature_drift,
             lambda: self.backend.confidence(logits, frame.size),
             frame.source,
         )
@@ -202,28 +253,35 @@ def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
     """A stream that is ready to be called.
 
     model: name of an installed model or path of a card; options: those of `StreamConfig`, also as
-    `keyframe_interval`, and `both_sides` (offline: also use the next keyframe). Raises VssError.
+    `keyframe_interval`, and two of `Stream`: `both_sides` (offline: also use the next keyframe) and
+    `measure_drift`. Raises VssError.
 
         stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
         result = stream(rgb, stamp)
     """
-    both_sides = options.pop("both_sides", False)
+    of_stream = {name: options.pop(name) for name in ("both_sides", "measure_drift") if name in options}
     if "keyframe_interval" in options:
         options["interval"] = options.pop("keyframe_interval")
     if model is not None:
         options["model"] = str(model)
-    return open_stream(replace(StreamConfig(), **options), both_sides)
+    return open_stream(replace(StreamConfig(), **options), **of_stream)
 
 
-def open_stream(config: StreamConfig, both_sides: bool = False) -> Stream:
+def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
     """`load_stream` for a config that exists already."""
     network, card = load_model(config.model)
     size = (config.height or card.size[0], config.width or card.size[1])
     backend = make_backend(
         network, size, card.mean, card.std, config.backend, precision=config.precision, threads=config.threads
     )
-    policy = make_policy(config, backend.interval)
-    return Stream(backend, policy, card=card, max_gap=config.max_gap, both_sides=both_sides)
+    return Stream(
+        backend,
+        make_policy(config, backend.interval),
+        card=card,
+        max_gap=config.max_gap,
+        both_sides=both_sides,
+        measure_drift=measure_drift,
+    )
 
 
 def check_frame(rgb: np.ndarray) -> None:

@@ -4,6 +4,7 @@
     remember(features)                           -> memory
     decode(features, memories)                   -> logits of one pass
     propagate(frame, memories)                   -> decode(encode(frame), memories), in one graph
+    drift(features, features of a keyframe)      -> sum of |difference| / sum of |keyframe's|, ≥ 0
     labels(passes of logits, (H, W))             -> (H, W) uint8
     confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from torch import nn
 
@@ -48,6 +49,13 @@ class OnnxBackend:
     def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
         pixels = np.ascontiguousarray(frame)[None]
         return self.stages["propagate"](pixels, *(array for memory in memories for array in memory))[0]
+
+    def drift(self, features: Arrays, keyframe: Arrays) -> float:
+        pairs = [
+            (f.reshape(len(f), -1), k.reshape(len(k), -1)) for f, k in zip(features, keyframe, strict=True)
+        ]
+        size = sum(cv2.norm(k, cv2.NORM_L1) for _, k in pairs)
+        return sum(cv2.norm(f, k, cv2.NORM_L1) for f, k in pairs) / max(size, 1e-12)
 
     def labels(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
         return labels.labels(logits, size)

@@ -64,6 +64,12 @@ class TorchBackend:
         return self.decode(self.encode(frame), memories)
 
     @torch.inference_mode()
+    def drift(self, features: tuple[Tensor, ...], keyframe: tuple[Tensor, ...]) -> float:
+        size = sum(k.abs().sum(dtype=torch.float32) for k in keyframe)
+        moved = sum((f - k).abs().sum(dtype=torch.float32) for f, k in zip(features, keyframe, strict=True))
+        return float(moved / max(float(size), 1e-12))
+
+    @torch.inference_mode()
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
         return self.upsampled(logits, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
 

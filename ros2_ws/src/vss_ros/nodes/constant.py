@@ -21,6 +21,10 @@ class ConstantResult:
     index: int
     is_keyframe: bool = True
     keyframe_age: int = 0
+    keyframe_age_ms: float = 0.0
+    label_drift: float = 0.0
+    input_drift: float | None = None
+    feature_drift: float | None = None
     reset: str = ""
     times: dict[str, float] = field(default_factory=lambda: {"total": 0.0})
     source: Any = None
@@ -37,6 +41,7 @@ class ConstantStream:
         self.card = SimpleNamespace(name="constant", classes=CLASSES, palette=PALETTE)
         self.policy: Any = None
         self.max_gap = 0.0
+        self.measure_drift = False
         self.reset()
 
     def reset(self) -> None:
