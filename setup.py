@@ -65,6 +65,7 @@ setup(
             "psutil>=6,<8",
             "pytest>=8,<10",
             "ruff>=0.9,<1",
+            "scipy>=1.13,<2",  # rank correlations in bench/
             "transformers>=5.20,<6",
             "types-PyYAML",
         ],

@@ -122,5 +122,5 @@ def test_status_formats_values_and_leaves_out_none():
     status = messages.status(
         "a: b", "cam", DiagnosticStatus.WARN, "text", {"x": 1.23456, "y": None, "z": True}
     )
-    assert [(item.key, item.value) for item in status.values] == [("x", "1.235"), ("z", "True")]
+    assert [(item.key, item.value) for item in status.values] == [("x", "1.23456"), ("z", "1")]
     assert (status.name, status.hardware_id, status.level) == ("a: b", "cam", b"\x01")

@@ -212,7 +212,7 @@ def test_stamps_at_zero_and_running_backwards(start, client, messages, tiny_card
     seen = [values(m.status[0]) for m in consistency]
     assert len(masks) == len(stamps)
     assert "latency_ms" not in seen[0] and "latency_ms" in seen[1]
-    assert [v["keyframe"] for v in seen] == ["True", "True", "False", "False", "True", "False"]
+    assert [v["keyframe"] for v in seen] == ["1", "1", "0", "0", "1", "0"]
     assert "backwards" in seen[4]["reset"]
     assert [m.header.stamp.sec for m in consistency] == [int(s) for s in stamps]
     assert node.text().count("header.stamp at zero") == 1
@@ -307,11 +307,11 @@ def test_parameters_change_or_are_refused_with_the_fix(start, client, messages, 
             assert client.until(lambda n=number: len(consistency) == first + n + 1), node.text()
         return [values(m.status[0])["keyframe"] for m in consistency[first:]]
 
-    assert keyframes(6) == ["True", "False", "False", "True", "False", "False"]
+    assert keyframes(6) == ["1", "0", "0", "1", "0", "0"]
     assert client.set(policy="every") == ""
-    assert keyframes(3) == ["True"] * 3
+    assert keyframes(3) == ["1"] * 3
     assert client.set(policy="fixed", interval=2) == ""
-    assert keyframes(4).count("True") == 2
+    assert keyframes(4).count("1") == 2
 
 
 def test_descriptors_name_ranges_and_choices(start, client):  # noqa: F811
@@ -324,7 +324,7 @@ def test_descriptors_name_ranges_and_choices(start, client):  # noqa: F811
     ).descriptors
     assert (interval.integer_range[0].from_value, interval.integer_range[0].to_value) == (0, 1000)
     assert threshold.floating_point_range[0].to_value == 10.0
-    assert policy.additional_constraints == "one of: every, fixed, adaptive"
+    assert policy.additional_constraints == "one of: every, fixed, adaptive, consistency"
     assert "only while unconfigured" in model.description and "at any time" in interval.description
 
 
@@ -333,7 +333,7 @@ def test_descriptors_name_ranges_and_choices(start, client):  # noqa: F811
     [
         ({"interval": -1}, "interval: expected int in [0, 1000], got -1"),
         ({"interval": "many"}, "interval: expected int in [0, 1000], got 'many'"),
-        ({"policy": "often"}, "policy: expected one of every, fixed, adaptive; got 'often'"),
+        ({"policy": "often"}, "policy: expected one of every, fixed, adaptive, consistency; got 'often'"),
         ({"min_interval": 9}, "min_interval: expected at most max_interval"),
         ({"qos_overrides./image.subscription.depth": 0, "threshold": -1.0}, "threshold: expected float in"),
     ],

@@ -50,6 +50,13 @@ def option(
     return field(default=default, metadata=meta)
 
 
+def warning(default: float, what: str, high: float = 1.0) -> Any:
+    """A threshold of /diagnostics, a pair NAME_warn and NAME_error."""
+    return option(
+        default, f"{what}, in a second's mean, above which it reports", low=0.0, high=high, runtime=True
+    )
+
+
 def check(config: Any) -> None:
     """Raise VssError for the first field of a config dataclass with a wrong type, range or choice."""
     for item in fields(config):
@@ -86,8 +93,9 @@ class StreamConfig:
     width: int = option(0, "columns of the network's input; 0 takes the model card's", low=0, high=8192)
     policy: str = option(
         "fixed",
-        "when a frame becomes a keyframe: every frame, every interval-th, or adaptive (AKS: when the input changed)",
-        choices=("every", "fixed", "adaptive"),
+        "when a frame becomes a keyframe: every frame, every interval-th (fixed), when the input changed "
+        "(adaptive: AKS), or when the labels drifted from the keyframe's (consistency)",
+        choices=("every", "fixed", "adaptive", "consistency"),
         runtime=True,
     )
     interval: int = option(
@@ -104,11 +112,26 @@ class StreamConfig:
         high=10.0,
         runtime=True,
     )
+    drift_threshold: float = option(
+        0.06,
+        "consistency: share of pixels labelled otherwise than in the keyframe that makes a new one",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     min_interval: int = option(
-        1, "adaptive: frames before a keyframe may be replaced", low=1, high=1000, runtime=True
+        1,
+        "adaptive, consistency: frames before a keyframe may be replaced",
+        low=1,
+        high=1000,
+        runtime=True,
     )
     max_interval: int = option(
-        6, "adaptive: frames after which a keyframe is replaced", low=1, high=1000, runtime=True
+        6,
+        "adaptive, consistency: frames after which a keyframe is replaced",
+        low=1,
+        high=1000,
+        runtime=True,
     )
     max_gap: float = option(
         1.0,
@@ -145,20 +168,37 @@ class SegmentConfig(StreamConfig):
         runtime=True,
     )
     overlay_alpha: float = option(0.5, "opacity of the classes in ~/overlay", low=0.0, high=1.0, runtime=True)
-    latency_warn: float = option(
-        0.5, "seconds from image stamp to mask above which diagnostics warn", low=0.0, high=60.0, runtime=True
-    )
-    label_change_warn: float = option(
-        0.2,
-        "share of pixels whose label changes between frames above which diagnostics warn",
-        low=0.0,
-        high=1.0,
+    consistency_flow: bool = option(
+        False,
+        "also measure the label change after motion compensation (optical flow, some 2 ms a frame)",
         runtime=True,
     )
+    latency_warn: float = warning(0.5, "seconds from image stamp to mask", 60.0)
+    latency_error: float = warning(2.0, "seconds from image stamp to mask", 3600.0)
+    mask_age_warn: float = warning(1.0, "seconds without a new mask while images arrive", 3600.0)
+    mask_age_error: float = warning(5.0, "seconds without a new mask while images arrive", 3600.0)
+    drop_warn: float = warning(0.5, "share of the images dropped because the network was busy")
+    drop_error: float = warning(0.95, "share of the images dropped because the network was busy")
+    label_change_warn: float = warning(0.2, "share of pixels whose label changes from frame to frame")
+    label_change_error: float = warning(0.6, "share of pixels whose label changes from frame to frame")
+    flicker_warn: float = warning(0.05, "share of pixels whose label leaves for one frame and comes back")
+    flicker_error: float = warning(0.2, "share of pixels whose label leaves for one frame and comes back")
+    refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
+    refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
     constant_network: bool = option(
         False, "replace the network by a constant answer: measures the cost of everything around it"
     )
     autostart: bool = option(False, "configure and activate at start, without a lifecycle manager")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for item in fields(self):
+            name = item.name.removesuffix("_warn")
+            if name != item.name and getattr(self, item.name) > getattr(self, f"{name}_error"):
+                high = getattr(self, f"{name}_error")
+                raise VssError(
+                    f"{item.name}: expected at most {name}_error ({high}), got {getattr(self, item.name)}"
+                )
 
 
 def replace(config: Any, **changes: Any) -> Any:

@@ -186,8 +186,8 @@ def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: i
         labels = list(bag.messages(["/segmentation/label_info_json"]))[-1][2]
     latency = [float(row["latency_ms"]) for row in rows]
     arrivals = [int(row["stamp"]) / 1e9 + ms / 1e3 for row, ms in zip(rows, latency, strict=True)]
-    keys = [float(row["total_ms"]) for row in rows if row["keyframe"] == "True"]
-    others = [float(row["total_ms"]) for row in rows if row["keyframe"] == "False"]
+    keys = [float(row["total_ms"]) for row in rows if row["keyframe"] == "1"]
+    others = [float(row["total_ms"]) for row in rows if row["keyframe"] == "0"]
     changes = [float(row["label_change"]) for row in rows if row["label_change"]]
     p50, p95, p99 = (round(float(value), 2) for value in np.percentile(latency, (50, 95, 99)))
     seconds = max(arrivals) - min(arrivals)

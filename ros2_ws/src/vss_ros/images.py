@@ -203,6 +203,12 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, palette: Any, alpha: float = 0.
     return cv2.copyTo(rgb, unlabelled, mixed)
 
 
+def heat(values: np.ndarray, most: int) -> np.ndarray:
+    """(H, W) uint8 in 0…most as (H, W, 3) uint8 RGB, from black through red and yellow to white."""
+    scaled = cv2.convertScaleAbs(values, alpha=255 / most)
+    return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_HOT), cv2.COLOR_BGR2RGB)
+
+
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 3, gap: int = 4) -> np.ndarray:
     """Images (h, w, 3) uint8 row by row on a white sheet; those of another size are fitted to the first's."""
     if not images or columns < 1:

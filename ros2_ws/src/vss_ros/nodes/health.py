@@ -17,6 +17,20 @@ from vss_ros.nodes.messages import status
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
+# consistency figure: what a second's mean says, and what to do where it is too high
+ADVICE = {
+    "label_change": (
+        "{:.1%} of labels change a frame",
+        "lower interval, or check exposure, focus and frame rate",
+    ),
+    "flicker": (
+        "{:.1%} flicker",
+        "look where on ~/flicker; check exposure and focus, or take a steadier model",
+    ),
+    "refresh_jump": ("keyframes change {:.1%} more", "lower interval, or set policy to consistency"),
+}
+
+
 @dataclass
 class Window:
     """What happened since the last report."""
@@ -26,7 +40,8 @@ class Window:
     latency_ms: list[float] = field(default_factory=list)
     key_ms: list[float] = field(default_factory=list)
     nonkey_ms: list[float] = field(default_factory=list)
-    label_change: list[float] = field(default_factory=list)
+    dropped: int = 0
+    figures: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in ADVICE})
     problems: list[str] = field(default_factory=list)
     """Why images were unusable, each reason once."""
     failure: str = ""
@@ -47,6 +62,8 @@ class Health:
     encoding: str = ""
     size: tuple[int, int] = (0, 0)
     last_image: float = field(default_factory=time.monotonic)
+    waiting: float | None = None
+    """When the first image came that is not answered yet."""
     silence: str = ""
     unknown_encodings: set[str] = field(default_factory=set)
     window: Window = field(default_factory=Window)
@@ -55,21 +72,29 @@ class Health:
         self.received += 1
         self.window.received += 1
         self.last_image = time.monotonic()
+        if self.waiting is None:
+            self.waiting = self.last_image
+
+    def skipped(self) -> None:
+        self.dropped += 1
+        self.window.dropped += 1
 
     def refused(self, reason: str) -> None:
         self.unusable += 1
+        self.waiting = None
         if reason not in self.window.problems:
             self.window.problems.append(reason)
 
-    def answered(self, encoding: str, result: Any, latency: float | None, change: float | None) -> None:
+    def answered(self, encoding: str, result: Any, latency: float | None, figures: dict[str, Any]) -> None:
         self.processed += 1
+        self.waiting = None
         self.encoding, self.size = encoding, result.labels.shape
         window = self.window
         (window.key_ms if result.is_keyframe else window.nonkey_ms).append(result.times["total"])
         if latency is not None:
             window.latency_ms.append(latency)
-        if change is not None:
-            window.label_change.append(change)
+        for name in ADVICE.keys() & figures.keys():
+            window.figures[name].append(figures[name])
 
     def next_window(self) -> Window:
         """The window that ends now."""
@@ -117,23 +142,30 @@ def network_status(
     node: str, hardware: str, config: SegmentConfig, health: Health, window: Window
 ) -> DiagnosticStatus:
     latency = median(window.latency_ms)
+    waiting = health.waiting
+    age = time.monotonic() - waiting if waiting is not None else 0.0
+    drops = window.dropped / max(window.received, 1)
     level, message = OK, f"{len(window.key_ms)} key and {len(window.nonkey_ms)} non-key frames"
+    faster = "raise interval, lower height and width, or choose a faster backend"
     if window.failure:
         level, message = ERROR, f"{window.failure}; set another backend, or report it with the log"
     elif latency is not None and latency > 3.6e6:
         level = WARN
         message = f"stamps are {latency / 3.6e6:.0f} h old: a recorded bag needs use_sim_time and --clock"
-    elif latency is not None and latency > config.latency_warn * 1e3:
-        level = WARN
-        message = (
-            f"latency {latency:.0f} ms, above {config.latency_warn * 1e3:.0f}: raise interval, "
-            "lower height and width, or choose a faster backend"
-        )
+    else:
+        alarms = [
+            alarm(config, "mask_age", age, f"no mask for {age:.1f} s while images arrive: {faster}"),
+            alarm(config, "latency", (latency or 0) / 1e3, f"latency {latency or 0:.0f} ms: {faster}"),
+            alarm(config, "drop", drops, f"{drops:.0%} of the images dropped: {faster}"),
+        ]
+        level, message = worst([(level, message), *alarms])
     values = {
         "model": config.model,
         "backend": config.backend,
         "policy": config.policy,
         "latency_ms": latency,
+        "unanswered_s": age,
+        "drop_share": drops,
         "key_ms": median(window.key_ms),
         "nonkey_ms": median(window.nonkey_ms),
         "processed": health.processed,
@@ -144,12 +176,29 @@ def network_status(
 
 
 def consistency_status(node: str, hardware: str, config: SegmentConfig, window: Window) -> DiagnosticStatus:
-    change = float(np.mean(window.label_change)) if window.label_change else None
-    level, message = OK, "no frame pairs" if change is None else f"{change:.1%} of labels change a frame"
-    if change is not None and change > config.label_change_warn:
-        level = WARN
-        message += f", above {config.label_change_warn:.1%}: lower interval, or check exposure and focus"
-    return status(f"{node}: consistency", hardware, level, message, {"label_change": change})
+    means = {name: float(np.mean(values)) for name, values in window.figures.items() if values}
+    said = [ADVICE[name][0].format(mean) for name, mean in means.items()]
+    alarms = [
+        alarm(config, name, mean, f"{ADVICE[name][0].format(mean)}: {ADVICE[name][1]}")
+        for name, mean in means.items()
+    ]
+    level, message = worst([(OK, ", ".join(said) or "no frame pairs"), *alarms])
+    return status(f"{node}: consistency", hardware, level, message, means)
+
+
+def alarm(config: SegmentConfig, name: str, value: float, message: str) -> tuple[bytes, str]:
+    """Level of a value by the thresholds NAME_warn and NAME_error, and the message with the one it is above."""
+    for level, kind in ((ERROR, "error"), (WARN, "warn")):
+        threshold = getattr(config, f"{name}_{kind}")
+        if value > threshold:
+            return level, f"{message} ({name}_{kind} is {threshold:g})"
+    return OK, ""
+
+
+def worst(alarms: list[tuple[bytes, str]]) -> tuple[bytes, str]:
+    """The greatest level, and every message of that level."""
+    level = max(level for level, _ in alarms)
+    return level, "; ".join(message for of, message in alarms if of == level and message)
 
 
 def median(values: list[float]) -> float | None:

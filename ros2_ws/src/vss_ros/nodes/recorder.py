@@ -44,10 +44,21 @@ STAGES = (
     "remember_ms",
     "decode_ms",
     "propagate_ms",
+    "drift_ms",
     "label_ms",
     "total_ms",
 )
-COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", "label_change", *STAGES)
+FIGURES = (
+    "label_change",
+    "flicker",
+    "window_consistency_8",
+    "window_consistency_16",
+    "refresh_jump",
+    "label_drift",
+    "input_drift",
+    "feature_drift",
+)
+COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", *FIGURES, *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
 

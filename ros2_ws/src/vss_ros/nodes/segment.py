@@ -23,8 +23,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from vss_ros.config import SegmentConfig, VssError
-from vss_ros.consistency import label_change
-from vss_ros.images import ImageError, UnknownEncoding, colorize, overlay
+from vss_ros.consistency import RING, Consistency
+from vss_ros.images import ImageError, UnknownEncoding, colorize, heat, overlay
 from vss_ros.nodes import health, messages, parameters, run
 from vss_ros.nodes.constant import ConstantStream
 from vss_ros.nodes.newest import Newest
@@ -122,6 +122,8 @@ class SegmentNode(LifecycleNode):
         self.confidence = output(Image, "~/confidence")
         self.color_mask = output(Image, "~/color_mask")
         self.overlay = output(Image, "~/overlay")
+        self.flicker = output(Image, "~/flicker")
+        self.mask_png = output(CompressedImage, "~/mask/compressed")
         self.info_out = output(CameraInfo, "~/camera_info")
         self.consistency = output(DiagnosticArray, "~/consistency")
         self.label_json = output(String, "~/label_info_json", LATCHED)
@@ -134,6 +136,7 @@ class SegmentNode(LifecycleNode):
         self.stream.reset()
         self.forget()
         card = self.stream.card
+        self.meter = Consistency(card.classes, self.config.consistency_flow)
         self.send(self.label_json, messages.label_json(self.config.model, card.classes, card.palette))
         if self.label_info:
             header = Header(stamp=self.get_clock().now().to_msg())
@@ -183,7 +186,7 @@ class SegmentNode(LifecycleNode):
         """Counters and memory of an earlier activation."""
         self.newest = Newest()
         self.health = health.Health()
-        self.labels: Any = None
+        self.last_stamp: float | None = None
 
     # Topics and parameters
 
@@ -235,7 +238,8 @@ class SegmentNode(LifecycleNode):
 
     def on_image(self, message: Any) -> None:
         self.health.arrived()
-        self.health.dropped += self.newest.put((message, time.perf_counter()))
+        if self.newest.put((message, time.perf_counter())):
+            self.health.skipped()
 
     def on_camera_info(self, message: CameraInfo) -> None:
         self.camera_info = message
@@ -282,7 +286,7 @@ class SegmentNode(LifecycleNode):
             size = result.labels.shape
             self.send(self.info_out, messages.scaled_camera_info(info, message.header, *size))
         self.publish_pictures(message.header, rgb, result)
-        self.publish_consistency(message, result, latency)
+        self.publish_consistency(message, rgb, result, latency)
 
     def apply_changes(self) -> None:
         """Runtime parameters take effect between two frames."""
@@ -292,6 +296,9 @@ class SegmentNode(LifecycleNode):
 
             own = self.stream.backend.interval
             self.stream.policy, self.stream.max_gap = make_policy(config, own), config.max_gap
+        self.meter.flow = config.consistency_flow
+        # The drift costs some 5 % of a non-key frame: only with a reader.
+        self.stream.measure_drift = bool(self.consistency.get_subscription_count())
         self.applied = config
 
     def stamp(self, header: Header) -> float:
@@ -317,30 +324,31 @@ class SegmentNode(LifecycleNode):
             self.send(self.confidence, messages.to_image(header, result.confidence()))
         if self.color_mask.get_subscription_count():
             self.send(self.color_mask, messages.to_image(header, colorize(result.labels, palette)))
+        if self.mask_png.get_subscription_count():
+            self.send(self.mask_png, messages.to_png(header, result.labels))
         if self.overlay.get_subscription_count():
             self.send(self.overlay, messages.to_image(header, overlay(rgb, result.labels, palette, alpha)))
 
-    def publish_consistency(self, message: Any, result: Any, latency: float | None) -> None:
+    def publish_consistency(self, message: Any, rgb: Any, result: Any, latency: float | None) -> None:
         """~/consistency for each frame, and the sums that /diagnostics reports each second."""
-        previous, self.labels = self.labels, result.labels
-        if result.reset and previous is not None:
+        last, self.last_stamp = self.last_stamp, result.stamp
+        if result.reset and last is not None:
             self.health.resets += 1
             self.get_logger().info(f"the stream starts anew: {result.reset}")
-        same = previous is not None and not result.reset
-        change = label_change(previous, result.labels) if same else None
-        values = {
-            "label_change": change,
-            "keyframe": result.is_keyframe,
-            "keyframe_age": result.keyframe_age,
-            "latency_ms": latency,
-            **{f"{stage}_ms": spent for stage, spent in result.times.items()},
-            "dropped": self.health.dropped,
-            "reset": result.reset or None,
-        }
+        figures = self.meter(result, rgb)
+        if latency is not None:
+            figures["latency_ms"] = latency
+            if last is not None and not result.reset:
+                # How old the mask before had become when this one replaced it.
+                figures["staleness_ms"] = latency + (result.stamp - last) * 1e3
+        figures["dropped"] = self.health.dropped
+        values = {**figures, "reset": result.reset or None}
         line = messages.status(f"{self.path}: consistency", self.hardware, health.OK, "", values)
         self.send(self.consistency, DiagnosticArray(header=message.header, status=[line]))
+        if self.flicker.get_subscription_count():
+            self.send(self.flicker, messages.to_image(message.header, heat(self.meter.flicker_map, RING)))
         encoding = message.format if isinstance(message, CompressedImage) else message.encoding
-        self.health.answered(encoding, result, latency, change)
+        self.health.answered(encoding, result, latency, figures)
 
     def refuse(self, reason: str, once: str = "") -> None:
         """Count an unusable image; log it now and then, or once per unknown encoding."""
