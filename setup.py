@@ -76,6 +76,7 @@ setup(
             "segment = vss_ros.nodes.run:segment",
             "replay = vss_ros.nodes.run:replay",
             "recorder = vss_ros.nodes.run:recorder",
+            "watcher = vss_ros.nodes.run:watcher",
         ]
     },
 )

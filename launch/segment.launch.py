@@ -43,6 +43,14 @@ ARGUMENTS = (
     ),
     ("use_sim_time", "false", "take the time from /clock", BOOLEAN),
     ("visualize", "false", "show camera, overlay and colour mask in rviz", BOOLEAN),
+    ("watch", "false", "serve a live web page of the masks, as `vss watch` does", BOOLEAN),
+    (
+        "watch_host",
+        "127.0.0.1",
+        "address of that page; 0.0.0.0 lets others in, who need the token in the log",
+        None,
+    ),
+    ("watch_port", "8088", "TCP port of that page", None),
     ("autostart", "true", "configure and activate; false leaves that to a lifecycle manager", BOOLEAN),
 )
 
@@ -72,6 +80,17 @@ def start(context):
             output="screen",
         )
     )
+    if value["watch"] == "true":
+        actions.append(
+            Node(
+                package="vss_ros",
+                executable="watcher",
+                name="watcher",
+                namespace=value["namespace"],
+                parameters=[{"host": value["watch_host"], "port": int(value["watch_port"])}],
+                output="screen",
+            )
+        )
     if value["visualize"] == "true":
         prefix = f"/{value['namespace'].strip('/')}".rstrip("/")
         shown = [

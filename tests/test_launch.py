@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ros_fixtures import client, image, start, wait  # noqa: F401
 from vss_ros.config import SegmentConfig
+from vss_ros.watch import WatchConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -129,6 +130,23 @@ def test_rviz_only_if_wanted_and_its_topics_follow(launch):
     topics = {display["Topic"]["Value"] for display in displays}
     assert topics == {"/camera/image_raw", "/segmentation/overlay", "/segmentation/color_mask"}
     assert topics <= set(remaps), "every display must follow the arguments"
+
+
+def test_watcher_only_if_wanted_and_in_the_namespace(launch):
+    _, actions = launch("segment.launch.py", watch="true", watch_port="9000", namespace="robot1")
+    watcher = of_kind(actions, "Node")[1]
+    assert watcher.kwargs["executable"] == "watcher" and watcher.kwargs["namespace"] == "robot1"
+    assert WatchConfig(**watcher.kwargs["parameters"][0]) == WatchConfig(port=9000)
+    declared, actions = launch("segment.launch.py")
+    assert len(of_kind(actions, "Node")) == 1
+    default = WatchConfig(
+        host=default_of(declared, "watch_host"), port=int(default_of(declared, "watch_port"))
+    )
+    assert default == WatchConfig()
+
+
+def default_of(declared: dict[str, Action], name: str) -> str:
+    return declared[name].kwargs["default_value"]
 
 
 def test_profile_for_large_images_unless_the_user_has_one(launch, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-NODES = {"segment", "replay", "recorder"}
+NODES = {"segment", "replay", "recorder", "watcher"}
 SHARED = ("launch", "config", "rviz", "models")
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.check_data", "counts, sizes, classes and broken pairs of a data set"),
     "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
+    "watch": ("vss_ros.watch", "live web page of a running segment node"),
     "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),
     "models": ("vss_ros.models", "list the installed models"),
 }

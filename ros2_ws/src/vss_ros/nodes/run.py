@@ -27,6 +27,10 @@ def recorder(args: list[str] | None = None) -> int:
     return run("recorder", args)
 
 
+def watcher(args: list[str] | None = None) -> int:
+    return run("watcher", args)
+
+
 def run(name: str, args: list[str] | None = None) -> int:
     """Run `make_node()` of vss_ros.nodes.NAME until SIGINT, SIGTERM or `finish()`; the exit code.
 
