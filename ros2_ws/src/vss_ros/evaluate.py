@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros import metrics
+from vss_ros import evaluate_bag, metrics
 from vss_ros.cards import read_card
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
     parser.add_argument("--split", default="test")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--k", default="1,2,3,5", help="keyframe intervals")
+    parser.add_argument("--k", help="keyframe intervals (1,2,3,5; with --bag 5)")
     parser.add_argument("--mode", default="P", help="P, B or P,B")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int, default=0)
@@ -49,9 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("runs/evaluate"),
         help="folder of the table, its JSON and the worst frames",
     )
+    evaluate_bag.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    args.k = args.k or ("5" if args.bag else "1,2,3,5")
+    if args.bag:
+        return evaluate_bag.main(args)
     card, _ = read_card(args.model)
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []

@@ -68,16 +68,19 @@ def open_source(path: str | Path, topic: str | None = None, fps: float | None = 
     if is_bag(path):
         return _bag(path, topic, fps)
     if path.is_dir():
-        files = sorted(
-            (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
-            key=natural_key,
-        )
+        files = image_files(path)
         if not files:
             raise VssError(f"{path}: expected images ({' '.join(SUFFIXES)}) or a rosbag2, found neither")
         return _images(name, files, fps or 30.0)
     if path.suffix.lower() in SUFFIXES:  # OpenCV would take frame_1.png for a pattern and read its siblings
         return _images(name, [path], fps or 30.0)
     return _video(path, fps)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order (frame_10 follows frame_9), without hidden files."""
+    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(found, key=natural_key)
 
 
 def _stamp(index: int, fps: float) -> int:

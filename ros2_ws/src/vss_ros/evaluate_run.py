@@ -1,0 +1,386 @@
+"""One input through one stream: masks as a bag, the figures of every frame, and pictures of the worst moments.
+
+A finished run is a folder:
+
+    result.json    what was run, and the figures over all frames
+    frames.jsonl   a line a frame: index, stamp (ns), and its figures by name
+    pictures/      <index>.jpg: camera, labels, what changed since the frame before
+    bag/           mcap: masks, overlay (JPEG), consistency and the classes, on the node's topics
+
+It gets its name only when it is complete. Everything but the times is the same to the bit on every run with the
+same number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vss_ros import metrics
+from vss_ros.bags import COMPRESSED, IMAGE, BagWriter, typestore
+from vss_ros.cards import read_card
+from vss_ros.config import VssError
+from vss_ros.consistency import flicker, label_change
+from vss_ros.footage import Footage, Frame, open_footage
+from vss_ros.images import overlay
+from vss_ros.stream import Result, Stream, load_stream
+
+WINDOWS = (8, 16)
+WORST = {"label_change": 1, "mIoU": -1}
+"""Figures whose worst frames are drawn, and the sign of what is worse."""
+PER_FIGURE, SPREAD, APART = 8, 12, 15
+"""Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
+PICTURE_WIDTH = 224
+STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An input and how it is answered: all that decides the masks."""
+
+    input: str
+    run: str
+    """Name of the way it is answered, such as "street K=5"."""
+    folder: str
+    stream: dict[str, Any]
+    """Options of StreamConfig."""
+    both_sides: bool = False
+    topic: str = ""
+    truth: str = ""
+    fps: float = 0.0
+    limit: int = 0
+    overlay: bool = True
+    root: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Equal for two tasks that must give the same masks: an earlier result may stand for this one."""
+        card, _ = read_card(self.stream["model"])
+        made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
+        return {**asdict(self), "folder": "", **made_of}
+
+
+def fingerprint(source: str) -> str:
+    """Sizes and times of change of the files of an input; "" for one that is not a file."""
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return ""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+    return hashlib.sha256("\n".join(seen).encode()).hexdigest()
+
+
+def is_done(task: Task) -> bool:
+    """Whether the folder holds this very task's result; VssError if it holds that of another input."""
+    try:
+        old = json.loads((Path(task.folder) / "result.json").read_text())["task"]
+    except (OSError, ValueError, KeyError):
+        return False
+    if old["input"] != task.input:
+        raise VssError(f"{task.folder} holds the result of {old['input']}; choose another --out")
+    return old == task.identity()
+
+
+def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Answer all frames and write the run's folder. progress: called with the number of frames done."""
+    footage = open_footage(task.input, task.topic, task.truth, task.fps, task.root)
+    stream = load_stream(**task.stream, both_sides=task.both_sides)
+    card: Any = stream.card
+    if footage.classes is not None and list(footage.classes) != list(card.classes):
+        footage = unlabelled(footage)
+    warm_up(stream)
+    folder = Path(task.folder)
+    partial = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        partial.mkdir(parents=True)
+        with Record(partial, card, footage.fps, task.overlay) as record:
+            waiting: deque[Frame] = deque()
+            for rgb, truth, stamp in islice(footage.frames(), task.limit or None):
+                waiting.append((rgb, truth, stamp))
+                for answer in stream.feed(rgb, stamp / 1e9):
+                    record.add(waiting.popleft(), answer)
+                progress(record.frames)
+            for answer in stream.flush():
+                record.add(waiting.popleft(), answer)
+            progress(record.frames)
+            if not record.frames:
+                raise VssError(f"{task.input}: expected at least one frame, got none")
+        result = {
+            "task": task.identity(),
+            "run": task.run,
+            "model": card.name,
+            "backend": getattr(stream.backend, "name", "torch"),
+            "classes": list(card.classes),
+            "palette": [list(map(int, colour)) for colour in card.palette],
+            **record.summary(),
+        }
+        (partial / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        raise VssError(f"{folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def unlabelled(footage: Footage) -> Footage:
+    """The same frames without labels, whose ids mean other classes than the model's."""
+    return Footage(lambda: ((rgb, None, t) for rgb, _, t in footage.frames()), footage.fps, footage.length)
+
+
+def warm_up(stream: Stream) -> None:
+    """Runtimes allocate with the first key and non-key frame: those must not count."""
+    blank = np.zeros((*stream.backend.size, 3), np.uint8)
+    for _ in stream.run((blank, number / 10) for number in range(2)):
+        pass
+    stream.reset()
+
+
+class Record:
+    """Takes the answers one by one and keeps only sums of them; close it by leaving its `with`."""
+
+    def __init__(self, folder: Path, card: Any, fps: float, with_overlay: bool) -> None:
+        self.folder, self.card, self.fps, self.with_overlay = folder, card, fps, with_overlay
+        self.frames = self.keyframes = self.resets = 0
+        self.first_stamp: int | None = None
+        self.last_stamp = 0
+        self.size = (0, 0)
+        self.digest = hashlib.sha256()
+        self.means: dict[str, list[float]] = {}
+        self.total_ms: dict[bool, array] = {True: array("d"), False: array("d")}
+        self.scores = Scores(len(card.classes))
+        self.pictures = Pictures()
+        self.before: deque[np.ndarray] = deque(maxlen=2)
+
+    def __enter__(self) -> Record:
+        self.lines = (self.folder / "frames.jsonl").open("w")
+        self.bag = BagWriter(self.folder / "bag")
+        return self
+
+    def __exit__(self, failed: Any, *_: Any) -> None:
+        self.lines.close()
+        if failed:
+            self.bag.abort()
+        else:
+            self.bag.close()
+            self.pictures.write(self.folder / "pictures")
+
+    def add(self, frame: Frame, result: Result) -> None:
+        (rgb, truth, stamp), labels = frame, result.labels
+        if result.reset:
+            self.before.clear()
+            self.resets += 1
+        figures = self.measure(result) | self.scores.add(rgb, truth, labels)
+        row = {"index": self.frames, "stamp": stamp, **figures}
+        self.lines.write(json.dumps(row, allow_nan=False) + "\n")
+        for name, value in figures.items():
+            total = self.means.setdefault(name, [0.0, 0])
+            total[0], total[1] = total[0] + value, total[1] + 1
+        self.total_ms[result.is_keyframe].append(result.times["total"])
+        self.digest.update(labels.tobytes())
+        shown = overlay(rgb, labels, self.card.palette)
+        self.pictures.offer(self.frames, figures, lambda: strip(rgb, shown, labels, self.before))
+        self.write_messages(stamp, labels, shown, figures)
+        self.first_stamp = stamp if self.first_stamp is None else self.first_stamp
+        self.last_stamp, self.size = stamp, labels.shape
+        self.frames += 1
+        self.keyframes += result.is_keyframe
+        self.before.append(labels)
+
+    def write_messages(
+        self, stamp: int, labels: np.ndarray, shown: np.ndarray, figures: dict[str, Any]
+    ) -> None:
+        if not self.frames:
+            classes = zip(self.card.classes, self.card.palette, strict=True)
+            entries = [
+                {"id": i, "name": name, "color": list(map(int, c))} for i, (name, c) in enumerate(classes)
+            ]
+            text = json.dumps({"model": self.card.name, "classes": entries, "unlabelled": 255})
+            label_info = typestore().types[STRING](text)
+            self.bag.write("/segmentation/label_info_json", STRING, label_info, stamp, latched=True)
+        self.bag.write("/segmentation/mask", IMAGE, mask_message(stamp, labels), stamp)
+        if self.with_overlay:
+            name = "/segmentation/overlay/compressed"
+            self.bag.write(name, COMPRESSED, jpeg_message(stamp, shown), stamp)
+        self.bag.write("/segmentation/consistency", DIAGNOSTICS, diagnostics(stamp, figures), stamp)
+
+    def measure(self, result: Result) -> dict[str, float]:
+        figures: dict[str, float] = {"keyframe": int(result.is_keyframe), "keyframe_age": result.keyframe_age}
+        if self.before:
+            figures["label_change"] = label_change(self.before[-1], result.labels)
+        if len(self.before) == 2:
+            figures["flicker"] = flicker(self.before[0], self.before[1], result.labels)
+        shares = np.bincount(result.labels.ravel(), minlength=256) / result.labels.size
+        figures |= {f"area/{c}": float(share) for c, share in zip(self.card.classes, shares, strict=False)}
+        return figures | {f"{stage}_ms": spent for stage, spent in result.times.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """The figures over all frames."""
+        total = np.array([*self.total_ms[True], *self.total_ms[False]])
+        p50, p95, p99 = np.percentile(total, (50, 95, 99))
+        times = {"p50": p50, "p95": p95, "p99": p99, "mean": total.mean()}
+        for key, name in ((True, "key"), (False, "nonkey")):
+            if self.total_ms[key]:
+                times[name] = float(np.median(self.total_ms[key]))
+        return {
+            "frames": self.frames,
+            "seconds": (self.last_stamp - (self.first_stamp or 0)) / 1e9,
+            "size": [self.size[1], self.size[0]],
+            "fps": self.fps,
+            "keyframes": self.keyframes,
+            "resets": self.resets - 1,  # the first frame is no interruption
+            "times": {name: round(float(ms), 3) for name, ms in times.items()},
+            "figures": {name: total / number for name, (total, number) in self.means.items()},
+            "accuracy": self.scores.summary(),
+            "masks_sha256": self.digest.hexdigest(),
+            "pictures": self.pictures.listing(),
+        }
+
+
+class Scores:
+    """Accuracy against the truth, as far as there is one: mIoU, wIoU, VC_8, VC_16, TC (see `metrics`)."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.counts = np.zeros((classes, classes + 1), np.int64)
+        self.flow_counts = np.zeros_like(self.counts)
+        self.windows: dict[int, list[float]] = {n: [] for n in WINDOWS}
+        self.dense = True
+        self.maps: deque[np.ndarray] = deque()
+        self.stays, self.same = (metrics.runs(self.maps.popleft() for _ in count()) for _ in range(2))
+        self.last: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, rgb: np.ndarray, truth: np.ndarray | None, labels: np.ndarray) -> dict[str, float]:
+        """The frame's own figures."""
+        if truth is None:
+            self.dense = False  # consistency over time needs the truth of every frame
+            return {}
+        counts = metrics.confusion(truth, labels, self.classes)
+        self.counts += counts
+        if self.dense:
+            self.follow(rgb, truth, labels)
+        value = metrics.mean_iou(counts)
+        return {"mIoU": value} if value == value else {}
+
+    def follow(self, rgb: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
+        self.maps.append(truth)
+        stays = next(iter(self.stays))
+        self.maps.append(labels)
+        same = next(iter(self.same))
+        for n, values in self.windows.items():
+            constant = stays >= n
+            values.append(float((same >= n)[constant].mean()) if constant.any() else float("nan"))
+        if self.last:
+            flow = metrics.dis_flow(self.last[0], rgb)
+            self.flow_counts += metrics.flow_confusion(self.last[1], labels, flow, self.classes)
+        self.last = (rgb, labels)
+
+    def summary(self) -> dict[str, float]:
+        if not self.counts.sum():
+            return {}
+        values = {
+            "mIoU": metrics.mean_iou(self.counts),
+            "wIoU": metrics.weighted_iou(self.counts),
+            "accuracy": metrics.pixel_accuracy(self.counts),
+        }
+        if self.dense:
+            for n, windows in self.windows.items():
+                # The authors' script leaves out the last window.
+                values[f"mVC_{n}"] = metrics.mean_video_consistency([windows[n - 1 : -1]])
+            values["TC"] = metrics.mean_iou(self.flow_counts)
+        return {name: value for name, value in values.items() if value == value}
+
+
+class Pictures:
+    """JPEG pictures of the frames worth looking at, chosen while they pass."""
+
+    def __init__(self) -> None:
+        self.worst: dict[str, dict[int, tuple[float, bytes]]] = {name: {} for name in WORST}
+        self.spread: dict[int, bytes] = {}
+        self.step = 1
+
+    def offer(self, index: int, figures: dict[str, float], draw: Callable[[], bytes]) -> None:
+        if index % self.step == 0:
+            self.spread[index] = draw()
+            if len(self.spread) == 2 * SPREAD:
+                self.step *= 2
+                self.spread = {i: jpeg for i, jpeg in self.spread.items() if i % self.step == 0}
+        for name, sign in WORST.items():
+            if name not in figures:
+                continue
+            kept, bad = self.worst[name], sign * figures[name]
+            near = [i for i in kept if index - i < APART]
+            rivals = near or (list(kept) if len(kept) == PER_FIGURE else [])
+            mildest = min(rivals, key=lambda i: kept[i][0], default=-1)
+            if mildest < 0 or bad > kept[mildest][0]:
+                kept.pop(mildest, None)
+                kept[index] = (bad, draw())
+
+    def listing(self) -> list[dict[str, Any]]:
+        """[{index, worst: names of the figures it is among the worst of}] in order of index."""
+        indices = set(self.spread).union(*self.worst.values())
+        return [
+            {"index": i, "worst": [name for name, kept in self.worst.items() if i in kept]}
+            for i in sorted(indices)
+        ]
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir()
+        for kept in self.worst.values():
+            for index, (_, jpeg) in kept.items():
+                (folder / f"{index:06}.jpg").write_bytes(jpeg)
+        for index, jpeg in self.spread.items():
+            (folder / f"{index:06}.jpg").write_bytes(jpeg)
+
+
+def strip(rgb: np.ndarray, shown: np.ndarray, labels: np.ndarray, before: deque[np.ndarray]) -> bytes:
+    """JPEG of camera, overlay and, in white, the pixels whose label differs from the frame before."""
+    changed = np.zeros(labels.shape, np.uint8)
+    if before:
+        changed = np.where(before[-1] != labels, 255, 0).astype(np.uint8)
+    size = (PICTURE_WIDTH, max(1, round(PICTURE_WIDTH * rgb.shape[0] / rgb.shape[1])))
+    parts = [rgb, shown, cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
+    row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
+    return jpeg(row, 70)
+
+
+def jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def header(stamp: int) -> Any:
+    types = typestore().types
+    time = types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9))
+    return types["std_msgs/msg/Header"](time, "camera")
+
+
+def mask_message(stamp: int, labels: np.ndarray) -> Any:
+    height, width = labels.shape
+    pixels = np.ascontiguousarray(labels).ravel()
+    return typestore().types[IMAGE](header(stamp), height, width, "mono8", 0, width, pixels)
+
+
+def jpeg_message(stamp: int, rgb: np.ndarray) -> Any:
+    return typestore().types[COMPRESSED](header(stamp), "jpeg", np.frombuffer(jpeg(rgb, 85), np.uint8))
+
+
+def diagnostics(stamp: int, values: dict[str, Any]) -> Any:
+    types = typestore().types
+    pairs = [
+        types["diagnostic_msgs/msg/KeyValue"](key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()
+    ]
+    status = types["diagnostic_msgs/msg/DiagnosticStatus"](0, "/segment: consistency", "", "", pairs)
+    return types[DIAGNOSTICS](header(stamp), [status])
