@@ -17,7 +17,7 @@ from vss_ros.footage import find_inputs, open_footage
 from vss_ros.sources import open_source
 from vss_ros.stream import load_stream
 
-FRAMES = 24
+FRAMES = 18
 
 
 def picture(index, height=48, width=80):
@@ -104,7 +104,7 @@ def test_two_runs_are_equal_to_the_bit_and_are_the_streams_answers(
     stream = load_stream(tiny_card, backend="torch", threads=1, interval=4)
     expected = list(stream.run(open_source(bag, topic)))
     assert [data for _, _, data in masks(one)] == [r.labels.tobytes() for r in expected]
-    assert a["frames"] == FRAMES and a["keyframes"] == sum(r.is_keyframe for r in expected) == 6
+    assert a["frames"] == FRAMES and a["keyframes"] == sum(r.is_keyframe for r in expected) == 5
     with BagReader(one / "bag") as written:
         assert written.topics == {
             "/segmentation/label_info_json": ("std_msgs/msg/String", 1),
@@ -229,9 +229,7 @@ def test_a_fleet_goes_on_without_its_damaged_bags(evaluate, tmp_path, caplog):
     ("bag", "topic", "frames", "size"),
     [
         ("derived_colour_sqlite3", "/camera/color/image_raw/compressed", 20, [480, 270]),
-        ("derived_colour_sqlite3", "/camera/color/image_raw", 4, [160, 90]),
         ("svo_mono8_mcap", "", 5, [752, 480]),
-        ("dvs_mono8_sqlite3", "/dvs/image_raw", 4, [346, 260]),
     ],
 )
 def test_recordings_of_real_cameras(evaluate, tmp_path, bag, topic, frames, size):
@@ -273,7 +271,7 @@ def test_pictures_are_the_worst_and_not_neighbours():
     values = np.random.default_rng(0).random(1000)
     values[500:503] = 2, 4, 3
     for index, value in enumerate(values):
-        pictures.offer(index, {"label_change": value}, lambda index=index: str(index).encode())
+        pictures.offer(index, {"label_drift": value}, lambda index=index: str(index).encode())
     worst = [item["index"] for item in pictures.listing() if item["worst"]]
     assert 501 in worst and len(worst) == PER_FIGURE and np.diff(worst).min() >= APART
     assert SPREAD <= len(pictures.spread) < 2 * SPREAD

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
     parser.add_argument("--split", default="test")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--k", help="keyframe intervals (1,2,3,5; with --bag 5)")
+    parser.add_argument("--k", help="keyframe intervals (1,2,3,5; with --bag the network's own)")
     parser.add_argument("--mode", default="P", help="P, B or P,B")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int, default=0)
@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    args.k = args.k or ("5" if args.bag else "1,2,3,5")
     if args.bag:
         return evaluate_bag.main(args)
+    args.k = args.k or "1,2,3,5"
     card, _ = read_card(args.model)
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []

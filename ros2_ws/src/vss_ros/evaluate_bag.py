@@ -81,15 +81,15 @@ def plan(args: argparse.Namespace) -> list[Task]:
     if not threads and (args.ray or args.jobs > 1):
         threads = 1 if args.ray else max((os.cpu_count() or 1) // args.jobs, 1)
     runs: dict[str, tuple[dict[str, Any], bool]] = {}
-    for model, k, mode in itertools.product(
-        args.model.split(","), parse_intervals(args.k), parse_modes(args.mode)
-    ):
+    intervals = parse_intervals(args.k) if args.k else [0]
+    for model, k, mode in itertools.product(args.model.split(","), intervals, parse_modes(args.mode)):
         if k == 1 and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
         model = str(Path(model).absolute()) if Path(model).is_file() else model
         options = {"model": model, "backend": args.backend, "threads": threads, "interval": k}
         replace(StreamConfig(), **options)  # a wrong option is refused before hours of work
-        name = f"{read_card(model)[0].name} K={k}"
+        name = read_card(model)[0].name
+        name += f" K={k}" if k else ""
         name += " B" if mode == "B" else ""
         name += f" {args.backend}" if args.backend != "auto" else ""
         if name in runs:

@@ -31,15 +31,16 @@ from vss_ros import metrics
 from vss_ros.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.cards import read_card
 from vss_ros.config import VssError
-from vss_ros.consistency import flicker, label_change
+from vss_ros.consistency import Consistency
 from vss_ros.footage import Footage, Frame, open_footage
 from vss_ros.images import overlay
+from vss_ros.report import version
 from vss_ros.stream import Result, Stream, load_stream
 
 WINDOWS = (8, 16)
-WORST = {"label_change": 1, "mIoU": -1}
+WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1}
 """Figures whose worst frames are drawn, and the sign of what is worse."""
-PER_FIGURE, SPREAD, APART = 8, 12, 15
+PER_FIGURE, SPREAD, APART = 6, 12, 15
 """Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
 PICTURE_WIDTH = 224
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
@@ -67,7 +68,7 @@ class Task:
         """Equal for two tasks that must give the same masks: an earlier result may stand for this one."""
         card, _ = read_card(self.stream["model"])
         made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
-        return {**asdict(self), "folder": "", **made_of}
+        return {**asdict(self), "folder": "", "version": version(), **made_of}
 
 
 def fingerprint(source: str) -> str:
@@ -94,7 +95,7 @@ def is_done(task: Task) -> bool:
 def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None) -> None:
     """Answer all frames and write the run's folder. progress: called with the number of frames done."""
     footage = open_footage(task.input, task.topic, task.truth, task.fps, task.root)
-    stream = load_stream(**task.stream, both_sides=task.both_sides)
+    stream = load_stream(**task.stream, both_sides=task.both_sides, measure_drift=True)
     card: Any = stream.card
     if footage.classes is not None and list(footage.classes) != list(card.classes):
         footage = unlabelled(footage)
@@ -105,14 +106,12 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     try:
         partial.mkdir(parents=True)
         with Record(partial, card, footage.fps, task.overlay) as record:
-            waiting: deque[Frame] = deque()
-            for rgb, truth, stamp in islice(footage.frames(), task.limit or None):
-                waiting.append((rgb, truth, stamp))
-                for answer in stream.feed(rgb, stamp / 1e9):
-                    record.add(waiting.popleft(), answer)
+            for frame in islice(footage.frames(), task.limit or None):
+                for answer in stream.feed(frame[0], frame[2] / 1e9, source=frame):
+                    record.add(answer.source, answer)
                 progress(record.frames)
             for answer in stream.flush():
-                record.add(waiting.popleft(), answer)
+                record.add(answer.source, answer)
             progress(record.frames)
             if not record.frames:
                 raise VssError(f"{task.input}: expected at least one frame, got none")
@@ -161,7 +160,8 @@ class Record:
         self.total_ms: dict[bool, array] = {True: array("d"), False: array("d")}
         self.scores = Scores(len(card.classes))
         self.pictures = Pictures()
-        self.before: deque[np.ndarray] = deque(maxlen=2)
+        self.meter = Consistency(card.classes, flow=True)
+        self.before: np.ndarray | None = None
 
     def __enter__(self) -> Record:
         self.lines = (self.folder / "frames.jsonl").open("w")
@@ -179,12 +179,14 @@ class Record:
     def add(self, frame: Frame, result: Result) -> None:
         (rgb, truth, stamp), labels = frame, result.labels
         if result.reset:
-            self.before.clear()
+            self.before = None
             self.resets += 1
-        figures = self.measure(result) | self.scores.add(rgb, truth, labels)
+        figures = self.meter(result, rgb) | self.scores.add(rgb, truth, labels)
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in figures.items():
+            if isinstance(value, str):
+                continue
             total = self.means.setdefault(name, [0.0, 0])
             total[0], total[1] = total[0] + value, total[1] + 1
         self.total_ms[result.is_keyframe].append(result.times["total"])
@@ -196,7 +198,7 @@ class Record:
         self.last_stamp, self.size = stamp, labels.shape
         self.frames += 1
         self.keyframes += result.is_keyframe
-        self.before.append(labels)
+        self.before = labels
 
     def write_messages(
         self, stamp: int, labels: np.ndarray, shown: np.ndarray, figures: dict[str, Any]
@@ -214,16 +216,6 @@ class Record:
             name = "/segmentation/overlay/compressed"
             self.bag.write(name, COMPRESSED, jpeg_message(stamp, shown), stamp)
         self.bag.write("/segmentation/consistency", DIAGNOSTICS, diagnostics(stamp, figures), stamp)
-
-    def measure(self, result: Result) -> dict[str, float]:
-        figures: dict[str, float] = {"keyframe": int(result.is_keyframe), "keyframe_age": result.keyframe_age}
-        if self.before:
-            figures["label_change"] = label_change(self.before[-1], result.labels)
-        if len(self.before) == 2:
-            figures["flicker"] = flicker(self.before[0], self.before[1], result.labels)
-        shares = np.bincount(result.labels.ravel(), minlength=256) / result.labels.size
-        figures |= {f"area/{c}": float(share) for c, share in zip(self.card.classes, shares, strict=False)}
-        return figures | {f"{stage}_ms": spent for stage, spent in result.times.items()}
 
     def summary(self) -> dict[str, Any]:
         """The figures over all frames."""
@@ -344,11 +336,11 @@ class Pictures:
             (folder / f"{index:06}.jpg").write_bytes(jpeg)
 
 
-def strip(rgb: np.ndarray, shown: np.ndarray, labels: np.ndarray, before: deque[np.ndarray]) -> bytes:
+def strip(rgb: np.ndarray, shown: np.ndarray, labels: np.ndarray, before: np.ndarray | None) -> bytes:
     """JPEG of camera, overlay and, in white, the pixels whose label differs from the frame before."""
     changed = np.zeros(labels.shape, np.uint8)
-    if before:
-        changed = np.where(before[-1] != labels, 255, 0).astype(np.uint8)
+    if before is not None:
+        changed = np.where(before != labels, 255, 0).astype(np.uint8)
     size = (PICTURE_WIDTH, max(1, round(PICTURE_WIDTH * rgb.shape[0] / rgb.shape[1])))
     parts = [rgb, shown, cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
     row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])

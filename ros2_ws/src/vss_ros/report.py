@@ -101,7 +101,7 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
     """What the page shows of one run: the figures of the whole, and those of its frames thinned out."""
     result = json.loads((folder / "result.json").read_text())
     with (folder / "frames.jsonl").open() as lines:
-        rows = [json.loads(line) for line in lines]
+        rows = [numbers(json.loads(line)) for line in lines]
     start = rows[0]["stamp"]
     wide = len({name for row in rows for name in row if is_plotted(name) or name.startswith("area/")})
     points = max(POINTS[0], min(POINTS[1], VALUES // (runs * wide)))
@@ -129,6 +129,11 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
         "keyframes": [short((row["stamp"] - start) / 1e9, 7) for row in rows if row.get("keyframe")],
         "pictures": [picture(folder, rows, item) for item in chosen],
     }
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """What can be plotted; the name of a class, for one, cannot."""
+    return {name: value for name, value in row.items() if not isinstance(value, str)}
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
