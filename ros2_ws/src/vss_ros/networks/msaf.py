@@ -168,8 +168,9 @@ def deformable_conv(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> 
     """
     height, width = x.shape[-2:]
     flat = x.flatten(2)
-    rows = torch.arange(height, dtype=x.dtype, device=x.device)[:, None]
-    columns = torch.arange(width, dtype=x.dtype, device=x.device)[None]
+    offset = offset.float()  # bfloat16 holds no position above 256, and few between two pixels
+    rows = torch.arange(height, dtype=offset.dtype, device=x.device)[:, None]
+    columns = torch.arange(width, dtype=offset.dtype, device=x.device)[None]
     out = bias[None, :, None]
     for tap in range(9):
         y = rows + (tap // 3 - 1) + offset[:, 2 * tap]
