@@ -13,6 +13,7 @@ from vss_ros.config import VssError
 COMMANDS = {
     "demo": ("vss_ros.demo", "camera stream → nodes → masks, overlay video and report"),
     "train": ("vss_ros.train", "train a network by a recipe"),
+    "memory": ("vss_ros.memory", "MAR's key-value memory from a training set"),
     "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.check_data", "counts, sizes, classes and broken pairs of a data set"),
     "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),

@@ -322,11 +322,12 @@ class Streets:
         return self.seeds * self.length
 
     def clip(self, i: int, offsets: Sequence[int] = (0,)) -> Clip:
-        seed, t = self.first + i // self.length, i % self.length
+        """Frames at `offsets` from the i-th one, clamped to its video (in training: to the street's first frame)."""
+        seed, t, last = self.first + i // self.length, i % self.length, self.length - 1
         if self.length == 1:
-            t = seed * 7919 % self.horizon
+            t, last = seed * 7919 % self.horizon, 2 * self.horizon
         street = make_street(seed, self.size, self.fps)
-        pairs = [street.frame(max(t + offset, 0)) for offset in offsets]
+        pairs = [street.frame(min(max(t + offset, 0), last)) for offset in offsets]
         labelled = list(offsets).index(0) if 0 in offsets else 0
         return Clip([p[0] for p in pairs], [p[1] for p in pairs], labelled, f"street:{seed}", t)
 

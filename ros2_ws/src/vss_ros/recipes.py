@@ -34,6 +34,8 @@ class Recipe:
     """Frames of a clip relative to the labelled one, in the order that the network's loss takes them."""
     neighbours: tuple[int, ...] = (-1, 1)
     """Offsets of one more frame, drawn for each clip; empty: no such frame."""
+    reverse: float = 0.0
+    """Share of the clips that run backwards in time (all offsets negated)."""
     lr_head: float = 0.0
     """Of everything but the backbone; 0: lr."""
     weight_decay: float = 0.01
@@ -53,6 +55,13 @@ class Recipe:
     """Fields of Augmentation other than crop."""
     init: str = ""
     """Weights to start from: a .safetensors file of the same network, or "imagenet:<file>" for the backbone's."""
+    after: str = ""
+    """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
+    trains: tuple[str, ...] = ()
+    """Prefixes of the parameters that are trained, from fresh ones; all others stay as `after` left them. Empty: all
+    are trained, and everything that fits is taken from `after`."""
+    memory_clips: int = 0
+    """Training clips, evenly spread, that MAR's memory is built from; 0: all."""
     seed: int = 0
     validate_every: int = 500
     save_every: int = 100
@@ -97,6 +106,10 @@ def read_recipe(name: str) -> Recipe:
 def convert(path: Path, name: str, kind: str, value: Any) -> Any:
     """The value as the field's type, which is given as it is written above."""
     try:
+        if kind == "tuple[str, ...]":
+            if not isinstance(value, list):
+                raise ValueError
+            return tuple(str(v) for v in value)
         if kind.startswith("tuple"):
             numbers = tuple(int(v) for v in value)
             if kind == "tuple[int, int]" and (len(numbers) != 2 or min(numbers) < 32):
@@ -119,6 +132,14 @@ def check(path: Path, recipe: Recipe) -> None:
             raise VssError(f"recipe {path}: {name}: expected at least 1, got {getattr(recipe, name)}")
     if not recipe.lr > 0 or not 0 <= recipe.average < 1:
         raise VssError(f"recipe {path}: expected lr > 0 and average in [0, 1)")
+    if not 0 <= recipe.reverse <= 1:
+        raise VssError(f"recipe {path}: reverse: expected a share in [0, 1], got {recipe.reverse}")
+    if recipe.after and recipe.init:
+        raise VssError(f"recipe {path}: expected after or init, not both")
+    if recipe.trains and not recipe.after:
+        raise VssError(
+            f"recipe {path}: trains: expected `after`, which says where the other parameters come from"
+        )
     try:
         Augmentation(recipe.crop, **recipe.augment)
     except (TypeError, VssError) as error:

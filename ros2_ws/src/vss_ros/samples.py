@@ -5,8 +5,9 @@ So the data of a run is the same however often it is stopped, and needs no state
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vss_ros.recipes import Recipe
 class Samples(torch.utils.data.Dataset):
     """Augmented clips; position ÷ len(data) is the epoch, each with an order of its own.
 
-    With a cache folder each clip is rendered or decoded once, so its neighbour is drawn once, too.
+    With a cache folder each clip is rendered or decoded once, so its neighbour and direction are drawn once, too.
     """
 
     def __init__(self, data: Any, recipe: Recipe, cache: Path | None = None):
@@ -37,26 +38,32 @@ class Samples(torch.utils.data.Dataset):
         index = int(np.random.default_rng((recipe.seed, epoch)).permutation(len(self.data))[place])
         rng = np.random.default_rng((recipe.seed, epoch, place))
         offsets = list(recipe.offsets)
+        draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
+        if recipe.reverse and draw.random() < recipe.reverse:
+            offsets = [-offset for offset in offsets]
         if recipe.neighbours:
-            draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
             offsets.append(int(draw.choice(recipe.neighbours)))
-        frames, labels = self.augment(*self.read(index, offsets), rng)
+        frames, labels = self.augment(*read_clip(self.data, index, offsets, self.cache), rng)
         return torch.from_numpy(frames), torch.from_numpy(labels)
 
-    def read(self, index: int, offsets: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        if self.cache is None:
-            clip = self.data.clip(index, offsets)
-            return clip.frames, clip.labels
-        path = self.cache / f"{self.data.name.replace(' ', '_')}_{'_'.join(map(str, [index, *offsets]))}.npy"
-        if not path.exists():
-            clip = self.data.clip(index, offsets)
-            planes = np.concatenate([np.stack(clip.frames), np.stack(clip.labels)[..., None]], -1)
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp.npy")
-            np.save(temporary, planes)
-            temporary.replace(path)
-        planes = np.load(path)
-        return list(planes[..., :3]), [np.ascontiguousarray(plane) for plane in planes[..., 3]]
+
+def read_clip(
+    data: Any, index: int, offsets: Sequence[int], cache: Path | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frames and labels of a clip; with a cache folder it is rendered or decoded once and then read from there."""
+    if cache is None:
+        clip = data.clip(index, offsets)
+        return clip.frames, clip.labels
+    path = cache / f"{data.name.replace(' ', '_')}_{'_'.join(map(str, [index, *offsets]))}.npy"
+    if not path.exists():
+        clip = data.clip(index, offsets)
+        planes = np.concatenate([np.stack(clip.frames), np.stack(clip.labels)[..., None]], -1)
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
+        np.save(temporary, planes)
+        temporary.replace(path)
+    planes = np.load(path)
+    return list(planes[..., :3]), [np.ascontiguousarray(plane) for plane in planes[..., 3]]
 
 
 class Positions(torch.utils.data.Sampler):

@@ -41,10 +41,12 @@ from vss_ros.cards import (
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
 from vss_ros.images import colorize
+from vss_ros.memory import MEMORY_FILE, about_memory
 from vss_ros.metrics import confusion, iou, mean_iou
-from vss_ros.networks import build, load_imagenet
+from vss_ros.networks import build, load_imagenet, reads_of
 from vss_ros.recipes import Recipe, read_recipe
-from vss_ros.samples import make_loader
+from vss_ros.samples import make_loader, read_clip
+from vss_ros.stages import check_clip, freeze, load_memory, run_earlier, start_from, weights_before
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -66,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, help="folder for clips as rendered or decoded (takes gigabytes)"
     )
     parser.add_argument("--validate-frames", type=int, default=60, help="frames of a validation run; 0: all")
+    parser.add_argument(
+        "--card-frames",
+        type=int,
+        default=0,
+        help="frames of val and of test that the card's figures are from; 0: all",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -76,6 +84,7 @@ def main(args: argparse.Namespace) -> int:
         if (out / "last.ckpt").exists() and not args.resume:
             raise VssError(f"{out} holds a run: give --resume to go on with it, or another --out")
         out.mkdir(parents=True, exist_ok=True)
+        run_earlier(recipe, args, out)
         try:
             is_first = train(recipe, args, out)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -115,12 +124,16 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     torch.manual_seed(recipe.seed)
     if fabric.device.type == "cpu":
         keep_memory()
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
     data = open_dataset(recipe.data, "train", args.root, recipe.size)
     held_out = open_dataset(recipe.data, "val", args.root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
-    load_initial(network, recipe.init)
-    network = network.to(memory_format=torch.channels_last)
+    check_clip(network, recipe)
+    start(network, recipe, out)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
     if fabric.device.type == "cuda" and world > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optimiser = make_optimiser(network, recipe)
@@ -129,7 +142,8 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     model, optimiser = fabric.setup(network, optimiser)
     model.mark_forward_method("loss")
     state: dict[str, Any] = {"step": 0, "best": -1.0, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
-    if args.resume:
+    # A chain of stages may have been stopped before this recipe's own first step.
+    if args.resume and ((out / "last.ckpt").exists() or not recipe.after):
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
     batches = make_loader(data, recipe, state["step"], rank, world, args.workers, args.cache)
     bar = tqdm(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
@@ -174,11 +188,13 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             fabric.log_dict({**scalars, "lr": recipe.lr * factor, "busy": busy}, step)
         if step % recipe.validate_every == 0 or done:
             with fabric.autocast():
-                counts = validate(average.module, held_out, recipe.size, args.validate_frames, rank, world)
+                counts = validate(
+                    average.module, held_out, recipe.size, args.cache, args.validate_frames, rank, world
+                )
             score = mean_iou(summed(fabric, counts).numpy())
             fabric.log("val/mIoU", score, step)
             if rank == 0:
-                sample = draw_sample(average.module, held_out, recipe.size)
+                sample = draw_sample(average.module, held_out, recipe.size, args.cache)
                 logger.experiment.add_image("val/image, truth, labels", sample, step, dataformats="HWC")
             bar.write(f"step {step}: loss {mean['loss']:.3f}, val mIoU {score:.3f}", file=sys.stderr)
             if score > state["best"]:
@@ -238,6 +254,18 @@ def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
+def start(network: Any, recipe: Recipe, out: Path) -> None:
+    """Weights that the recipe starts from, and which of them it trains."""
+    if recipe.after:
+        before = weights_before(recipe, out)
+        start_from(network, before, recipe.trains)
+        if recipe.network.startswith("mar+"):
+            load_memory(network, out / MEMORY_FILE, before)
+    else:
+        load_initial(network, recipe.init)
+    freeze(network, recipe.trains)
+
+
 def load_initial(network: Any, init: str) -> None:
     """Weights that the recipe starts from, if any."""
     if not init:
@@ -273,9 +301,10 @@ def load(path: Path, recipe: Recipe) -> dict:
     if not path.is_file():
         raise VssError(f"{path}: no such checkpoint; leave out --resume or --export to train from the start")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    changed = [
-        name for name, value in dataclasses.asdict(recipe).items() if content["recipe"].get(name) != value
-    ]
+    saved = dataclasses.asdict(
+        Recipe(**content["recipe"])
+    )  # with the defaults of fields that are newer than it
+    changed = [name for name, value in dataclasses.asdict(recipe).items() if saved[name] != value]
     if changed:
         raise VssError(f"{path}: made by another recipe; these differ: {', '.join(changed)}")
     return content
@@ -292,9 +321,15 @@ def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recip
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, data: Any, size: tuple[int, int], limit: int = 0, rank: int = 0, world: int = 1
+    network: nn.Module,
+    data: Any,
+    size: tuple[int, int],
+    cache: Path | None = None,
+    limit: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Tensor:
-    """Confusion matrix of single frames (each its own keyframe) at the labels' own size.
+    """Confusion matrix of labelled frames at the labels' own size, as a stream that remembers every frame has it.
 
     limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
     """
@@ -302,31 +337,35 @@ def validate(
     counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
     chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
     for i in sorted(set(chosen.tolist()))[rank::world]:
-        clip = data.clip(i)
-        counts += confusion(clip.labels[0], segment(network, clip.frames[0], size), len(data.classes))
+        _, truth, labels = segment(network, data, i, size, cache)
+        counts += confusion(truth, labels, len(data.classes))
     return torch.from_numpy(counts)
 
 
 @torch.no_grad()
-def segment(network: Any, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (H, W) uint8 of an image (H, W, 3) that is its own keyframe, at the network's input size `size`."""
+def segment(
+    network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The i-th labelled frame, its truth and its labels by the frames that the network reads; size: its input's."""
+    offsets = reads_of(network)
+    wanted = list(dict.fromkeys((0, *offsets)))
+    images, truths = read_clip(data, i, wanted, cache)
     device = next(network.parameters()).device
-    frame = normalise(torch.from_numpy(np.ascontiguousarray(image)).to(device))[None]
-    if frame.shape[-2:] != size:
-        frame = F.interpolate(frame, size=size, mode="bilinear", antialias=True)
-    features = network.encode(frame)
-    memory = network.remember(features)
-    passes = [network.decode(features, *[memory for _ in reads]) for reads in network.reads(0, [0])]
-    logits = torch.stack(passes).sum(0).float()
-    logits = F.interpolate(logits, size=image.shape[:2], mode="bilinear")
-    return logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
+    frames = normalise(torch.from_numpy(np.stack(images)).to(device))
+    if frames.shape[-2:] != size:
+        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    features = [network.encode(frame[None]) for frame in frames]
+    logits = network.decode(features[0], *(network.remember(features[wanted.index(o)]) for o in offsets))
+    logits = F.interpolate(logits.float(), size=images[0].shape[:2], mode="bilinear")
+    return images[0], truths[0], logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
 
 
-def draw_sample(network: nn.Module, data: Any, size: tuple[int, int]) -> np.ndarray:
+def draw_sample(
+    network: nn.Module, data: Any, size: tuple[int, int], cache: Path | None = None
+) -> np.ndarray:
     """The first frame beside its truth and its labels, (H, 3·W, 3) uint8."""
-    clip = data.clip(0)
-    labels = [clip.labels[0], segment(network, clip.frames[0], size)]
-    return np.hstack([clip.frames[0], *(colorize(part, data.palette) for part in labels)])
+    image, *maps = segment(network, data, 0, size, cache)
+    return np.hstack([image, *(colorize(part, data.palette) for part in maps)])
 
 
 def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
@@ -351,25 +390,26 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
             "command": f"vss train {args.recipe}"
             + (f" --devices {args.devices}" if args.devices > 1 else ""),
             "data": f"{recipe.data}, split train",
-            "start": recipe.init or "random weights",
-            **earlier(recipe.init),
+            "start": recipe.after or recipe.init or "random weights",
+            **earlier(str(weights_before(recipe, out)) if recipe.after else recipe.init),
             "steps": best["step"],
             "clips_per_step": recipe.batch,
             "hours": round(best["seconds"] / 3600, 2),
             "hardware": hardware(),
+            **({"memory": about_memory(out / MEMORY_FILE)} if recipe.network.startswith("mar+") else {}),
         },
     )
     path = save_model(network, card, out)
     stored, _ = load_model(path)
     metrics: dict[str, Any] = {
-        "protocol": f"every frame a keyframe, {recipe.size[1]}x{recipe.size[0]}, {len(data.classes)} classes"
+        "protocol": f"every frame remembered, {recipe.size[1]}x{recipe.size[0]}, {len(data.classes)} classes"
     }
     for split, frames in splits.items():
-        scores = iou(validate(stored, frames, recipe.size).numpy())
+        scores = iou(validate(stored, frames, recipe.size, args.cache, args.card_frames).numpy())
         per_class = {c: round(float(s), 4) for c, s in zip(data.classes, scores, strict=True) if s == s}
         chosen = ", used to choose the checkpoint" if split == "val" else ""
         metrics[split] = {
-            "frames": f"{len(frames)}{chosen}",
+            "frames": f"{min(args.card_frames or len(frames), len(frames))}{chosen}",
             "mIoU": round(float(np.nanmean(scores)), 4),
             "IoU": per_class,
         }

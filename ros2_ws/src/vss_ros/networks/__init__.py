@@ -32,7 +32,7 @@ from vss_ros.config import VssError
 from vss_ros.networks import cffm, dcfm, mar, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
-__all__ = ["NETWORKS", "build", "from_authors", "load_imagenet"]
+__all__ = ["NETWORKS", "build", "from_authors", "load_imagenet", "reads_of"]
 
 NETWORKS = {
     "cffm": cffm.CFFM,
@@ -61,3 +61,9 @@ def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
     if not 1 <= classes <= 255:
         raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
     return NETWORKS[name](backbone, classes, **options)
+
+
+def reads_of(network: Any) -> tuple[int, ...]:
+    """Frames that one decode pass reads, relative to its own, where every frame is remembered: (−9, −6, −3), …"""
+    t = network.keeps
+    return tuple(frame - t for frame in network.reads(t, range(t + network.lookahead + 1))[0])

@@ -1,7 +1,8 @@
 """MAR: refine any network's features against a memory of the training set's hardest and most typical pixels.
 
-Paper: as STF, section 3.3. Keys are features of hard and good pixels of each class, values the class prototypes; a
-pixel's feature attends to them before it is classified.
+Paper: as STF, section 3.3. Keys are features of each class's hard pixels, values the class prototypes (means of its
+good pixels); a pixel's feature attends to them before it is classified. `vss memory` builds them (vss_ros.memory);
+the last stage of training goes on to tune them, as the authors' code does.
 
 Follows the authors' code where the paper is silent: a projection of the values, no scaling of the logits.
 """
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from vss_ros.networks.heads import cross_entropy
 
-PER_CLASS = 10
+PER_CLASS = 10  # hard pixels, and good ones (K_L, K_H in the paper)
 
 
 class MemoryAttention(nn.Module):
