@@ -14,9 +14,11 @@ from launch import LaunchDescription
 SHARE = Path(__file__).resolve().parents[1]
 OUTPUTS = (
     "mask",
+    "mask/compressed",
     "confidence",
     "color_mask",
     "overlay",
+    "flicker",
     "camera_info",
     "label_info",
     "label_info_json",
@@ -42,7 +44,7 @@ ARGUMENTS = (
         ["", "auto", "torch", "onnxruntime", "openvino"],
     ),
     ("use_sim_time", "false", "take the time from /clock", BOOLEAN),
-    ("visualize", "false", "show camera, overlay and colour mask in rviz", BOOLEAN),
+    ("visualize", "false", "show camera, overlay, colour mask and flicker in rviz", BOOLEAN),
     ("watch", "false", "serve a live web page of the masks, as `vss watch` does", BOOLEAN),
     (
         "watch_host",
@@ -94,7 +96,8 @@ def start(context):
     if value["visualize"] == "true":
         prefix = f"/{value['namespace'].strip('/')}".rstrip("/")
         shown = [
-            (f"/segmentation/{name}", f"{prefix}/segmentation/{name}") for name in ("overlay", "color_mask")
+            (f"/segmentation/{name}", f"{prefix}/segmentation/{name}")
+            for name in ("overlay", "color_mask", "flicker")
         ]
         actions.append(
             Node(

@@ -128,7 +128,12 @@ def test_rviz_only_if_wanted_and_its_topics_follow(launch):
     config = Path(rviz.kwargs["arguments"][1])
     displays = yaml.safe_load(config.read_text())["Visualization Manager"]["Displays"]
     topics = {display["Topic"]["Value"] for display in displays}
-    assert topics == {"/camera/image_raw", "/segmentation/overlay", "/segmentation/color_mask"}
+    assert topics == {
+        "/camera/image_raw",
+        "/segmentation/overlay",
+        "/segmentation/color_mask",
+        "/segmentation/flicker",
+    }
     assert topics <= set(remaps), "every display must follow the arguments"
 
 

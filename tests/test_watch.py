@@ -345,7 +345,7 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):  #
     card = read_card("street")[0]
     problem, plots = page.locator("#problem"), page.locator(".plot canvas")
     expect(page.locator("#legend li")).to_have_count(len(card.classes), timeout=180_000)
-    expect(plots).to_have_count(3, timeout=60_000)
+    expect(plots).to_have_count(4, timeout=60_000)
     pictures = set()
     for _ in range(40):
         pictures.add(hash(page.locator("#overlay").screenshot()))
@@ -357,17 +357,18 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):  #
     seen = page.evaluate(PAGE)
     assert seen["legend"] == [[name, list(rgb)] for name, rgb in zip(card.classes, card.palette, strict=True)]
     assert seen["node"] == "/segment" and "input" in "".join(seen["lines"])
-    assert seen["titles"][:3] == ["Latency, ms", "Keyframe age, frames", "Share of labels that change"]
-    for index in range(3):
+    titles = ["Latency, ms", "Keyframe age, frames", "Labels that change, share", "Drift from the keyframe"]
+    assert seen["titles"] == titles
+    for index, title in enumerate(titles):
         blue = [c for c in page.evaluate(CANVAS, index) if c[2] > 150 and c[2] - c[0] > 80]
-        assert blue, f"the line of {seen['titles'][index]} is drawn"
+        assert blue, f"the line of {title} is drawn"
     page.locator("#more summary").click()
     page.get_by_label("Time per stage, ms").check()
-    expect(plots).to_have_count(4)
+    expect(plots).to_have_count(5)
     page.get_by_label("Time per stage, ms").uncheck()
     page.locator("#more summary").click()
     if "VSS_SCREENSHOT" in os.environ:
-        page.set_viewport_size({"width": 1000, "height": 640})
+        page.set_viewport_size({"width": 1000, "height": 730})
         page.wait_for_timeout(15_000)  # fills the plots
         page.screenshot(path=os.environ["VSS_SCREENSHOT"])
     assert page.problems == []
