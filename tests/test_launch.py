@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -12,11 +14,16 @@ import types
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 from ros_fixtures import client, image, start, wait  # noqa: F401
+from vss_ros import cli
+from vss_ros.chain import Chain
 from vss_ros.config import SegmentConfig
+from vss_ros.evaluate import add_arguments
+from vss_ros.evaluate_live import stamp_file
 from vss_ros.watch import WatchConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,10 +44,15 @@ def launch(monkeypatch):
         "launch": ["LaunchDescription"],
         "launch.actions": [
             "DeclareLaunchArgument",
+            "ExecuteProcess",
             "IncludeLaunchDescription",
             "OpaqueFunction",
+            "RegisterEventHandler",
             "SetEnvironmentVariable",
+            "Shutdown",
+            "TimerAction",
         ],
+        "launch.event_handlers": ["OnProcessExit"],
         "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
         "launch_ros": [],
         "launch_ros.actions": ["Node"],
@@ -88,7 +100,9 @@ def test_arguments_are_declared_and_described(launch):
     assert declared["use_sim_time"].kwargs["default_value"] == "false"
     assert Path(declared["params_file"].kwargs["default_value"]).is_file()
     demo, _ = launch("demo.launch.py")
-    for name, action in {**declared, **demo}.items():
+    evaluate, _ = launch("evaluate.launch.py")
+    assert {"bag", "model", "report"} <= set(evaluate)
+    for name, action in [*declared.items(), *demo.items(), *evaluate.items()]:
         assert action.kwargs["description"], name
         choices = action.kwargs["choices"]
         assert choices is None or action.kwargs["default_value"] in choices, name
@@ -178,6 +192,46 @@ def test_demo_replays_the_clip_to_the_segment_launch_file(launch):
     assert set(arguments) <= set(declared)
 
 
+def after(actions: list[Action], target: Action, code: int) -> list[Action]:
+    """What a launch file does once a process has ended."""
+    handlers = [action.args[0].kwargs for action in of_kind(actions, "RegisterEventHandler")]
+    (then,) = [handler["on_exit"] for handler in handlers if handler["target_action"] is target]
+    return then(types.SimpleNamespace(returncode=code), None) if callable(then) else then
+
+
+def test_evaluation_replays_records_and_scores(launch, tmp_path):
+    report = tmp_path / "report"
+    _, actions = launch("evaluate.launch.py", bag="drive", model="camvid", truth="/truth", report=str(report))
+    recorder, replay = of_kind(actions, "Node")
+    recording = Path(recorder.kwargs["parameters"][0]["out"])
+    assert recording.parent == report / "recordings" and recording.parent.is_dir()
+    assert replay.kwargs["parameters"][0]["stamp_file"] == str(stamp_file(recording))
+    included = dict(of_kind(actions, "IncludeLaunchDescription")[0].kwargs["launch_arguments"])
+    declared, _ = launch("segment.launch.py")
+    assert set(included) <= set(declared)
+    assert included["image_topic"] == dict(replay.kwargs["remappings"])["image"]
+
+    (score,) = after(actions, recorder, 0)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = parser.parse_args(score.kwargs["cmd"][5:])
+    assert (words.bag, words.live, words.model) == (["drive"], recording, "camvid")
+    assert (words.truth, words.topic, words.out) == ("/truth", "", report)
+    assert of_kind(after(actions, recorder, 1), "Shutdown") and of_kind(after(actions, score, 0), "Shutdown")
+    assert of_kind(after(actions, replay, 1), "Shutdown")
+
+    # After a replay without any answer it gives up; with one, the recorder ends by itself.
+    (timer,) = after(actions, replay, 0)
+    give_up = timer.kwargs["actions"][0].kwargs["function"]
+    assert give_up(None) == []
+    rows = recording.parent / f".{recording.name}.partial" / "frames.csv"
+    rows.parent.mkdir()
+    rows.write_text("stamp\n")
+    assert of_kind(give_up(None), "Shutdown")
+    rows.write_text("stamp\n1\n")
+    assert give_up(None) == []
+
+
 def test_parameter_file_holds_the_defaults():
     """The dataclass is where a default stands; the file shows them to the user."""
     content = yaml.safe_load((ROOT / "config" / "segment.yaml").read_text())["/**"]["ros__parameters"]
@@ -213,6 +267,38 @@ def test_the_launched_node_runs(launch, client, tmp_path):  # noqa: F811
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_the_launched_evaluation(launch, tiny_card, tmp_path):
+    """Its processes with the very parameters and remaps of the launch file, then its scoring command."""
+    for index in range(20):
+        picture = np.full((72, 96, 3), 90, np.uint8)
+        picture[20:50, index * 3 : index * 3 + 30] = 220
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "clip" / f"{index}.png"), picture)
+    values = {"bag": str(tmp_path / "clip"), "report": str(tmp_path / "report"), "rate": "0.3"}
+    _, actions = launch("evaluate.launch.py", model=str(tiny_card), backend="torch", **values)
+    recorder, replay = of_kind(actions, "Node")
+    included = dict(of_kind(actions, "IncludeLaunchDescription")[0].kwargs["launch_arguments"])
+    (segment,) = of_kind(launch("segment.launch.py", **included)[1], "Node")
+    with Chain(tmp_path / "logs") as chain:
+        for node in (segment, recorder, replay):
+            parameters = {name: value for name, value in node.kwargs["parameters"][-1].items() if value != ""}
+            chain.start(node.kwargs["executable"], parameters, dict(node.kwargs["remappings"]))
+        assert wait(lambda: chain.ended("recorder") and chain.ended("replay"), 120), chain.tail(
+            "segment", "recorder", "replay"
+        )
+        assert [chain.running[node].poll() for node in ("recorder", "replay")] == [0, 0]
+    (score,) = after(actions, recorder, 0)
+    assert cli.main(score.kwargs["cmd"][4:]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    offline, live = report["runs"]
+    assert (offline["run"], live["run"]) == ("tiny torch", "tiny torch live")
+    assert live["headline"]["frames"] == 20 and live["headline"]["dropped"] <= 5
+    assert live["headline"]["delay_ms"] > 0 and 0 <= live["headline"]["differs"] <= 1
+    assert len(live["notes"]) == 4 and "frames got no mask" in live["notes"][0]
 
 
 @pytest.mark.ros

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from vss_ros.cards import read_card
 from vss_ros.config import StreamConfig, VssError, replace
+from vss_ros.evaluate_live import evaluate_live
 from vss_ros.evaluate_run import Task, evaluate_run, is_done
 from vss_ros.footage import find_inputs, open_footage
 
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ray", metavar="ADDRESS", help="a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT"
     )
+    group.add_argument(
+        "--live", metavar="FOLDER", type=Path, help="of `recorder`: score it beside the offline run"
+    )
     group.add_argument("--no-overlay", action="store_true", help="leave the overlay out of the written bags")
 
 
@@ -63,10 +67,14 @@ def main(args: argparse.Namespace) -> int:
             f"expected --jobs >= 1, --limit and --fps >= 0; got {args.jobs}, {args.limit}, {args.fps}"
         )
     tasks = plan(args)
+    if args.live and len(tasks) != 1:
+        raise VssError(f"--live: expected one recording, model and interval, got {len(tasks)} runs")
     todo = [task for task in tasks if not is_done(task)]
     if len(todo) < len(tasks):
         log.info("%d of %d runs are there already", len(tasks) - len(todo), len(tasks))
     failures = run_all(args, todo)
+    if args.live and not failures:
+        evaluate_live(tasks[0], args.live.absolute())
     for task, reason in failures:
         log.error("%s, %s: %s", task.input, task.run, reason)
     log.info("\n%s\nwrote %s", *write_report(args.out, [f"{t.input}, {t.run}: {why}" for t, why in failures]))

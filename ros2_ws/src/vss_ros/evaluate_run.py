@@ -18,7 +18,8 @@ import json
 import shutil
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -38,7 +39,7 @@ from vss_ros.report import version
 from vss_ros.stream import Result, Stream, load_stream
 
 WINDOWS = (8, 16)
-WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1}
+WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1, "differs_in_force": 1}
 """Figures whose worst frames are drawn, and the sign of what is worse."""
 PER_FIGURE, SPREAD, APART = 6, 12, 15
 """Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
@@ -100,12 +101,8 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     if footage.classes is not None and list(footage.classes) != list(card.classes):
         footage = unlabelled(footage)
     warm_up(stream)
-    folder = Path(task.folder)
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    try:
-        partial.mkdir(parents=True)
-        with Record(partial, card, footage.fps, task.overlay) as record:
+    with new_folder(Path(task.folder)) as folder:
+        with Record(folder, card, footage.fps, task.overlay) as record:
             for frame in islice(footage.frames(), task.limit or None):
                 for answer in stream.feed(frame[0], frame[2] / 1e9, source=frame):
                     record.add(answer.source, answer)
@@ -124,7 +121,17 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
             "palette": [list(map(int, colour)) for colour in card.palette],
             **record.summary(),
         }
-        (partial / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes the name, in place of an earlier one, once the block has succeeded."""
+    partial = folder.parent / f".{folder.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
+        yield partial
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
@@ -156,7 +163,7 @@ class Record:
         self.last_stamp = 0
         self.size = (0, 0)
         self.digest = hashlib.sha256()
-        self.means: dict[str, list[float]] = {}
+        self.means = Means()
         self.total_ms: dict[bool, array] = {True: array("d"), False: array("d")}
         self.scores = Scores(len(card.classes))
         self.pictures = Pictures()
@@ -184,11 +191,7 @@ class Record:
         figures = self.meter(result, rgb) | self.scores.add(rgb, truth, labels)
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
-        for name, value in figures.items():
-            if isinstance(value, str):
-                continue
-            total = self.means.setdefault(name, [0.0, 0])
-            total[0], total[1] = total[0] + value, total[1] + 1
+        self.means.add(figures)
         self.total_ms[result.is_keyframe].append(result.times["total"])
         self.digest.update(labels.tobytes())
         shown = overlay(rgb, labels, self.card.palette)
@@ -219,12 +222,10 @@ class Record:
 
     def summary(self) -> dict[str, Any]:
         """The figures over all frames."""
-        total = np.array([*self.total_ms[True], *self.total_ms[False]])
-        p50, p95, p99 = np.percentile(total, (50, 95, 99))
-        times = {"p50": p50, "p95": p95, "p99": p99, "mean": total.mean()}
+        times = percentiles([*self.total_ms[True], *self.total_ms[False]])
         for key, name in ((True, "key"), (False, "nonkey")):
             if self.total_ms[key]:
-                times[name] = float(np.median(self.total_ms[key]))
+                times[name] = round(float(np.median(self.total_ms[key])), 3)
         return {
             "frames": self.frames,
             "seconds": (self.last_stamp - (self.first_stamp or 0)) / 1e9,
@@ -232,12 +233,34 @@ class Record:
             "fps": self.fps,
             "keyframes": self.keyframes,
             "resets": self.resets - 1,  # the first frame is no interruption
-            "times": {name: round(float(ms), 3) for name, ms in times.items()},
-            "figures": {name: total / number for name, (total, number) in self.means.items()},
+            "times": times,
+            "figures": self.means.values(),
             "accuracy": self.scores.summary(),
             "masks_sha256": self.digest.hexdigest(),
             "pictures": self.pictures.listing(),
         }
+
+
+class Means:
+    """Running means of named figures, each over the frames that have it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, figures: dict[str, Any]) -> None:
+        for name, value in figures.items():
+            if not isinstance(value, str):
+                total = self.sums.setdefault(name, [0.0, 0])
+                total[0], total[1] = total[0] + value, total[1] + 1
+
+    def values(self) -> dict[str, float]:
+        return {name: total / number for name, (total, number) in self.sums.items()}
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    found = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(values)}
+    return {name: round(float(value), 3) for name, value in found.items()}
 
 
 class Scores:

@@ -165,19 +165,19 @@ def with_topic(frames: Iterator[tuple[np.ndarray, int]], path: Path, topic: str)
         raise VssError(f"{path}: no mask on {topic} has the header stamp of an image")
 
 
-def masks_of_topic(bag: BagReader, topic: str) -> Iterator[tuple[int, Any]]:
-    """(header stamp in ns, labels) of a bag's mask topic; labels may not be a mask."""
+def masks_of_topic(bag: BagReader, topic: str) -> Iterator[tuple[int, Any, int]]:
+    """(header stamp in ns, labels, time of recording in ns) of a mask topic; labels may not be a mask."""
     kind = bag.topics.get(topic, ("", 0))[0]
     if kind not in (IMAGE, COMPRESSED):
         images = sorted(t for t, (msgtype, _) in bag.topics.items() if msgtype in (IMAGE, COMPRESSED))
         raise VssError(f"{bag.path}: expected masks on {topic!r}; its image topics are {', '.join(images)}")
-    for _, _, message in bag.messages([topic]):
+    for _, recorded, message in bag.messages([topic]):
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         if kind == COMPRESSED:
-            yield stamp, cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+            yield stamp, cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED), recorded
         elif message.encoding in ("mono8", "8UC1"):
             rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-            yield stamp, rows[:, : message.width]
+            yield stamp, rows[:, : message.width], recorded
         else:
             raise VssError(f"{bag.path}: {topic}: expected mono8 class ids, got {message.encoding}")
 

@@ -49,6 +49,7 @@ FIGURES = {
     "feature_drift": Figure("Features' distance from the keyframe's"),
     "keyframe_age": Figure("Frames since the keyframe", unit="frames"),
     "mIoU": Figure("mIoU of the frame", percent=True, worse=-1),
+    "mIoU_in_force": Figure("mIoU of the newest mask at hand", percent=True, worse=-1),
     "delay_ms": Figure("From the image's publication to its mask's arrival", unit="ms"),
     "stale_ms": Figure("Age of the newest mask when the frame was published", unit="ms"),
     "differs": Figure("Labels that differ from the offline answer of the same frame", percent=True),
@@ -56,6 +57,7 @@ FIGURES = {
 }
 COLUMNS = {
     "frames": "frames",
+    "dropped": "dropped",
     "keyframes": "keyframes",
     "p50": "p50 ms",
     "p99": "p99 ms",
@@ -138,7 +140,7 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
     """The run in numbers; what is known by the truth of all frames stands for the frames' mean of that name."""
-    counts = {"frames": result["frames"], "keyframes": result["keyframes"]}
+    counts = {name: result[name] for name in ("frames", "dropped", "keyframes") if name in result}
     times = {
         name: result["times"][name] for name in ("p50", "p99", "key", "nonkey") if name in result["times"]
     }
