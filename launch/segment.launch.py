@@ -23,6 +23,7 @@ OUTPUTS = (
     "label_info",
     "label_info_json",
     "consistency",
+    "flicker",
 )
 BOOLEAN = ["true", "false"]
 ARGUMENTS = (

@@ -116,7 +116,14 @@ def test_topics_of_a_namespace_and_of_a_camera(launch):
     assert remaps["camera_info"] == "/front/camera_info"
     # Relative, so that they fall into the namespace; without one they are /segmentation/...
     assert remaps["~/mask"] == "segmentation/mask"
-    assert {"~/confidence", "~/label_info", "~/overlay", "~/color_mask"} <= set(remaps)
+    assert {
+        "~/confidence",
+        "~/label_info",
+        "~/overlay",
+        "~/color_mask",
+        "~/mask/compressed",
+        "~/flicker",
+    } <= set(remaps)
     assert node.kwargs["namespace"] == "robot1"
 
 

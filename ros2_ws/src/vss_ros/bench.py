@@ -1,6 +1,6 @@
-"""Time per stage of a network on every installed CPU runtime, key and non-key frames apart, and the cost of ROS.
+"""Time per stage of a network on every installed CPU runtime, and the cost of ROS and of consistency figures.
 
-All runtimes take turns in one run, a few frames each, so that a noisy machine harms them alike: trust the ratios.
+Key and non-key frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them alike: trust the ratios.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vss_ros import bench_consistency
 from vss_ros.backends import NEEDS, make_backend
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import VssError
@@ -65,6 +66,9 @@ def main(args: argparse.Namespace) -> int:
         figures["ros"] = overhead()
         sys.stdout.write("\ncost of ROS, network replaced by a constant, medians in ms\n")
         sys.stdout.write(columns(["image", "frames", "lost", "node", "image → mask"], figures["ros"]) + "\n")
+    figures["consistency"] = bench_consistency.cost()
+    sys.stdout.write("\ncost of the consistency figures, medians in ms a frame\n")
+    sys.stdout.write(columns(["image", "without flow", "with flow"], figures["consistency"]) + "\n")
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2))
     return 0
