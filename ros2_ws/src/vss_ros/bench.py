@@ -1,6 +1,7 @@
 """Time per stage of a network on every installed CPU runtime, and the cost of ROS and of consistency figures.
 
-Key and non-key frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them alike: trust the ratios.
+Key and non-key frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy
+machine harms them alike: trust the ratios.
 """
 
 from __future__ import annotations
