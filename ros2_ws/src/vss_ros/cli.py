@@ -19,6 +19,11 @@ COMMANDS = {
     "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
     "watch": ("vss_ros.watch", "live web page of a running segment node"),
     "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),
+    "export": (
+        "vss_ros.export",
+        "stages as ONNX, exported programs or TensorRT engines, checked against torch",
+    ),
+    "build": ("vss_ros.build", "TensorRT engines of a model, ahead of time"),
     "models": ("vss_ros.models", "list the installed models"),
 }
 

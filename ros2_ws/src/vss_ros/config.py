@@ -80,13 +80,13 @@ class StreamConfig:
     model: str = option("street", "name of a model in models/, or the path of a model card (.yaml)")
     backend: str = option(
         "auto",
-        "runtime of the network; auto is openvino on a CPU, torch with CUDA",
-        choices=("auto", "torch", "onnxruntime", "openvino"),
+        "runtime of the network; auto is openvino on a CPU, with CUDA tensorrt where engines are built, else torch",
+        choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt", "ort-tensorrt"),
     )
     precision: str = option(
         "f32",
-        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA",
-        choices=("f32", "bf16", "f16"),
+        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA, int8 tensorrt",
+        choices=("f32", "bf16", "f16", "int8"),
     )
     threads: int = option(0, "CPU threads of the network; 0 leaves it to the runtime", low=0, high=1024)
     height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)

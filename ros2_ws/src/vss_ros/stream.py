@@ -147,7 +147,7 @@ class Stream:
             self.reset()
         times: dict[str, float] = {}
         with timed(times, "prepare"):
-            frame = fit(rgb, self.backend.size)
+            frame = rgb if getattr(self.backend, "resizes", False) else fit(rgb, self.backend.size)
         if self.lookahead and frame is rgb:
             frame = rgb.copy()  # it waits, and the caller may reuse its array
         t = self.next_index
@@ -181,9 +181,7 @@ class Stream:
         if self.keyframe is None:
             return True
         key = self.keyframe
-        return self.policy(
-            t - key.index, lambda: input_change(frame, key.pixels, self.backend.std), self.label_drift
-        )
+        return self.policy(t - key.index, lambda: self.input_drift(frame, key.pixels), self.label_drift)
 
     def compare(self, frame: Pending, key: Keyframe) -> None:
         """Measure how far input and features are from the keyframe's."""
@@ -191,8 +189,13 @@ class Stream:
             with timed(frame.times, "encode"):
                 frame.features = self.backend.encode(frame.pixels)
         with timed(frame.times, "drift"):
-            frame.input_drift = input_change(frame.pixels, key.pixels, self.backend.std)
+            frame.input_drift = self.input_drift(frame.pixels, key.pixels)
             frame.feature_drift = self.backend.drift(frame.features, key.features)
+
+    def input_drift(self, frame: np.ndarray, keyframe: np.ndarray) -> float:
+        """AKS score at the network's size, whether or not the backend resizes the frames itself."""
+        size = self.backend.size
+        return input_change(fit(frame, size), fit(keyframe, size), self.backend.std)
 
     def answer(self, frame: Pending) -> Result:
         t, times = frame.index, frame.times

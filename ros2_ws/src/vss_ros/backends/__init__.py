@@ -13,6 +13,7 @@ Features, memories and logits are whatever the runtime likes; they are passed ba
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ NEEDS = {
     "torch": ("torch",),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "tensorrt": ("torch",),  # what else it needs differs by machine: tensorrt_versions.advice
+    "ort-tensorrt": ("onnxruntime", "onnx", "onnxscript"),
 }
 
 
@@ -45,13 +48,19 @@ def make_backend(
     """Backend `name` for a network at input size (height, width); "auto" takes the fastest that is installed.
 
     mean, std: of RGB in 0–1; precision: f32, bf16 or f16; threads: of the CPU, 0 leaves it to the runtime.
-    Raises VssError when the runtime is missing or cannot compute in that precision.
+    Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when the
+    engines of tensorrt or ort-tensorrt have not been built: that takes minutes and is left to `vss build`.
     """
     if name == "auto":
         name = fastest()
+        if name == "torch":
+            with contextlib.suppress(VssError):  # on CUDA, once `vss build` has made engines for it
+                return make_backend(network, size, mean, std, "tensorrt", precision=precision)
         log.info("backend auto: %s", name)
     if name not in NEEDS:
         raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
+    if precision == "int8" and name != "tensorrt":
+        raise VssError(f"precision int8: backend {name} does not compute in it; use tensorrt")
     missing = [module for module in NEEDS[name] if find_spec(module) is None]
     if missing:
         raise VssError(f"backend {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
@@ -59,6 +68,14 @@ def make_backend(
         from vss_ros.backends.torch_backend import TorchBackend
 
         return TorchBackend(network, size, mean, std, precision=precision, threads=threads)
+    if name == "tensorrt":
+        from vss_ros.backends.tensorrt_backend import TensorRTBackend
+
+        return TensorRTBackend(network, size, mean, std, precision)
+    if name == "ort-tensorrt":
+        from vss_ros.backends.ort_tensorrt import OrtTensorRTBackend
+
+        return OrtTensorRTBackend(network, size, mean, std, precision)
     from vss_ros.backends.onnx_backend import OnnxBackend
 
     return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads)

@@ -13,9 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vss_ros.backends.stages import Decode, Encode, Propagate, Remember, memories_read
+from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.cards import write_atomic
 from vss_ros.config import VssError, cache_dir
+
+CPU_OPSET = 20
+TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,9 @@ def stage_files(
 
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
     """
-    stages = ["encode", "remember", "decode", "propagate"] if network.keeps else ["propagate"]
     folder = cache_dir() / "onnx"
     key = cache_key(network, size, mean, std)
-    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stages}
+    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(network)}
     if all(is_intact(path) for path in paths.values()):
         return paths
     log.info("exporting %s for %d×%d (once)", type(network).__name__, *size)
@@ -47,30 +49,23 @@ def stage_files(
 
 
 def export(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], opset: int = 20
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    opset: int = CPU_OPSET,
+    precision: str = "f32",
 ) -> dict[str, bytes]:
     """ONNX model of every stage at a fixed input size (height, width)."""
-    network = network.eval()
-    encode = Encode(network, mean, std).eval()
-    frame = torch.zeros((1, *size, 3), dtype=torch.uint8)
-    models = {}
-    count = memories_read(network)
-    with torch.no_grad():
-        memories: tuple = ()
-        if network.keeps:
-            features = encode(frame)
-            memories = tuple(network.remember(features)) * count
-            models["encode"] = to_onnx(encode, (frame,), opset)
-            models["remember"] = to_onnx(Remember(network).eval(), features, opset)
-            decode = Decode(network, len(features), count).eval()
-            models["decode"] = to_onnx(decode, (*features, *memories), opset)
-        models["propagate"] = to_onnx(Propagate(encode, count).eval(), (frame, *memories), opset)
-    return models
+    stages = flat_stages(network, size, mean, std, precision)
+    return {name: to_onnx(module, inputs, opset) for name, (module, inputs) in stages.items()}
 
 
-def to_onnx(module: nn.Module, inputs: tuple, opset: int) -> bytes:
-    # a copy each: the exporter takes two inputs that are one tensor for one input
-    inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
+@torch.no_grad()
+def to_onnx(module: nn.Module | torch.export.ExportedProgram, inputs: tuple, opset: int) -> bytes:
+    """ONNX model of a stage without duplicate initialisers; its inputs are named in0, in1, …"""
+    from onnx_ir.passes.common import DeduplicateInitializersPass
+
     names = [f"in{i}" for i in range(len(inputs))]
     chatty = [
         logging.getLogger(name) for name in ("torch.onnx", "onnxscript")
@@ -87,22 +82,16 @@ def to_onnx(module: nn.Module, inputs: tuple, opset: int) -> bytes:
     finally:
         for logger, level in zip(chatty, levels, strict=True):
             logger.setLevel(level)
+    DeduplicateInitializersPass(size_limit=1 << 40)(program.model)
     buffer = io.BytesIO()
     program.save(buffer)
     return buffer.getvalue()
 
 
 def cache_key(network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    package = Path(__file__).parents[1]
-    for file in sorted([*package.glob("networks/*.py"), *package.glob("backends/*.py")]):
-        digest.update(file.read_bytes())
     versions = [version(name) for name in ("torch", "onnx", "onnxscript")]
-    digest.update(repr((type(network).__name__, size, list(mean), list(std), versions)).encode())
-    return digest.hexdigest()[:32]
+    text = repr((fingerprint(network, mean, std), size, versions)).encode() + Path(__file__).read_bytes()
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def checksum_path(path: Path) -> Path:

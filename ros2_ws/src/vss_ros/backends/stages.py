@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vss_ros.backends.typed import DTYPES, TypedStage
 
 
 class Encode(nn.Module):
@@ -19,7 +26,8 @@ class Encode(nn.Module):
         self.register_buffer("shift", (-255 * torch.tensor(mean) * scale).view(1, 3, 1, 1))
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-        x = frame.permute(0, 3, 1, 2).to(self.scale.dtype)
+        # cast first: TensorRT takes uint8 as an input, but computes nothing with it
+        x = frame.to(self.scale.dtype).permute(0, 3, 1, 2)
         return self.network.encode(x * self.scale + self.shift)
 
 
@@ -60,6 +68,121 @@ class Propagate(nn.Module):
     def forward(self, frame: Tensor, *tensors: Tensor) -> Tensor:
         features = self.encode(frame)
         return Decode(self.encode.network, len(features), self.memories)(*features, *tensors)
+
+
+class Resize(nn.Module):
+    """frame (1, H, W, 3) uint8 → the same at another size, as `stream.fit` resizes it, to one grey level.
+
+    Resizing by area or bilinearly is linear and separable: a product with one constant matrix a side.
+    """
+
+    def __init__(self, before: tuple[int, int], after: tuple[int, int], dtype: torch.dtype = torch.float32):
+        super().__init__()
+        shrinks = before[0] > after[0] and before[1] > after[1]
+        self.register_buffer("rows", weights(before[0], after[0], shrinks).T.to(dtype))
+        self.register_buffer("columns", weights(before[1], after[1], shrinks).to(dtype))
+
+    def forward(self, frame: Tensor) -> Tensor:
+        x = frame.to(self.rows.dtype).permute(0, 3, 1, 2)
+        x = (self.rows @ x @ self.columns).round().clamp(0, 255)
+        return x.to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class Label(nn.Module):
+    """Passes of logits (1, C, h, w) → class ids (H, W) uint8 at `size`, computed in float32."""
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__()
+        self.size = size
+
+    def forward(self, *logits: Tensor) -> Tensor:
+        total = sum(x.float() for x in logits)
+        full = F.interpolate(total, size=self.size, mode="bilinear", align_corners=False)
+        return full.argmax(1)[0].to(torch.uint8)
+
+
+class Confidence(nn.Module):
+    """Passes of logits (1, C, h, w) → greatest probability × 255, (H, W) uint8, upsampled from the logits' size."""
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__()
+        self.size = size
+
+    def forward(self, *logits: Tensor) -> Tensor:
+        mean = sum(x.float() for x in logits) / len(logits)
+        probability = mean.softmax(1).amax(1, keepdim=True)
+        full = F.interpolate(probability, size=self.size, mode="bilinear", align_corners=False)
+        return (full[0, 0] * 255).round().to(torch.uint8)
+
+
+def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:
+    """Sum of |difference| over sum of |keyframe's features|, ≥ 0."""
+    size = sum(k.abs().sum(dtype=torch.float32) for k in keyframe)
+    moved = sum((f - k).abs().sum(dtype=torch.float32) for f, k in zip(features, keyframe, strict=True))
+    return float(moved / max(float(size), 1e-12))
+
+
+def weights(before: int, after: int, shrinks: bool) -> Tensor:
+    """Matrix (before, after) that resizes a row of pixels."""
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return torch.from_numpy(cv2.resize(np.eye(before, dtype=np.float32), (after, before), interpolation=kind))
+
+
+@torch.no_grad()
+def flat_stages(
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str = "f32",
+) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    """Every stage of a network with inputs of the right shapes and types, ready to be exported.
+
+    `propagate`, and if the network remembers `encode`, `remember`, `decode`; size: (height, width) of the input;
+    precision: f32, bf16 or f16 (see `typed`). Tensors lie where the network does.
+    """
+    network = network.eval()
+    encode = Encode(network, mean, std).eval().to(device_of(network))
+    frame = torch.zeros((1, *size, 3), dtype=torch.uint8, device=device_of(network))
+    count = memories_read(network)
+
+    def typed(module: nn.Module) -> nn.Module:
+        return module.eval() if precision == "f32" else TypedStage(module, DTYPES[precision]).eval()
+
+    found: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+    memories: tuple[Tensor, ...] = ()
+    if network.keeps:
+        features = typed(encode)(frame)
+        remember = typed(Remember(network))
+        memory = remember(*features)
+        memories = memory * count
+        found["encode"] = typed(encode), (frame,)
+        found["remember"] = remember, features
+        found["decode"] = typed(Decode(network, len(features), count)), (*features, *memories)
+    found["propagate"] = typed(Propagate(encode, count)), (frame, *memories)
+    # a copy each: exporters take two inputs that are one tensor for one input
+    copied = lambda tensors: tuple(t.clone(memory_format=torch.contiguous_format) for t in tensors)  # noqa: E731
+    return {name: (module, copied(inputs)) for name, (module, inputs) in found.items()}
+
+
+def stage_names(network: nn.Module) -> tuple[str, ...]:
+    return ("encode", "remember", "decode", "propagate") if network.keeps else ("propagate",)
+
+
+def fingerprint(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> str:
+    """Hash of everything that a stage's graph holds: weights, normalisation, the code that computes with them."""
+    digest = hashlib.sha256(repr((type(network).__name__, list(mean), list(std))).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    here = Path(__file__).parent
+    for file in sorted([*here.parent.glob("networks/*.py"), here / "stages.py", here / "typed.py"]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def memories_read(network: nn.Module) -> int:

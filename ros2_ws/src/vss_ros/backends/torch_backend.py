@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss_ros.backends.stages import Encode
+from vss_ros.backends.stages import Encode, drift
 from vss_ros.config import VssError
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -65,9 +65,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def drift(self, features: tuple[Tensor, ...], keyframe: tuple[Tensor, ...]) -> float:
-        size = sum(k.abs().sum(dtype=torch.float32) for k in keyframe)
-        moved = sum((f - k).abs().sum(dtype=torch.float32) for f, k in zip(features, keyframe, strict=True))
-        return float(moved / max(float(size), 1e-12))
+        return drift(features, keyframe)
 
     @torch.inference_mode()
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:

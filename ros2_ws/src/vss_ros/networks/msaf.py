@@ -209,7 +209,14 @@ def per_pixel(block: Block, maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def shrink(x: Tensor, factor: int) -> Tensor:
-    return F.avg_pool2d(x, factor, ceil_mode=True)
+    down, right = -x.shape[-2] % factor, -x.shape[-1] % factor
+    if not (down or right):
+        return F.avg_pool2d(x, factor)
+    # a window that hangs over averages what it has; not by ceil_mode, which TensorRT lacks
+    total, share = (
+        F.avg_pool2d(F.pad(t, (0, right, 0, down)), factor) for t in (x, torch.ones_like(x[:1, :1]))
+    )
+    return total / share
 
 
 def enlarge(x: Tensor, like: Tensor) -> Tensor:
