@@ -13,7 +13,7 @@ from vss_ros import cli, metrics
 from vss_ros.bags import COMPRESSED, IMAGE, BagReader, BagWriter
 from vss_ros.config import VssError
 from vss_ros.evaluate_run import APART, PER_FIGURE, SPREAD, Pictures, header, jpeg_message, mask_message
-from vss_ros.footage import find_inputs, open_footage
+from vss_ros.footage import find_inputs, open_footage, with_files
 from vss_ros.sources import open_source
 from vss_ros.stream import load_stream
 
@@ -199,6 +199,8 @@ def test_truth_that_does_not_belong(tmp_path):
     cv2.imwrite(str(tmp_path / "masks" / "0.png"), truth(0))
     with pytest.raises(VssError, match="a mask for each of the 3 frames, found 1"):
         open_footage(str(bag), topic, str(tmp_path / "masks"))
+    with pytest.raises(VssError, match="a mask for each frame, there are only 1"):
+        list(with_files(iter([(picture(0), 0), (picture(1), 1)]), [tmp_path / "masks" / "0.png"]))
     late = tmp_path / "late"
     with BagWriter(late) as writer:
         for t in (10**9, 2 * 10**9):
@@ -261,6 +263,9 @@ def test_inputs_below_folders(tmp_path):
         "clip.mp4": str(tmp_path / "c" / "clip.mp4"),
         "street_3": "street:3",
     }
+    assert set(find_inputs([str(tmp_path)])) == {tmp_path.stem, "a_x", "b_x", "c_clip.mp4"}, (
+        "a picture hides no bag"
+    )
     both = find_inputs([str(tmp_path / "a" / "x"), str(tmp_path / "b" / "x")])
     assert len(both) == 2 and all(name.startswith("x") for name in both), "of one name, yet apart"
     assert next(iter(find_inputs(["street:test"]))) == "street_test_street_300000"

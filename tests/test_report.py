@@ -44,7 +44,13 @@ def run(folder, name, frames=90, change=0.02, **more):
         "seconds": frames / 30,
         "size": [640, 480],
         "times": {"p50": 30.0, "p95": 90.0, "p99": 90.0, "mean": 42.0, "key": 90.0, "nonkey": 30.0},
-        "figures": {"keyframe": 0.2, "label_change": change, "invented_figure": 0.5, "area/road": 0.7},
+        "figures": {
+            "keyframe": 0.2,
+            "label_change": change,
+            "invented_figure": 0.5,
+            "area/road": 0.7,
+            "encode_ms": 9.0,
+        },
         "accuracy": {},
         "pictures": pictures,
         **more,
@@ -115,6 +121,7 @@ def test_in_a_browser(two_runs, page):  # noqa: F811
     _, path = write_report(two_runs)
     page.goto(path.as_uri())
     assert page.locator("#headline tbody tr").count() == 3
+    assert page.locator("#stages tr").first.text_content() == "inputrunencode"
     titles = page.locator("#plots h2").all_inner_texts()
     assert "Labels that changed since the frame before, %" in titles and "invented_figure" in titles
     plots = page.locator("#plots canvas").count()

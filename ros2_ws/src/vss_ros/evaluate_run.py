@@ -66,10 +66,15 @@ class Task:
     root: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """Equal for two tasks that must give the same masks: an earlier result may stand for this one."""
+        """Equal for tasks that give the same answer: an earlier result may stand for this one.
+
+        Without the number of threads, which at most rounds differently: who goes on with more processes keeps
+        what is done.
+        """
         card, _ = read_card(self.stream["model"])
         made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
-        return {**asdict(self), "folder": "", "version": version(), **made_of}
+        stream = {name: value for name, value in self.stream.items() if name != "threads"}
+        return {**asdict(self), "folder": "", "stream": stream, "version": version(), **made_of}
 
 
 def fingerprint(source: str) -> str:

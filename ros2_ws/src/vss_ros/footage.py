@@ -66,15 +66,16 @@ def find_inputs(paths: Sequence[str], root: Path | None = None) -> dict[str, str
 
 
 def inputs_below(path: Path) -> list[Path]:
-    if not path.is_dir() or is_bag(path) or image_files(path):
+    if not path.is_dir() or is_bag(path):
         return [path]
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    videos = [p for p in inside if p.is_file() and p.suffix.lower() in VIDEOS]
-    return videos + [found for folder in inside if folder.is_dir() for found in inputs_below(folder)]
+    found = [path] if image_files(path) else []
+    found += [p for p in inside if p.is_file() and p.suffix.lower() in VIDEOS]
+    return found + [below for folder in inside if folder.is_dir() for below in inputs_below(folder)]
 
 
 def name_below(base: Path, path: Path) -> str:
-    return str(path.relative_to(base)) if path != base else base.resolve().stem
+    return str(path.relative_to(base)) if path != base else base.stem
 
 
 def open_footage(source: str, topic: str = "", truth: str = "", fps: float = 0.0, root: str = "") -> Footage:
@@ -139,12 +140,13 @@ def mask_files(source: Path, folder: Path, length: int | None) -> list[Path | No
 
 
 def with_files(frames: Iterator[tuple[np.ndarray, int]], masks: list[Path | None]) -> Frames:
-    for (rgb, stamp), mask in zip(frames, masks, strict=True):
-        yield rgb, None if mask is None else read_mask(mask, rgb.shape[:2]), stamp
-
-
-def read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
-    return check_mask(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), size, str(path))
+    for index, (rgb, stamp) in enumerate(frames):
+        if index == len(masks):
+            raise VssError(f"expected a mask for each frame, there are only {index}")
+        labels, path = None, masks[index]
+        if path is not None:
+            labels = check_mask(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), rgb.shape[:2], str(path))
+        yield rgb, labels, stamp
 
 
 def with_topic(frames: Iterator[tuple[np.ndarray, int]], path: Path, topic: str) -> Frames:

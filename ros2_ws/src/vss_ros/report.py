@@ -119,6 +119,11 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
         "seconds": result["seconds"],
         "notes": result.get("notes", []),
         "headline": headline(result),
+        "stages": {
+            name.removesuffix("_ms"): short(value)
+            for name, value in result["figures"].items()
+            if name.endswith("_ms") and name not in (*FIGURES, "keyframe_age_ms")
+        },
         "classes": result["classes"],
         "palette": result["palette"],
         "every": every,
