@@ -367,8 +367,14 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):  #
     expect(plots).to_have_count(5)
     page.get_by_label("Time per stage, ms").uncheck()
     page.locator("#more summary").click()
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(background) != light
+    expect(plots).to_have_count(4)
+    page.emulate_media(color_scheme="light")
     if "VSS_SCREENSHOT" in os.environ:
-        page.set_viewport_size({"width": 1000, "height": 730})
+        page.set_viewport_size({"width": 1000, "height": 760})
         page.wait_for_timeout(15_000)  # fills the plots
         page.screenshot(path=os.environ["VSS_SCREENSHOT"])
     assert page.problems == []

@@ -27,7 +27,7 @@ from vss_ros.watch import WatchConfig
 from vss_ros.watch_server import Board, WatchServer
 
 TICK = 0.25
-QUIET = 2.0
+QUIET = 3.0
 """Seconds without a picture, or without a report of the node, that are worth a word."""
 LEVELS = {
     DiagnosticStatus.OK: "OK",
@@ -88,9 +88,8 @@ class Watcher(Node):
             if self.reported > 0:
                 return f"/{self.path} has ended, or reports no more: see its log and start it again"
             return f"nothing is heard of the node /{self.path}: {self.elsewhere()}"
-        bad = [line.message for line in self.lines.values() if line.level == DiagnosticStatus.ERROR]
-        if bad:
-            return "; ".join(bad)
+        if errors := self.messages(DiagnosticStatus.ERROR):
+            return errors
         state = next(
             (line.message for name, line in self.lines.items() if name.endswith("lifecycle")), "active"
         )
@@ -98,10 +97,16 @@ class Watcher(Node):
             return f"the node is {state}: ros2 lifecycle set /{self.path} configure, then activate"
         if not self.count_publishers(overlay):
             return f"/{self.path} runs, but nobody publishes {overlay}: remap the watcher's segmentation/... topics"
+        if warnings := self.messages(DiagnosticStatus.WARN):
+            return warnings
         return (
             f"/{self.path} runs, but nothing arrives on {overlay}: its camera has paused, or Fast DDS loses large "
             "images; set FASTDDS_DEFAULT_PROFILES_FILE for the node as its launch file does"
         )
+
+    def messages(self, level: bytes) -> str:
+        """What the node reports on this level."""
+        return "; ".join(line.message for line in self.lines.values() if line.level == level)
 
     def elsewhere(self) -> str:
         """What to do about a node that is not found."""
@@ -154,8 +159,6 @@ class Watcher(Node):
 
 def number(text: str) -> float | None:
     """A figure of ~/consistency; None for words."""
-    if text in ("True", "False"):
-        return float(text == "True")
     try:
         value = float(text)
     except ValueError:
