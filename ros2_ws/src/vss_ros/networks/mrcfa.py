@@ -5,7 +5,9 @@ affinity of the target to each earlier frame is computed at three scales for the
 (STM, selective token masking), refined as an image of its own (SAR), aggregated from coarse to fine (MAA), and then
 used to retrieve that frame's features.
 
-Keys and feature tokens of an earlier frame are computed once, when it is remembered.
+Keys and feature tokens of an earlier frame are computed once, when it is remembered. The affinity of the target to
+one token is an image; all S of them lie in the channels of one map and are refined by grouped convolutions, which a
+CPU computes many times faster than a batch of S images with one channel.
 
 Deviation: sizes that are no multiple of 32 are padded feature by feature; the authors refuse them.
 """
@@ -28,26 +30,39 @@ KERNELS = {4: 3, 3: 5, 2: 5}
 
 
 class Conv(nn.Module):
-    """Holds a convolution under the name of the published checkpoints."""
+    """One convolution for S images: (B, S·channels, h, w) → (B, S·width, h, w)."""
 
     def __init__(self, channels: int, width: int, kernel: int):
         super().__init__()
         self.conv2 = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(x)
+        conv, images = self.conv2, x.shape[1] // self.conv2.in_channels
+        weight, bias = conv.weight.repeat(images, 1, 1, 1), conv.bias.repeat(images)
+        return F.conv2d(x, weight, bias, padding=conv.padding, groups=images)
+
+
+class Norm(nn.GroupNorm):
+    """Normalises each of S images alone: (B, S·width, h, w)."""
+
+    def __init__(self, width: int):
+        super().__init__(1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.shape[1] // self.num_channels
+        return F.group_norm(x, images, self.weight.repeat(images), self.bias.repeat(images), self.eps)
 
 
 def refine(*layers: tuple[int, int, int]) -> nn.Sequential:
     """G, the affinity's convolutions: (channels, width, kernel) each, group norm, ReLU."""
     modules: list[nn.Module] = []
     for channels, width, kernel in layers:
-        modules += [Conv(channels, width, kernel), nn.GroupNorm(1, width), nn.ReLU()]
+        modules += [Conv(channels, width, kernel), Norm(width), nn.ReLU()]
     return nn.Sequential(*modules)
 
 
 class Affinities(nn.Module):
-    """SAR and MAA (section 3.4): affinities at 1/32, 1/16, 1/8 of N tokens, each an image → (N, h/8, w/8)."""
+    """SAR and MAA (section 3.4): affinities (B, S, h, w) at 1/32, 1/16, 1/8 to S tokens → (B, S, h/8, w/8)."""
 
     def __init__(self, wide: bool):
         super().__init__()
@@ -64,10 +79,9 @@ class Affinities(nn.Module):
             self.encoder_layer3to2 = refine((1, 1, 3))
 
     def forward(self, a4: Tensor, a3: Tensor, a2: Tensor) -> Tensor:
-        x = self.encoder_layer4(a4[:, None])
-        x = self.encoder_layer4to3(upsampled(x, a3) + self.encoder_layer3(a3[:, None]))
-        x = self.encoder_layer3to2(upsampled(x, a2) + self.encoder_layer2(a2[:, None]))
-        return F.relu(x)[:, 0]
+        x = self.encoder_layer4(a4)
+        x = self.encoder_layer4to3(upsampled(x, a3) + self.encoder_layer3(a3))
+        return self.encoder_layer3to2(upsampled(x, a2) + self.encoder_layer2(a2))
 
 
 def upsampled(x: Tensor, like: Tensor) -> Tensor:
@@ -122,13 +136,12 @@ class MRCFA(nn.Module):
         keys, values = memory[:3], memory[3]
         affinity = queries[2] @ keys[2].transpose(1, 2)  # (B, target tokens, earlier tokens) at 1/32
         kept = self.select(affinity)
-        batch, count = kept.shape
         images = []
         for query, key, x in zip(queries, keys, maps, strict=True):
-            a = pick(key, kept) @ query.transpose(1, 2)  # (B, S, h·w)
-            images.append(a.reshape(batch * count, *x.shape[-2:]))
-        refined = self.affinities(images[2], images[1], images[0]).reshape(batch, count, -1)
-        found = refined.softmax(1).transpose(1, 2) @ pick(values, kept)  # (B, h·w, 256)
+            a = query @ pick(key, kept).transpose(1, 2)  # (B, h·w, S)
+            images.append(a.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2))
+        refined = self.affinities(images[2], images[1], images[0])
+        found = tokens(refined).softmax(-1) @ pick(values, kept)  # (B, h·w, 256)
         return found.transpose(1, 2).unflatten(2, maps[0].shape[-2:])
 
     def select(self, affinity: Tensor) -> Tensor:
