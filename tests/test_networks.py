@@ -9,6 +9,7 @@ from vss_ros.backends import make_backend
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
+from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
 from vss_ros.stream import Stream
 
@@ -182,6 +183,35 @@ def test_references_may_come_from_keyframes_only(rng):
 
 def tensor(values):
     return torch.tensor(values).view(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_affinities_in_channels_equal_a_batch_of_images(wide):
+    """SAR and MAA as published: the affinity to each token is an image of its own."""
+    torch.manual_seed(0)
+    affinities = Affinities(wide).eval()
+    for parameter in affinities.parameters():
+        torch.nn.init.normal_(parameter)
+    a4, a3, a2 = (torch.randn(2, 7, 5 << i, 6 << i) for i in range(3))
+
+    def plain(layers, x):
+        for conv, norm, _ in zip(*[iter(layers)] * 3, strict=True):
+            x = torch.nn.functional.conv2d(x, conv.conv2.weight, conv.conv2.bias, padding=conv.conv2.padding)
+            x = torch.nn.functional.group_norm(x, 1, norm.weight, norm.bias).relu()
+        return x
+
+    def up(x):
+        return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+    def images(x):
+        return x.flatten(0, 1)[:, None]
+
+    with torch.no_grad():
+        b = plain(affinities.encoder_layer4, images(a4))
+        b = plain(affinities.encoder_layer4to3, up(b) + plain(affinities.encoder_layer3, images(a3)))
+        b = plain(affinities.encoder_layer3to2, up(b) + plain(affinities.encoder_layer2, images(a2)))
+        found = affinities(a4, a3, a2)
+    assert torch.allclose(found, b.unflatten(0, (2, 7))[:, :, 0], atol=1e-4)
 
 
 def test_deformable_convolution_equals_a_plain_loop():

@@ -86,8 +86,6 @@ def test_stf_and_mar_answer_like_the_authors():
         fused = fusion(list(clip.unbind(2)))
         assert_agrees(fused[..., ::4, ::4], content["stf"])
         assert_agrees(refinement(fused)[..., ::4, ::4], content["mar"])
-    count = sum(parameter.numel() for parameter in fusion.parameters())
-    assert f"{count / 1e6:.3g}" == "11"
 
 
 def test_tensors_that_do_not_fit_are_listed_by_the_authors_names():
@@ -119,33 +117,6 @@ def test_prefix_of_distributed_training_is_ignored():
     assert torch.equal(
         network.backbone.norm1.weight, torch.from_numpy(tensors["encoder.backbone.encoder.norm1.weight"])
     )
-
-
-# counts of the authors' networks, in millions, less the layer `conv_seg` that their heads create and never use
-@pytest.mark.parametrize(
-    ("name", "backbone", "classes", "millions", "unused"),
-    [
-        ("dcfm", "mit_b1", 19, 13.83, 19),
-        ("dcfm", "mit_b2", 124, 24.831, 19),
-        ("dcfm", "mit_b5", 124, 82.078, 19),
-        ("dcfm", "resnet18", 19, 11.99, 0),
-        ("dcfm", "resnet50", 19, 36.54, 0),
-        ("dcfm", "resnet101", 19, 55.54, 0),
-        ("cffm", "mit_b0", 124, 4.673, 124),
-        ("cffm", "mit_b1", 124, 15.483, 124),
-        ("cffm", "mit_b2", 124, 26.527, 124),
-        ("cffm", "mit_b5", 124, 85.468, 124),
-        ("mrcfa", "mit_b0", 124, 5.298, 124),
-        ("mrcfa", "mit_b1", 124, 16.338, 124),
-        ("mrcfa", "mit_b2", 124, 27.382, 124),
-        ("mrcfa", "mit_b5", 124, 84.629, 124),
-    ],
-)
-def test_parameter_counts(name, backbone, classes, millions, unused):
-    with torch.device("meta"):
-        network = build(name, backbone, classes)
-    count = sum(parameter.numel() for parameter in network.parameters()) + unused * 129
-    assert float(f"{count / 1e6:.3g}") == float(f"{millions:.3g}")
 
 
 @pytest.mark.parametrize(

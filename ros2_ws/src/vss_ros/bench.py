@@ -1,7 +1,8 @@
-"""Time per stage of a network on every installed CPU runtime, and the cost of ROS and of consistency figures.
+"""Time per stage of any network on every installed CPU runtime, and the cost of ROS and of consistency figures.
 
-Key and non-key frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy
-machine harms them alike: trust the ratios.
+Before the times stand parameters, multiply-accumulates and the memory that a remembered frame takes. Key and non-key
+frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them
+alike: trust the ratios.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from vss_ros import bench_consistency
 from vss_ros.backends import NEEDS, make_backend
+from vss_ros.backends.stages import memories_read
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import VssError
 from vss_ros.convert import parse_size
@@ -53,14 +55,16 @@ def main(args: argparse.Namespace) -> int:
     figures: dict[str, Any] = {
         "network": f"{args.network}-{args.backbone}",
         "classes": args.classes,
+        "costs": {},
         "sizes": {},
     }
     for text in args.sizes.split(","):
         height, width = parse_size(text)
         rows = measure(args, (height, width))
         figures["sizes"][text] = rows
+        figures["costs"][text] = costs(args.network, args.backbone, args.classes, (height, width))
         sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {width}×{height}, medians in ms\n")
-        sys.stdout.write(table(rows, intervals) + "\n")
+        sys.stdout.write(describe(figures["costs"][text]) + "\n" + table(rows, intervals) + "\n")
     if not args.no_ros:
         from vss_ros.bench_ros import overhead
 
@@ -107,6 +111,42 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
             if turn > 0:  # the first turn warms up
                 results[name] += answers
     return {name: summary(answers) for name, answers in results.items()}
+
+
+def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **options: Any) -> dict[str, float]:
+    """What a network needs, whatever runs it; nothing is computed.
+
+    parameters: numbers; encode, remember, decode: multiply-accumulates of one frame, matrix products and
+    convolutions, attention included; memory: bytes of a remembered frame in float32.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def count(stage: Any, *inputs: Any) -> tuple[Any, int]:
+        with FlopCounterMode(display=False) as counter:
+            result = stage(*inputs)
+        return result, counter.get_total_flops() // 2
+
+    with torch.device("meta"), torch.no_grad():
+        network = build(name, backbone, classes, **options).eval()
+        features, encode = count(network.encode, torch.empty(1, 3, *size))
+        memory, remember = count(network.remember, features)
+        _, decode = count(network.decode, features, *[memory] * memories_read(network))
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "encode": encode,
+        "remember": remember,
+        "decode": decode,
+        "memory": sum(4 * tensor.numel() for tensor in memory),
+    }
+
+
+def describe(cost: dict[str, float]) -> str:
+    stages = ", ".join(f"{stage} {cost[stage] / 1e9:.2f}" for stage in ("encode", "remember", "decode"))
+    return (
+        f"{cost['parameters'] / 1e6:.2f} M parameters; GMACs: {stages}; "
+        f"memory: {cost['memory'] / 2**20:.1f} MiB a remembered frame (float32)"
+    )
 
 
 def summary(answers: list) -> dict[str, float]:
