@@ -14,6 +14,7 @@ from torch import Tensor
 from vss_ros.cards import ModelCard, save_model
 from vss_ros.config import VssError
 from vss_ros.networks import from_authors
+from vss_ros.networks.authors import authors_options
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoints", nargs="+", type=Path, help=".pth files; DCFM has two, its encoder's and its decoder's"
     )
-    parser.add_argument("--network", required=True, help="dcfm, segformer, …")
-    parser.add_argument("--backbone", required=True, help="mit_b0…mit_b5, resnet18, resnet50, resnet101")
+    parser.add_argument(
+        "--network", required=True, help="dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf"
+    )
+    parser.add_argument(
+        "--backbone",
+        required=True,
+        help="mit_b0…mit_b5, resnet18, resnet50, resnet101; of STF and MAR: resnet50_v1c, resnet101_v1c",
+    )
     parser.add_argument("--classes", required=True, type=int, help="number of classes")
     parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the network's input")
     parser.add_argument("--licence", default="as the checkpoint's", help="licence of the weights")
@@ -39,12 +46,11 @@ def main(args: argparse.Namespace) -> int:
     for path in args.checkpoints:
         tensors.update(with_prefix(args.network, read_checkpoint(path)))
     network = from_authors(args.network, args.backbone, args.classes, tensors)
-    options = {"hidden": len(network.classifier) > 2} if args.network == "dcfm" else {}
     card = ModelCard(
         name=args.out.stem,
         network=args.network,
         backbone=args.backbone,
-        options=options,
+        options=authors_options(args.network, tensors),
         classes=[str(i) for i in range(args.classes)],
         palette=[[(37 * i) % 256, (91 * i + 60) % 256, (173 * i + 120) % 256] for i in range(args.classes)],
         size=parse_size(args.size),

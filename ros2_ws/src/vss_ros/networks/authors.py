@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,14 +25,35 @@ def from_authors(name: str, backbone: str, classes: int, tensors: Mapping[str, A
     """
     from vss_ros.networks import build
 
-    module = importlib.import_module(f"vss_ros.networks.{name}")
-    if not hasattr(module, "AUTHORS_NAMES"):
-        raise VssError(f"{name}: no checkpoint of its authors is known; train it with `vss train`")
     tensors = {without_wrapper(key): value for key, value in tensors.items()}
-    options = module.authors_options(tensors) if hasattr(module, "authors_options") else {}
-    network = build(name, backbone, classes, **options)
-    load_renamed(network, tensors, module.AUTHORS_NAMES)
+    network = build(name, backbone, classes, **authors_options(name, tensors))
+    load_renamed(network, tensors, authors_names(name))
     return network.eval()
+
+
+def authors_options(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the network's constructor that follow from the authors' tensors."""
+    options = getattr(module_of(name), "authors_options", None)
+    return options({without_wrapper(key): value for key, value in tensors.items()}) if options else {}
+
+
+def authors_names(name: str) -> list[tuple[str, str | None]]:
+    """Pairs of (authors' prefix, ours) for a network; None: not used by inference."""
+    if name in ("mar+pspnet", "mar+stf"):
+        inner = authors_names(name[4:])
+        return [("MAR.", "mar."), *((theirs, ours and f"network.{ours}") for theirs, ours in inner)]
+    names = getattr(module_of(name), "AUTHORS_NAMES", None)
+    if names is None or name.startswith("mar+"):
+        raise VssError(f"{name}: no checkpoint of its authors is known; train it with `vss train`")
+    return names
+
+
+def module_of(name: str) -> Any:
+    """The file of a network, or of the one that MAR wraps; None if there is no such network."""
+    from vss_ros.networks import NETWORKS
+
+    network = NETWORKS.get(name.removeprefix("mar+"))
+    return network and sys.modules[network.__module__]
 
 
 def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tuple[str, str | None]]) -> None:
@@ -79,6 +100,7 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         # plain: conv, bn; deep: three times conv, bn, relu
         stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
+        names += [("stem.", "layer0.")]  # mmclassification's ResNetV1c
     load_renamed(network.backbone, tensors, names)
 
 

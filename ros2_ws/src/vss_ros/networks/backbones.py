@@ -23,13 +23,16 @@ MIT = {
     "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
     "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
 }
-# stem, depths of the four stages; "deep" is PSPNet's stem, "plain" the one of torchvision's weights
+# stem, depths of the four stages; "deep" is PSPNet's stem, "plain" the one of torchvision's weights, "v1c" that of
+# mmsegmentation's ResNetV1c, here with its contract_dilation, as in the authors' weights of STF and MAR
 RESNET = {
     "resnet18": ("plain", (2, 2, 2, 2)),
     "resnet50": ("deep", (3, 4, 6, 3)),
     "resnet101": ("deep", (3, 4, 23, 3)),
     "resnet50_plain": ("plain", (3, 4, 6, 3)),
     "resnet101_plain": ("plain", (3, 4, 23, 3)),
+    "resnet50_v1c": ("v1c", (3, 4, 6, 3)),
+    "resnet101_v1c": ("v1c", (3, 4, 23, 3)),
 }
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
@@ -216,14 +219,16 @@ class ResNet(nn.Module):
         super().__init__()
         stem, depths = RESNET[name]
         block = BasicBlock if name == "resnet18" else Bottleneck
-        self.layer0 = plain_stem() if stem == "plain" else deep_stem()
-        channels = 64 if stem == "plain" else 128
+        self.layer0 = plain_stem() if stem == "plain" else deep_stem(32 if stem == "v1c" else 64)
+        channels = 128 if stem == "deep" else 64
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
         for i, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
             stride, dilation = 2 if i == 1 else 1, (1, 1, 2, 4)[i]
             blocks = []
             for j in range(depth):
-                blocks.append(block(channels, width, stride if j == 0 else 1, dilation))
+                contracted = stem == "v1c" and j == 0 and dilation > 1
+                step, spread = stride if j == 0 else 1, dilation // 2 if contracted else dilation
+                blocks.append(block(channels, width, step, spread))
                 channels = width * block.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         for module in self.modules():
@@ -266,9 +271,9 @@ def plain_stem() -> nn.Sequential:
     )
 
 
-def deep_stem() -> nn.Sequential:
+def deep_stem(narrow: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for channels, width, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+    for channels, width, stride in ((3, narrow, 2), (narrow, narrow, 1), (narrow, 2 * narrow, 1)):
         conv = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))

@@ -67,8 +67,9 @@ class AllMLP(nn.Module):
 class PPM(nn.Module):
     """Pyramid pooling module (Zhao et al. 2017, section 3.2): (B, C, h, w) → (B, 2·C, h, w)."""
 
-    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)):
+    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6), align_corners: bool = True):
         super().__init__()
+        self.align_corners = align_corners
         width = channels // len(bins)
         self.features = nn.ModuleList(
             nn.Sequential(
@@ -83,7 +84,8 @@ class PPM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         pooled = [
-            F.interpolate(pool(x), size=size, mode="bilinear", align_corners=True) for pool in self.features
+            F.interpolate(pool(x), size=size, mode="bilinear", align_corners=self.align_corners)
+            for pool in self.features
         ]
         return torch.cat([x, *pooled], 1)
 

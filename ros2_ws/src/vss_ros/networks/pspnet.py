@@ -1,6 +1,6 @@
 """PSPNet, the image baseline on ResNet (Zhao et al., CVPR 2017), output stride 8. It ignores all earlier frames.
 
-Deviation: no auxiliary loss.
+Deviation: no auxiliary loss. On a "v1c" backbone it is mmsegmentation's PSPNet, STF's and MAR's base.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PSPNet(nn.Module):
         self.width = width
         self.backbone = backbone(name)
         deepest = self.backbone.channels[-1]
-        self.ppm = PPM(deepest)
+        self.ppm = PPM(deepest, align_corners=not name.endswith("_v1c"))  # mmsegmentation's do not
         self.bottleneck = nn.Sequential(
             nn.Conv2d(2 * deepest, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
@@ -63,3 +63,20 @@ class PSPNet(nn.Module):
         """Cross entropy of the labelled frame."""
         feature, labels = self.target(batch)
         return {"loss": cross_entropy(self.classify(feature), labels)}
+
+
+# mmsegmentation's names; STF's and MAR's authors put "pspnet." before them
+MMSEGMENTATION_NAMES = [
+    ("auxiliary_head.", None),
+    ("backbone.stem.", "backbone.layer0."),
+    ("backbone.", "backbone."),
+    *((f"decode_head.psp_modules.{i}.1.conv.", f"ppm.features.{i}.1.") for i in range(4)),
+    *((f"decode_head.psp_modules.{i}.1.bn.", f"ppm.features.{i}.2.") for i in range(4)),
+    ("decode_head.bottleneck.conv.", "bottleneck.0."),
+    ("decode_head.bottleneck.bn.", "bottleneck.1."),
+    ("decode_head.conv_seg.", "classifier."),
+]
+AUTHORS_NAMES = [
+    *((f"pspnet.{theirs}", ours) for theirs, ours in MMSEGMENTATION_NAMES),
+    *MMSEGMENTATION_NAMES,
+]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.networks.heads import cross_entropy
-from vss_ros.networks.pspnet import PSPNet
+from vss_ros.networks.pspnet import MMSEGMENTATION_NAMES, PSPNet
 
 BLOCK = 16
 
@@ -194,3 +194,14 @@ def resized(position: Tensor, grid: tuple[int, int]) -> Tensor:
     frames = position.shape[2]
     flat = F.interpolate(position.flatten(1, 2), size=grid, mode="bilinear", align_corners=False)
     return flat.unflatten(1, (-1, frames)).permute(0, 2, 3, 4, 1)
+
+
+def authors_options(tensors: dict) -> dict:
+    """The grid of the learned positions; it need not be that of the frames."""
+    return {"grid": list(tensors["STF.pe_enc"].shape[-2:])} if "STF.pe_enc" in tensors else {}
+
+
+AUTHORS_NAMES = [
+    ("STF.", "stf."),
+    *((f"pspnet.{theirs}", ours and f"pspnet.{ours}") for theirs, ours in MMSEGMENTATION_NAMES),
+]
