@@ -80,7 +80,8 @@ def test_wheel_holds_everything(sources, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "vss_ros/networks/dcfm.py" in names and "vss_ros/nodes/segment.py" in names
-    assert "vss_ros/web/uPlot.iife.min.js" in names and "vss_ros/web/uPlot.LICENSE" in names
+    for name in ("watch.html", "uPlot.iife.min.js", "uPlot.LICENSE"):
+        assert f"vss_ros/web/{name}" in names
     for name in SHARED:
         assert any(f"/share/vss_ros/{name}/" in entry for entry in names), name
 
