@@ -18,6 +18,7 @@ from vss_ros.config import VssError
 from vss_ros.datasets import Clip
 from vss_ros.keyframes import FixedInterval
 from vss_ros.memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current
+from vss_ros.metrics import confusion, mean_iou
 from vss_ros.networks import build, reads_of
 from vss_ros.recipes import find_recipes, read_recipe
 from vss_ros.samples import make_loader
@@ -73,6 +74,32 @@ def test_validation_labels_as_the_stream_does(name, backbone, options, reads):
         _, truth, labels = train.segment(network, data, i, SIZE)
         assert np.mean(labels == answers[i].labels) > 0.999  # rounding of the normalisation may tip a pixel
         assert np.array_equal(truth, data.labels[i])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "backbone", "k"), [("cffm", "mit_b0", 1), ("stf", "resnet18", 1), ("msaf", "resnet18", 2)]
+)
+def test_sparse_labels_are_answered_as_in_the_whole_video(name, backbone, k):
+    """`vss evaluate` starts as many frames earlier as the network reads; pooled over all ages for k > 1."""
+    from vss_ros.backends import make_backend
+    from vss_ros.evaluate import evaluate
+
+    torch.manual_seed(0)
+    network = build(name, backbone, 3, **({"grid": (8, 12)} if name == "stf" else {})).eval()
+    backend = make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch")
+    data = Noise()
+    data.dense = False
+    found = evaluate(Stream(backend, FixedInterval(k)), data, k)["mIoU"]
+    counts = np.zeros((3, 4), np.int64)
+    for first in range(k):  # keyframes at first, first + k, …
+        stream = Stream(backend, FixedInterval(k))
+        lead = [0] * ((-first) % k) if first else []
+        places = [*lead, *range(len(data))]
+        answers = list(stream.run((data.images[p], t / 30) for t, p in enumerate(places)))
+        for place, answer in list(zip(places, answers, strict=True))[len(lead) :]:
+            counts += confusion(data.labels[place], answer.labels, 3)
+    assert found == pytest.approx(mean_iou(counts), abs=2e-3)
 
 
 @pytest.mark.slow

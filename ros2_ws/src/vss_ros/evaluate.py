@@ -150,10 +150,13 @@ def evaluate(
                 flow_counts += metrics.flow_confusion(now, later, metrics.dis_flow(a[0], b[0]), classes)
     else:
         for i, age in itertools.product(range(min(limit or len(data), len(data))), range(k)):
-            # From a keyframe `age` frames before the labelled one to, in B mode, the keyframe after it.
-            clip = data.clip(i, range(-age, k - age + 1 if stream.both_sides and age else 1))
+            # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
+            # network may read, to, in B mode, the keyframe after it.
+            before = age + (k * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+            after = k - age if stream.both_sides and age else stream.backend.lookahead
+            clip = data.clip(i, range(-before, after + 1))
             answers = run(stream, clip.frames, data.fps, times)
-            image, truth, labels = clip.frames[age], clip.labels[age], answers[age]
+            image, truth, labels = clip.frames[before], clip.labels[before], answers[before]
             part = metrics.confusion(truth, labels, classes)
             counts += part
             title = f"{clip.sequence}, {clip.index}"
