@@ -185,6 +185,12 @@ class SegmentConfig(StreamConfig):
     flicker_error: float = warning(0.2, "share of pixels whose label leaves for one frame and comes back")
     refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
     refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
+    allow_fallback: bool = option(
+        False, "run on torch with CUDA, or on the CPU, while backend tensorrt or ort-tensorrt has no engines"
+    )
+    build_on_start: bool = option(
+        False, "build missing engines beside the fallback and switch over to them between two frames"
+    )
     constant_network: bool = option(
         False, "replace the network by a constant answer: measures the cost of everything around it"
     )
@@ -192,6 +198,11 @@ class SegmentConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.build_on_start and not (self.allow_fallback and "tensorrt" in self.backend):
+            raise VssError(
+                "build_on_start: needs allow_fallback and backend tensorrt or ort-tensorrt; to build before the "
+                "start, run `vss build`"
+            )
         for item in fields(self):
             name = item.name.removesuffix("_warn")
             if name != item.name and getattr(self, item.name) > getattr(self, f"{name}_error"):

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from vss_ros.backends import make_backend
+from vss_ros.backends.engines import NoEngine
 from vss_ros.cards import ModelCard, load_model
 from vss_ros.config import StreamConfig, VssError, replace
 from vss_ros.keyframes import LabelDrift, Policy, input_change, label_drift, make_policy
@@ -274,9 +275,19 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     """`load_stream` for a config that exists already."""
     network, card = load_model(config.model)
     size = (config.height or card.size[0], config.width or card.size[1])
-    backend = make_backend(
-        network, size, card.mean, card.std, config.backend, precision=config.precision, threads=config.threads
-    )
+    try:
+        backend = make_backend(
+            network,
+            size,
+            card.mean,
+            card.std,
+            config.backend,
+            precision=config.precision,
+            threads=config.threads,
+        )
+    except NoEngine as error:
+        options = f"--backend {config.backend} --precision {config.precision} --size {size[0]}x{size[1]}"
+        raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
     return Stream(
         backend,
         make_policy(config, backend.interval),

@@ -65,6 +65,8 @@ class Health:
     waiting: float | None = None
     """When the first image came that is not answered yet."""
     silence: str = ""
+    fallback: str = ""
+    """Why another backend answers than the one that is configured."""
     unknown_encodings: set[str] = field(default_factory=set)
     window: Window = field(default_factory=Window)
 
@@ -154,6 +156,7 @@ def network_status(
         message = f"stamps are {latency / 3.6e6:.0f} h old: a recorded bag needs use_sim_time and --clock"
     else:
         alarms = [
+            (WARN if health.fallback else OK, health.fallback),
             alarm(config, "mask_age", age, f"no mask for {age:.1f} s while images arrive: {faster}"),
             alarm(config, "latency", (latency or 0) / 1e3, f"latency {latency or 0:.0f} ms: {faster}"),
             alarm(config, "drop", drops, f"{drops:.0%} of the images dropped: {faster}"),

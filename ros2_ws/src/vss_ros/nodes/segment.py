@@ -11,7 +11,6 @@ import time
 import traceback
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -26,8 +25,8 @@ from vss_ros.config import SegmentConfig, VssError
 from vss_ros.consistency import RING, Consistency
 from vss_ros.images import ImageError, UnknownEncoding, colorize, heat, overlay
 from vss_ros.nodes import health, messages, parameters, run
-from vss_ros.nodes.constant import ConstantStream
 from vss_ros.nodes.newest import Newest
+from vss_ros.nodes.start import Start
 from vss_ros.nodes.undistort import Undistort
 
 SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
@@ -50,6 +49,7 @@ class SegmentNode(LifecycleNode):
         service = self._service_change_state
         service.callback = answer_always(service.callback)
         self.stream: Any = None
+        self.start: Start | None = None
         self.worker: threading.Thread | None = None
         self.subscriptions_: list[Any] = []
         self.images: list[Any] = []
@@ -116,7 +116,10 @@ class SegmentNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def configure(self) -> None:
-        self.stream, self.applied = make_stream(self.config), self.config
+        self.start = Start(self.config)
+        self.stream, self.applied = self.start.stream, self.config
+        if self.start.problem:
+            self.get_logger().warning(self.start.problem)
         output = self.output
         self.mask = output(Image, "~/mask")
         self.confidence = output(Image, "~/confidence")
@@ -133,6 +136,7 @@ class SegmentNode(LifecycleNode):
             self.get_logger().info("vision_msgs is not installed: the classes are on ~/label_info_json only")
 
     def activate(self) -> None:
+        self.switch_over()
         self.stream.reset()
         self.forget()
         card = self.stream.card
@@ -168,7 +172,9 @@ class SegmentNode(LifecycleNode):
     def release(self) -> None:
         for publisher in self.outputs:
             self.destroy_lifecycle_publisher(publisher)
-        self.outputs, self.stream = [], None
+        if self.start:
+            self.start.close()
+        self.outputs, self.stream, self.start = [], None, None
 
     def close(self, timeout: float) -> bool:
         """Before the process ends; False if the worker hangs."""
@@ -266,6 +272,8 @@ class SegmentNode(LifecycleNode):
     def segment(self, message: Any, arrival: float) -> None:
         """One frame from message to network; a network that looks ahead then answers an earlier one."""
         rgb, info = messages.to_array(message), self.camera_info
+        for result in self.switch_over():
+            self.publish(result, *result.source)
         self.apply_changes()
         if self.config.undistort:
             rgb, info = self.undistort(rgb, info)
@@ -288,18 +296,32 @@ class SegmentNode(LifecycleNode):
         self.publish_pictures(message.header, rgb, result)
         self.publish_consistency(message, rgb, result, latency)
 
+    def switch_over(self) -> list[Any]:
+        """Go on with the stream whose engines are built by now; answers that the old one still owed."""
+        successor = self.start.take() if self.start else None
+        if not successor:
+            return []
+        owed = self.stream.flush()
+        self.stream = successor
+        self.set_policy()  # it may have changed since the successor was opened
+        self.get_logger().info(f"engines are built: {self.config.backend} takes over")
+        return owed
+
     def apply_changes(self) -> None:
         """Runtime parameters take effect between two frames."""
         config = self.config
         if config is not self.applied and not config.constant_network:
-            from vss_ros.keyframes import make_policy
-
-            own = self.stream.backend.interval
-            self.stream.policy, self.stream.max_gap = make_policy(config, own), config.max_gap
+            self.set_policy()
         self.meter.flow = config.consistency_flow
         # The drift costs some 5 % of a non-key frame: only with a reader.
         self.stream.measure_drift = bool(self.consistency.get_subscription_count())
         self.applied = config
+
+    def set_policy(self) -> None:
+        from vss_ros.keyframes import make_policy
+
+        policy = make_policy(self.config, self.stream.backend.interval)
+        self.stream.policy, self.stream.max_gap = policy, self.config.max_gap
 
     def stamp(self, header: Header) -> float:
         """Seconds for the stream; a driver that leaves the stamp at zero gets the time of arrival."""
@@ -365,6 +387,7 @@ class SegmentNode(LifecycleNode):
         state = self.state()
         if state == "active":
             self.watch_input()
+        self.health.fallback = self.start.problem if self.start else ""
         window = self.health.next_window()
         lines = health.report(self.path, self.hardware, state, self.error, self.config, self.health, window)
         header = Header(stamp=self.get_clock().now().to_msg())
@@ -398,18 +421,6 @@ def answer_always(callback: Any) -> Any:
             return response
 
     return change_state
-
-
-def make_stream(config: SegmentConfig) -> Any:
-    if config.constant_network:
-        return ConstantStream()
-    from vss_ros.stream import open_stream  # torch takes seconds to import: not before a model is wanted
-
-    stream = open_stream(config)
-    blank = np.zeros((*stream.backend.size, 3), np.uint8)
-    for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
-        pass  # runtimes allocate with the first key and non-key frame; better now than on the road
-    return stream
 
 
 def make_node() -> SegmentNode:
