@@ -150,6 +150,9 @@ def test_street_splits_share_no_street():
     np.testing.assert_array_equal(frames[1][0], clip.frames[0])
     np.testing.assert_array_equal(frames[3][1], clip.labels[1])
     assert name == clip.sequence and frames[3][2] == pytest.approx(0.1)
+    last = data[1].clip(30 + 29, (0, 1, -60))  # clamped to its video
+    np.testing.assert_array_equal(last.frames[0], last.frames[1])
+    np.testing.assert_array_equal(last.frames[2], data[1].clip(30).frames[0])
 
 
 @pytest.mark.parametrize(
