@@ -131,10 +131,14 @@ def save_model(network: nn.Module, card: ModelCard, folder: Path) -> Path:
     card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / card.weights, content)
-    text = yaml.safe_dump(dataclasses.asdict(card), sort_keys=False, allow_unicode=True, width=110)
     path = folder / f"{card.name}.yaml"
-    write_atomic(path, text.encode())
+    write_card(card, path)
     return path
+
+
+def write_card(card: ModelCard, path: Path) -> None:
+    text = yaml.safe_dump(dataclasses.asdict(card), sort_keys=False, allow_unicode=True, width=110)
+    write_atomic(path, text.encode())
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "memory": ("vss_ros.memory", "MAR's key-value memory from a training set"),
     "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.check_data", "counts, sizes, classes and broken pairs of a data set"),
+    "calibrate": ("vss_ros.calibrate", "INT8 on frames of your camera, and what it costs per layer group"),
     "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
     "watch": ("vss_ros.watch", "live web page of a running segment node"),
     "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),

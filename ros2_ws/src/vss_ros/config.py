@@ -84,11 +84,22 @@ class StreamConfig:
         choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt", "ort-tensorrt"),
     )
     precision: str = option(
-        "f32",
-        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA, int8 tensorrt",
-        choices=("f32", "bf16", "f16", "int8"),
+        "auto",
+        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA, int8 a calibration (vss calibrate); auto: "
+        "f16 with tensorrt, bf16 with openvino where the CPU has it and the model was measured to agree, else f32",
+        choices=("auto", "f32", "bf16", "f16", "int8"),
+    )
+    bf16_agreement: float = option(
+        0.995,
+        "precision auto: least share of pixels with the label of f32, as the model card states it, for bf16",
+        low=0.0,
+        high=1.0,
+    )
+    calibration: str = option(
+        "", "precision int8: folder of vss calibrate; empty: where it writes by default"
     )
     threads: int = option(0, "CPU threads of the network; 0 leaves it to the runtime", low=0, high=1024)
+    affinity: str = option("", "CPU cores of the network, such as 0-3,6; empty leaves them to the system")
     height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)
     width: int = option(0, "columns of the network's input; 0 takes the model card's", low=0, high=8192)
     policy: str = option(

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.backends import make_backend
+from vss_ros.backends import best_precision, int8_files, make_backend, pin
 from vss_ros.backends.engines import NoEngine
 from vss_ros.cards import ModelCard, load_model
 from vss_ros.config import StreamConfig, VssError, replace
@@ -275,6 +275,11 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     """`load_stream` for a config that exists already."""
     network, card = load_model(config.model)
     size = (config.height or card.size[0], config.width or card.size[1])
+    files = None
+    if config.precision == "int8" and config.backend != "tensorrt":  # whose engines hold their scales
+        folder = Path(config.calibration) if config.calibration else int8_files.folder_of(card, size)
+        files, _ = int8_files.find(folder, card, size)
+    cores = pin(config.affinity) if config.affinity else 0
     try:
         backend = make_backend(
             network,
@@ -283,10 +288,13 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
             card.std,
             config.backend,
             precision=config.precision,
-            threads=config.threads,
+            bf16_agrees=card.metrics.get("bf16", {}).get("agreement", 0.0) >= config.bf16_agreement,
+            threads=config.threads or cores,
+            files=files,
         )
     except NoEngine as error:
-        options = f"--backend {config.backend} --precision {config.precision} --size {size[0]}x{size[1]}"
+        precision = best_precision(config.backend, False) if config.precision == "auto" else config.precision
+        options = f"--backend {config.backend} --precision {precision} --size {size[0]}x{size[1]}"
         raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
     return Stream(
         backend,

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -43,11 +45,15 @@ def make_backend(
     name: str = "auto",
     *,
     precision: str = "f32",
+    bf16_agrees: bool = False,
     threads: int = 0,
+    files: dict[str, Path] | None = None,
 ) -> Any:
     """Backend `name` for a network at input size (height, width); "auto" takes the fastest that is installed.
 
-    mean, std: of RGB in 0–1; precision: f32, bf16 or f16; threads: of the CPU, 0 leaves it to the runtime.
+    mean, std: of RGB in 0–1; precision: f32, bf16, f16, int8 or auto (see `best_precision`); bf16_agrees: whether
+    the network was measured to keep its labels in bf16; threads: of the CPU, 0 leaves it to the runtime; files: ONNX
+    files of a calibration, for int8 on a CPU.
     Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when the
     engines of tensorrt or ort-tensorrt have not been built: that takes minutes and is left to `vss build`.
     """
@@ -59,11 +65,16 @@ def make_backend(
         log.info("backend auto: %s", name)
     if name not in NEEDS:
         raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
-    if precision == "int8" and name != "tensorrt":
-        raise VssError(f"precision int8: backend {name} does not compute in it; use tensorrt")
+    if precision == "int8" and name in ("torch", "ort-tensorrt"):
+        raise VssError(
+            f"precision int8: backend {name} does not compute in it; use openvino, onnxruntime or tensorrt"
+        )
     missing = [module for module in NEEDS[name] if find_spec(module) is None]
     if missing:
         raise VssError(f"backend {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if precision == "auto":
+        precision = best_precision(name, bf16_agrees)
+        log.info("precision auto: %s", precision)
     if name == "torch":
         from vss_ros.backends.torch_backend import TorchBackend
 
@@ -78,7 +89,7 @@ def make_backend(
         return OrtTensorRTBackend(network, size, mean, std, precision)
     from vss_ros.backends.onnx_backend import OnnxBackend
 
-    return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads)
+    return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads, files=files)
 
 
 def fastest() -> str:
@@ -91,3 +102,42 @@ def fastest() -> str:
         if all(find_spec(module) for module in NEEDS[name]):
             return name
     return "torch"
+
+
+def best_precision(name: str, bf16_agrees: bool) -> str:
+    """What precision auto means: f16 for TensorRT, as `vss build` makes engines; bf16 for OpenVINO where the CPU has
+    it and the network keeps its labels in it; else f32."""
+    if name in ("tensorrt", "ort-tensorrt"):
+        return "f16"
+    return "bf16" if name == "openvino" and bf16_agrees and cpu_has_bf16() else "f32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO computes bfloat16 in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6)."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def pin(cores: str) -> int:
+    """Keep this thread, and the threads that it starts from now on, on CPU cores such as "0-3,6"; how many they are.
+
+    Every runtime starts its threads after its backend is made, so that they all stay there.
+    """
+    try:
+        wanted: set[int] = set()
+        for part in cores.split(","):
+            ends = [int(end) for end in part.split("-")]
+            wanted |= set(range(ends[0], ends[-1] + 1))
+    except ValueError as error:
+        raise VssError(f"affinity: expected CPU cores such as 0-3,6; got {cores!r}") from error
+    there = set(range(os.cpu_count() or 1))
+    if not wanted or not wanted <= there or not hasattr(os, "sched_setaffinity"):
+        raise VssError(
+            f"affinity: expected some of the CPU cores 0-{max(there)} of a Linux machine, got {cores!r}"
+        )
+    try:
+        os.sched_setaffinity(0, wanted)
+    except OSError as error:
+        raise VssError(f"affinity: cores {cores} are not open to this process: {error.strerror}") from error
+    return len(wanted)

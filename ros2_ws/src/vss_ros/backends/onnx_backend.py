@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from vss_ros.backends import labels
+from vss_ros.backends import cpu_has_bf16, labels
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 
@@ -29,11 +29,15 @@ class OnnxBackend:
         name: str = "openvino",
         precision: str = "f32",
         threads: int = 0,
+        files: dict[str, Path] | None = None,
     ):
+        """files: stages to run instead of the network's own export; precision int8 needs those of a calibration."""
         load = load_openvino if name == "openvino" else load_onnxruntime
-        files = stage_files(network, size, mean, std)
+        if precision == "int8" and files is None:
+            raise VssError(f"precision int8: backend {name} needs the files of a calibration (vss calibrate)")
+        files = files or stage_files(network, size, mean, std)
         self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
-        self.name, self.size, self.std = name, size, std
+        self.name, self.precision, self.size, self.std = name, precision, size, std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
         self.interval = network.interval
 
@@ -69,6 +73,8 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
 
     if precision == "f16":
         raise VssError("precision f16: backend openvino on a CPU computes in f32 or bf16")
+    if precision == "int8":  # of the layers that are not
+        precision = "bf16" if cpu_has_bf16() else "f32"
     # without the hint OpenVINO takes bfloat16 wherever the CPU has it
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
@@ -87,8 +93,10 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
 def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
     import onnxruntime
 
-    if precision != "f32":
-        raise VssError(f"precision {precision}: backend onnxruntime computes in f32; use openvino for bf16")
+    if precision not in ("f32", "int8"):
+        raise VssError(
+            f"precision {precision}: backend onnxruntime computes in f32 or int8; use openvino for bf16"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:

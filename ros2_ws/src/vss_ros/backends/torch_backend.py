@@ -30,13 +30,15 @@ class TorchBackend:
         threads: int = 0,
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if precision not in DTYPES:
+            raise VssError(f"precision {precision}: backend torch computes in {', '.join(DTYPES)}")
         if precision == "f16" and self.device.type == "cpu":
             raise VssError("precision f16 with backend torch needs CUDA, and none was found; use f32 or bf16")
         if threads:
             torch.set_num_threads(threads)
         self.network = network.eval().to(self.device)
         self.first = Encode(self.network, mean, std).to(self.device)
-        self.size, self.std = size, std
+        self.precision, self.size, self.std = precision, size, std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
         self.interval = network.interval
         self.dtype = DTYPES[precision]

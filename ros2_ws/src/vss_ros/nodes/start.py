@@ -85,8 +85,9 @@ class Start:
 
 
 def build_command(config: SegmentConfig) -> list[str]:
+    precision = "f16" if config.precision == "auto" else config.precision
     command = [sys.executable, "-u", "-m", "vss_ros.cli", "build", "--model", config.model]
-    command += ["--backend", config.backend, "--precision", config.precision]
+    command += ["--backend", config.backend, "--precision", precision]
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
@@ -96,7 +97,7 @@ def fallback(config: SegmentConfig) -> SegmentConfig:
 
     if not torch.cuda.is_available():
         return replace(config, backend="auto", precision="f32", build_on_start=False)
-    precision = "f16" if config.precision == "int8" else config.precision
+    precision = "f16" if config.precision in ("auto", "int8") else config.precision
     return replace(config, backend="torch", precision=precision, build_on_start=False)
 
 
