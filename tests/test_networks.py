@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pytest
 import torch
+from conftest import run_python
 from vss_ros.backends import make_backend
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
 from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
+from vss_ros.networks.stf import resized
 from vss_ros.stream import Stream
 
 SMALL_GRID = {"grid": (8, 16)}  # of STF's learned positions
@@ -212,6 +216,32 @@ def test_affinities_in_channels_equal_a_batch_of_images(wide):
         b = plain(affinities.encoder_layer3to2, up(b) + plain(affinities.encoder_layer2, images(a2)))
         found = affinities(a4, a3, a2)
     assert torch.allclose(found, b.unflatten(0, (2, 7))[:, :, 0], atol=1e-4)
+
+
+def test_learned_positions_are_resized_as_the_authors_do():
+    position = torch.randn(1, 4, 3, 8, 16)
+    expected = torch.nn.functional.interpolate(
+        position, size=(3, 13, 9), mode="trilinear", align_corners=False
+    )
+    assert torch.allclose(resized(position, (13, 9)), expected.permute(0, 2, 3, 4, 1), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_msaf_never_holds_an_attention_matrix():
+    """At 1024×2048 the current frame has 32,768 tokens: 4 GiB a head, were the matrix written out."""
+    code = """
+        import resource, torch
+        from vss_ros.networks import build
+        network = build("msaf", "resnet18", 19).eval()
+        features = [torch.randn(1, 128, 128, 256) for _ in range(4)]
+        with torch.inference_mode():
+            memory = network.remember(features)
+            assert network.decode(features, memory, memory).shape == (1, 19, 128, 256)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
+    """
+    result = run_python(textwrap.dedent(code))
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 2.5 * 2**20
 
 
 def test_deformable_convolution_equals_a_plain_loop():
