@@ -12,10 +12,13 @@ back to the single-frame head or to other offsets.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
@@ -50,24 +53,24 @@ class FocalAttention(nn.Module):
         )
 
     def keys(self, pooled: Tensor) -> Tensor:
-        """Pooled map (B, h, w, C) → its keys and values (B, 2C, h, w)."""
+        """Pooled map (B, h, w, C) → its keys and values (B, h·w, 2C)."""
         dim = pooled.shape[-1]
-        kv = F.linear(pooled, self.qkv.weight[dim:], self.qkv.bias[dim:])
-        return kv.permute(0, 3, 1, 2)
+        return F.linear(pooled.flatten(1, 2), self.qkv.weight[dim:], self.qkv.bias[dim:])
 
     def forward(self, x: Tensor, pooled: Tensor, references: Sequence[Tensor]) -> Tensor:
         """x: padded target (B, H, W, C); pooled: its keys; references: those of t−9, t−6, t−3 → (B, H, W, C)."""
         batch, height, width, dim = x.shape
         q, kv = self.qkv(x).split([dim, 2 * dim], -1)
-        around = [torch.roll(kv, shift, (1, 2)) for shift in DIAGONALS]
-        near = torch.cat([windows(rolled) for rolled in around], 1)  # (B·nW, 4·49, 2C)
-        near = near.index_select(1, torch.tensor(surrounding_positions(), device=x.device))
-        groups = [windows(kv), near, unfold(pooled, POOLED_TARGET)]
-        groups += [unfold(ref, spec) for ref, spec in zip(references, REFERENCES, strict=True)]
-        tokens = torch.cat(groups, 1)  # (B·nW, 289, 2C)
+        rows = torch.cat([kv.flatten(1, 2), pooled, *references, torch.zeros_like(pooled[:, :1])], 1)
+        index = key_index(
+            height // WINDOW, width // WINDOW
+        )  # (nW, 289) of rows; the last row is outside the maps
+        tokens = rows.index_select(1, torch.tensor(index.ravel(), device=x.device))
+        tokens = tokens.reshape(-1, index.shape[1], 2 * dim)  # (B·nW, 289, 2C)
         k, v = (split_heads(part, self.heads) for part in tokens.chunk(2, -1))
         q = split_heads(windows(q), self.heads)
-        bias = self.bias() + self.outside(pooled, references).repeat(batch, 1, 1, 1)
+        outside = torch.tensor(index == rows.shape[1] - 1, device=x.device)[:, None, None].to(x.dtype)
+        bias = self.bias() + OUTSIDE * outside.repeat(batch, 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·nW, heads, 49, dim / heads)
         out = self.proj(out.transpose(1, 2).flatten(2))
         return unwindows(out, batch, height, width)
@@ -87,15 +90,6 @@ class FocalAttention(nn.Module):
         ]
         groups.insert(1, self.relative_position_bias_table_to_neighbors[0])
         return torch.cat(groups, -1)[None]
-
-    def outside(self, pooled: Tensor, references: Sequence[Tensor]) -> Tensor:
-        """−100 for the keys of each window that lie outside the pooled maps: (nW, 1, 1, 289)."""
-        groups = []
-        for grid, spec in ((pooled, POOLED_TARGET), *zip(references, REFERENCES, strict=True)):
-            groups.append(unfold(torch.ones_like(grid[:1, :1]), spec)[..., 0])
-        inside = torch.cat(groups, 1)
-        whole = inside.new_ones(inside.shape[0], WINDOW**2 + len(surrounding_positions()))
-        return (1 - torch.cat([whole, inside], 1))[:, None, None] * OUTSIDE
 
 
 class CFFMBlock(nn.Module):
@@ -233,12 +227,29 @@ def unwindows(x: Tensor, batch: int, height: int, width: int) -> Tensor:
     return x.transpose(2, 3).reshape(batch, height, width, -1)
 
 
-def unfold(grid: Tensor, spec: tuple[int, int, int, int]) -> Tensor:
-    """Keys around each window of a pooled map (B, C, h, w): (B·nW, kernel², C)."""
-    tokens, _, kernel, padding = spec
-    batch, dim = grid.shape[:2]
-    x = F.unfold(grid, kernel, padding=padding, stride=tokens)  # (B, C·kernel², nW)
-    return x.reshape(batch, dim, kernel**2, -1).permute(0, 3, 2, 1).reshape(-1, kernel**2, dim)
+@functools.lru_cache(maxsize=8)
+def key_index(rows: int, columns: int) -> np.ndarray:
+    """Where the 289 keys of each of rows·columns windows lie: (nW, 289) int64.
+
+    Counts through the target's pixels, its pooled map and those of t−9, t−6, t−3, all in raster order; the number
+    after the last stands for a key outside its pooled map.
+    """
+    pixels = np.arange(rows * columns * WINDOW**2).reshape(rows * WINDOW, columns * WINDOW)
+
+    def window(grid: np.ndarray) -> np.ndarray:
+        grid = grid.reshape(rows, WINDOW, columns, WINDOW).transpose(0, 2, 1, 3)
+        return grid.reshape(rows * columns, WINDOW**2)
+
+    around = np.concatenate([window(np.roll(pixels, shift, (0, 1))) for shift in DIAGONALS], 1)
+    groups = [window(pixels), around[:, surrounding_positions()]]
+    maps = (POOLED_TARGET, *REFERENCES)
+    first, outside = pixels.size, pixels.size + rows * columns * sum(side**2 for side, _, _, _ in maps)
+    for side, _, kernel, padding in maps:
+        grid = first + np.arange(rows * columns * side**2).reshape(rows * side, columns * side)
+        first += grid.size
+        around = sliding_window_view(np.pad(grid, padding, constant_values=outside), (kernel, kernel))
+        groups.append(around[::side, ::side].reshape(rows * columns, kernel**2))
+    return np.concatenate(groups, 1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
