@@ -231,3 +231,28 @@ def test_time_left_is_guessed_from_engines_of_another_size():
     engines.store(replace(KEY, size="64x96"), CONTENT, seconds=50.0)
     work = {"encode": (KEY, job(lambda: CONTENT, operators=25))}
     assert build.rate_of_earlier_builds({"encode": 25}, work) == 2.0
+
+
+def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys):
+    from vss_ros import models
+    from vss_ros.backends.stages import fingerprint
+    from vss_ros.cards import find_models, load_model
+
+    assert models.main(SimpleNamespace(all=False)) == 0
+    assert "street: dcfm-mit_b0" in capsys.readouterr().out
+    network, card = load_model("street")
+    ours = replace(KEY, weights=fingerprint(network, card.mean, card.std))
+    now = {"builder": ours.builder, "tensorrt": ours.tensorrt, "gpu": ours.gpu}
+    monkeypatch.setattr(models, "machine", lambda builder: now)
+    monkeypatch.setattr(models, "find_models", lambda: {"street": find_models()["street"]})
+    engines.store(ours, CONTENT)
+    engines.store(replace(ours, stage="decode", tensorrt="8.6.1"), CONTENT)
+    engines.store(replace(ours, stage="remember"), CONTENT).write_bytes(b"{}\nhalf")
+    engines.store(replace(ours, weights="retrained"), CONTENT)
+    models.main(SimpleNamespace(all=False))
+    out = capsys.readouterr().out
+    assert "street encode 360x480 f16" in out and ": valid" in out
+    assert "stale: tensorrt: built for 8.6.1, now 10.3.0" in out
+    assert "is damaged" in out and "and 1 of no installed model" in out
+    models.main(SimpleNamespace(all=True))
+    assert "stale: weights: no installed model has them" in capsys.readouterr().out

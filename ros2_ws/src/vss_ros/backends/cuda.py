@@ -20,16 +20,17 @@ class Graph:
     """
 
     def __init__(self, run: Callable[..., Any], inputs: tuple[Tensor, ...], stream: torch.cuda.Stream):
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
         self.sources: list[Tensor | None] = [None] * len(inputs)
         self.stream = stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
+            self.inputs = tuple(tensor.clone() for tensor in inputs)
             for _ in range(2):  # workspaces are allocated by the first runs, and capture forbids it
                 run(*self.inputs)
         stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=stream):
+        # thread_local: another thread may go on using the GPU, as a node does that switches over to this backend
+        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
             self.outputs = run(*self.inputs)
 
     def __call__(self, *tensors: Tensor) -> Any:

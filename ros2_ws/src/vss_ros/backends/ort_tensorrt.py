@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +97,9 @@ def engine_keys(
     network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], precision: str
 ) -> dict[str, engines.Key]:
     """Cache key of every stage on this machine. Raises VssError where ONNX Runtime has no TensorRT."""
-    check_provider()
+    machine = machine_key()
     if precision not in PRECISIONS:
         raise VssError(f"precision {precision}: backend ort-tensorrt builds {', '.join(PRECISIONS)}")
-    found = probe()
     weights = fingerprint(network, mean, std)
     return {
         stage: engines.Key(
@@ -111,12 +109,19 @@ def engine_keys(
             size=f"{size[0]}x{size[1]}",
             precision=precision,
             calibration="",
-            builder=f"onnxruntime {version('onnxruntime-gpu')}",
-            tensorrt=found.tensorrt,
-            gpu=found.gpu,
+            **machine,
         )
         for stage in stage_names(network)
     }
+
+
+def machine_key() -> dict[str, str]:
+    """The fields of a key that this machine decides. Raises VssError where ONNX Runtime has no TensorRT."""
+    check_provider()
+    import onnxruntime
+
+    found = probe()
+    return {"builder": f"onnxruntime {onnxruntime.__version__}", "tensorrt": found.tensorrt, "gpu": found.gpu}
 
 
 def jobs(

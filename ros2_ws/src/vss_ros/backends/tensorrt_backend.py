@@ -61,24 +61,27 @@ class TensorRTBackend:
             return drift(features, keyframe)
 
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
-        return self.transfer.down(self.graph(Label(size), ("label", size), tuple(logits)))
+        return self.transfer.down(self.graph(("label", size), lambda: Label(size), tuple(logits)))
 
     def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
-        return self.transfer.down(self.graph(Confidence(size), ("confidence", size), tuple(logits)))
+        return self.transfer.down(self.graph(("confidence", size), lambda: Confidence(size), tuple(logits)))
 
     def sized(self, frame: np.ndarray) -> Tensor:
         pixels, shape = self.transfer.up(frame), frame.shape[:2]
         if shape == self.size:
             return pixels
-        resize = Resize(shape, self.size, torch.float16).cuda()
-        return self.owned((self.graph(resize, ("resize", shape), (pixels,)),))[0]
 
-    def graph(self, module: nn.Module, key: tuple, inputs: Tensors) -> Tensor:
+        def resize() -> nn.Module:
+            return Resize(shape, self.size, torch.float16).cuda()
+
+        return self.owned((self.graph(("resize", shape), resize, (pixels,)),))[0]
+
+    def graph(self, key: tuple, make: Callable[[], nn.Module], inputs: Tensors) -> Tensor:
         """Run one of the small stages whose shapes the first frame decides, as a CUDA graph made then."""
         key = (*key, *(tuple(tensor.shape) for tensor in inputs))
         if key not in self.small:
-            with torch.inference_mode():
-                self.small[key] = Graph(module, inputs, self.stream)
+            with torch.no_grad():
+                self.small[key] = Graph(make(), inputs, self.stream)
         return self.small[key](*inputs)
 
     def owned(self, outputs: Tensors) -> Tensors:

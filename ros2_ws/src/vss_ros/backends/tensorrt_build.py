@@ -33,11 +33,9 @@ def engine_keys(
     std: Sequence[float],
     precision: str,
     calibration: str = "",
-    found: Versions | None = None,
 ) -> dict[str, engines.Key]:
     """Cache key of every stage on this machine. Raises VssError where TensorRT cannot run."""
-    found = found or probe()
-    kind = builder(found)
+    machine = machine_key()
     weights = fingerprint(network, mean, std)
     return {
         stage: engines.Key(
@@ -47,12 +45,18 @@ def engine_keys(
             size=f"{size[0]}x{size[1]}",
             precision=precision,
             calibration=calibration,
-            builder=f"{kind} {found.torch_tensorrt if kind == 'torch-tensorrt' else found.torch}",
-            tensorrt=found.tensorrt,
-            gpu=found.gpu,
+            **machine,
         )
         for stage in stage_names(network)
     }
+
+
+def machine_key() -> dict[str, str]:
+    """The fields of a key that this machine decides. Raises VssError where TensorRT cannot run."""
+    found = probe()
+    kind = builder(found)
+    release = found.torch_tensorrt if kind == "torch-tensorrt" else found.torch
+    return {"builder": f"{kind} {release}", "tensorrt": found.tensorrt, "gpu": found.gpu}
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def bytes_of(node: torch.fx.Node) -> int:
 def make_engine(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> bytes:
     """The engine of an exported stage (see `pack`), built on this machine's GPU. Raises VssError."""
     found = probe()
+    engines.make_dir()  # holds the timing cache
     make = from_torch if builder(found) == "torch-tensorrt" else from_onnx
     return make(program, inputs, found)
 
@@ -140,7 +145,7 @@ def bindings(compiled: Any) -> tuple[list[str], list[str], bytes]:
     nodes = list(compiled.graph.nodes)
     given = [node.name for node in nodes if node.op == "placeholder"]
     calls = [node for node in nodes if node.op == "call_module"]
-    results = nodes[-1].args[0]
+    results = nodes[-1].args[0] if isinstance(nodes[-1].args[0], (tuple, list)) else nodes[-1].args
     if not calls:
         return given, [node.name for node in results], b""
     if len(calls) > 1:
