@@ -352,7 +352,12 @@ class SegmentNode(LifecycleNode):
             self.send(self.overlay, messages.to_image(header, overlay(rgb, result.labels, palette, alpha)))
 
     def publish_consistency(self, message: Any, rgb: Any, result: Any, latency: float | None) -> None:
-        """~/consistency for each frame, and the sums that /diagnostics reports each second."""
+        """~/consistency for each frame, and the sums that /diagnostics reports each second.
+
+        Beside `consistency.FIGURES`: latency_ms, the mask's age when it is published, and staleness_ms, the age
+        that the mask before it had reached by then (both ≥ 0, None without stamps); dropped, images dropped
+        since activation; reset, why the stream started anew.
+        """
         last, self.last_stamp = self.last_stamp, result.stamp
         if result.reset and last is not None:
             self.health.resets += 1
@@ -361,7 +366,6 @@ class SegmentNode(LifecycleNode):
         if latency is not None:
             figures["latency_ms"] = latency
             if last is not None and not result.reset:
-                # How old the mask before had become when this one replaced it.
                 figures["staleness_ms"] = latency + (result.stamp - last) * 1e3
         figures["dropped"] = self.health.dropped
         values = {**figures, "reset": result.reset or None}
