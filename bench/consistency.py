@@ -1,11 +1,11 @@
 """How well the online consistency figures stand for the true ones, and what keyframe policies make of them.
 
 Runs the shipped models through `Stream` and `Consistency`, as the node does, on videos whose every frame is labelled,
-and writes the tables of bench/consistency.md and the plot docs/policies.svg:
+and writes bench/consistency_tables.md and the plot docs/policies.svg:
 
     VSS_DATA=… python bench/consistency.py [--quick]
 
-Needs the extras [cpu,test].
+Needs the extras [cpu,train,test]; about seven minutes of one core.
 """
 
 from __future__ import annotations
