@@ -12,7 +12,13 @@ from vss_ros.config import VssError
 from vss_ros.networks import build
 
 SIZE = (64, 96)
-NETWORKS = [("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")]
+NETWORKS = [
+    ("dcfm", "mit_b0"),
+    ("dcfm", "resnet18"),
+    ("dcfm", "mobilenet_v1"),
+    ("segformer", "mit_b0"),
+    ("pspnet", "resnet18"),
+]
 NETWORKS += [
     pytest.param(name, backbone, marks=pytest.mark.slow)
     for name, backbone in (

@@ -21,7 +21,9 @@ SMALL_GRID = {"grid": (8, 16)}  # of STF's learned positions
 EVERY = [
     ("dcfm", "mit_b0", {}),
     ("dcfm", "resnet18", {}),
+    ("dcfm", "mobilenet_v1", {}),
     ("segformer", "mit_b0", {}),
+    ("segformer", "mobilenet_v1", {}),
     ("pspnet", "resnet18", {}),
     ("cffm", "mit_b0", {}),
     ("mrcfa", "mit_b0", {}),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import find_parity
+from conftest import find_data, find_parity
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import VssError
 from vss_ros.networks import build, from_authors, load_imagenet
 from vss_ros.networks.authors import load_renamed
@@ -244,6 +245,31 @@ def test_imagenet_weights_load_into_resnet(backbone):
     load_imagenet(network, tensors)
     assert network.backbone.layer0[0].weight.detach().max() == 2
     assert network.backbone.layer4[0].conv1.weight.detach().min() == 2
+
+
+def test_imagenet_weights_of_mobilenet_keep_their_meaning():
+    """Google's weights, on RGB / 127.5 - 1 padded as TensorFlow does, against ours on normalised RGB."""
+    file = find_data("weights", "mobilenet_v1_1.0_imagenet_features_fp16.pth")
+    tensors = torch.load(file, weights_only=True)
+    network = build("dcfm", "mobilenet_v1", 3).eval()
+    load_imagenet(network, tensors)
+    rgb = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        found = network.backbone.shallow((rgb - mean) / std)
+        x = 2 * rgb - 1
+        for name in ("conv1", *(f"conv_{kind}_{i}" for i in (1, 2, 3) for kind in ("dw", "pw"))):
+            weight = tensors[f"{name}.weight"].float()
+            stride = 2 if name in ("conv1", "conv_dw_2") else 1
+            if weight.shape[-1] == 3:
+                x = F.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
+            x = F.conv2d(x, weight, stride=stride, groups=weight.shape[0] if weight.shape[1] == 1 else 1)
+            norm = [
+                tensors[f"{name}_bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            ]
+            x = F.relu6(F.batch_norm(x, *(part.float() for part in norm), eps=1e-3))
+    inside = (..., slice(4, -4), slice(4, -4))  # both pad with zeros, which mean another colour
+    assert torch.allclose(found[inside], x[inside], atol=1e-4) and x[inside].std() > 0.1
 
 
 def test_weights_of_the_wrong_stem_are_refused():

@@ -54,7 +54,8 @@ class Recipe:
     augment: dict = field(default_factory=dict)
     """Fields of Augmentation other than crop."""
     init: str = ""
-    """Weights to start from: a .safetensors file of the same network, or "imagenet:<file>" for the backbone's."""
+    """Weights to start from: a .safetensors file of the same network, or "imagenet:<file>" for the backbone's.
+    Environment variables are filled in."""
     after: str = ""
     """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
     trains: tuple[str, ...] = ()

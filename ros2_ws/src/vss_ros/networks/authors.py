@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import MiT
+from vss_ros.networks.backbones import MiT, MobileNet
 
 # buffers that count training steps or follow from the window size
 DERIVED = ("num_batches_tracked", "relative_position_index", "valid_ind_rolled")
@@ -89,12 +90,18 @@ def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tup
 
 
 def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Load ImageNet weights into `network.backbone`: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets.
+    """Load ImageNet weights into `network.backbone`: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets,
+    Google's MobileNetV1 (1.0, 224) under Keras' names.
 
     torchvision's ResNet-50/101 have the plain stem: build the network on `resnet50_plain` or `resnet101_plain`.
     """
+    names: list[tuple[str, str | None]]
     if isinstance(network.backbone, MiT):
-        names: list[tuple[str, str | None]] = [("head.", None)]
+        names = [("head.", None)]
+    elif isinstance(network.backbone, MobileNet):
+        fresh = {key: value for key, value in network.backbone.state_dict().items() if key.startswith("ppm.")}
+        tensors = {**fresh, **with_our_input({key: torch.as_tensor(t) for key, t in tensors.items()})}
+        names = [("conv_dw_13", None), ("conv_pw_13", None), ("conv_preds", None)]
     else:
         names = [("fc.", None)]
         # plain: conv, bn; deep: three times conv, bn, relu
@@ -102,6 +109,19 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
         names += [("stem.", "layer0.")]  # mmclassification's ResNetV1c
     load_renamed(network.backbone, tensors, names)
+
+
+def with_our_input(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """MobileNet's weights for RGB normalised as here; theirs are for RGB / 127.5 - 1.
+
+    Theirs is scale · ours + shift in each channel: the scale goes into the first convolution, the shift's answer
+    into the running mean of its batch norm. Exact but for the outermost pixels, where both pad with zeros.
+    """
+    scale, shift = 2 * torch.tensor(IMAGENET_STD), 2 * torch.tensor(IMAGENET_MEAN) - 1
+    weight = tensors["conv1.weight"].float()
+    mean = tensors["conv1_bn.running_mean"] - weight.sum((2, 3)) @ shift
+    ours = {"conv1.weight": weight * scale[:, None, None], "conv1_bn.running_mean": mean}
+    return {**tensors, **ours}
 
 
 def is_derived(key: str) -> bool:

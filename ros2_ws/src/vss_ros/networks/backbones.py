@@ -1,18 +1,22 @@
-"""MiT-B0…B5 and dilated ResNet-18/50/101, the backbones of every network here.
+"""MiT-B0…B5, dilated ResNet-18/50/101 and MobileNetV1, the backbones of every network here.
 
 MiT: Xie et al., "SegFormer", NeurIPS 2021, section 3.1. ResNet: He et al., CVPR 2016, with output stride 8
 (Yu et al., "Dilated residual networks", CVPR 2017) and PSPNet's deep stem (Zhao et al., CVPR 2017).
+MobileNetV1: Howard et al., "MobileNets", arXiv 1704.04861, table 1.
 Module names are those of the published checkpoints, so that their weights load by name.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
+from vss_ros.networks.heads import PPM
 
 # widths, depths of the four stages
 MIT = {
@@ -34,6 +38,11 @@ RESNET = {
     "resnet50_v1c": ("v1c", (3, 4, 6, 3)),
     "resnet101_v1c": ("v1c", (3, 4, 23, 3)),
 }
+# channels and stride of the 12 separable convolutions; the maps after those in MOBILENET_MAPS are used
+MOBILENET = {
+    "mobilenet_v1": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2))
+}
+MOBILENET_MAPS = (3, 5, 11, 12)
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
 
@@ -250,11 +259,69 @@ class ResNet(nn.Module):
         return self.deep(self.shallow(frame))
 
 
-def backbone(name: str) -> MiT | ResNet:
-    """Fresh backbone by its name in MIT or RESNET."""
-    if name not in MIT and name not in RESNET:
-        raise VssError(f"unknown backbone {name!r}: expected one of {', '.join([*MIT, *RESNET])}")
-    return MiT(name) if name in MIT else ResNet(name)
+class ConvSame(nn.Conv2d):
+    """3×3 convolution padded as TensorFlow does ("SAME"): at stride 2 and even sizes right and below only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = [1 if self.stride[0] == 1 else size % 2 for size in x.shape[-2:]]
+        return super().forward(F.pad(x, (before[1], 1, before[0], 1)))
+
+
+class MobileNet(nn.Module):
+    """MobileNetV1 up to its twelfth separable convolution, with PSPNet's pyramid pooling after the last map, since
+    so small a convolutional network sees too little of the scene. `shallow`, `deep`, `forward` as in MiT.
+
+    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        layers = MOBILENET[name]
+        before = 32
+        self.conv1 = ConvSame(3, before, 3, stride=2, bias=False)
+        self.conv1_bn = nn.BatchNorm2d(before, eps=1e-3)
+        for i, (width, stride) in enumerate(layers, 1):
+            self.add_module(f"conv_dw_{i}", ConvSame(before, before, 3, stride, groups=before, bias=False))
+            self.add_module(f"conv_dw_{i}_bn", nn.BatchNorm2d(before, eps=1e-3))
+            self.add_module(f"conv_pw_{i}", nn.Conv2d(before, width, 1, bias=False))
+            self.add_module(f"conv_pw_{i}_bn", nn.BatchNorm2d(width, eps=1e-3))
+            before = width
+        self.ppm = PPM(before)
+        widths = [layers[i - 1][0] for i in MOBILENET_MAPS]
+        self.channels = (*widths[:-1], 2 * widths[-1])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def shallow(self, frame: Tensor) -> Tensor:
+        """frame → map (B, C1, H/4, W/4) after the third separable convolution."""
+        return self.run(self.unit("conv1", frame), range(1, MOBILENET_MAPS[0] + 1))
+
+    def deep(self, x: Tensor) -> list[Tensor]:
+        """Output of `shallow` → the four maps."""
+        maps = [x]
+        for first, last in pairwise(MOBILENET_MAPS):
+            maps.append(self.run(maps[-1], range(first + 1, last + 1)))
+        return [*maps[:-1], self.ppm(maps[-1])]
+
+    def run(self, x: Tensor, blocks: Iterable[int]) -> Tensor:
+        for i in blocks:
+            x = self.unit(f"conv_pw_{i}", self.unit(f"conv_dw_{i}", x))
+        return x
+
+    def unit(self, name: str, x: Tensor) -> Tensor:
+        return F.relu6(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        return self.deep(self.shallow(frame))
+
+
+def backbone(name: str) -> MiT | ResNet | MobileNet:
+    """Fresh backbone by its name in MIT, RESNET or MOBILENET."""
+    for names, kind in ((MIT, MiT), (RESNET, ResNet), (MOBILENET, MobileNet)):
+        if name in names:
+            return kind(name)
+    raise VssError(f"unknown backbone {name!r}: expected one of {', '.join([*MIT, *RESNET, *MOBILENET])}")
 
 
 def to_map(tokens: Tensor, height: int, width: int) -> Tensor:

@@ -6,7 +6,8 @@ fusion module (FFM) joins the frame's own independent feature with the keyframe'
 
 Deviations: ResNet's independent feature is normalised before it is resized in training, too (the authors do so
 in inference only); the three fused features of the loss share one batch-norm statistic; MiT-B0, which the authors
-did not publish, uses 16 of its 32 independent channels.
+did not publish, uses 16 of its 32 independent channels; MobileNetV1, not in the paper, has MiT's head at half
+its width.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.backbones import MIT, RESNET, backbone
 from vss_ros.networks.heads import PPM, AllMLP, cross_entropy, fold_batch_norm
 
 VSPW_CLASSES = 124
@@ -38,8 +39,8 @@ class DCFM(nn.Module):
         super().__init__()
         self.backbone = backbone(name)
         deepest = self.backbone.channels[-1]
-        if name in MIT:
-            common = 256
+        if name not in RESNET:
+            common = 256 if name in MIT else 128
             self.head = AllMLP(self.backbone.channels, common)
             self.dropout = nn.Dropout2d(dropout)
         else:

@@ -1,6 +1,7 @@
 """SegFormer, the image baseline on MiT (Xie et al., NeurIPS 2021). It ignores all earlier frames.
 
-Deviation: the head is 256 wide on every backbone, as in the video networks that compare against it.
+Deviation: the head is 256 wide on every MiT and 128 on MobileNetV1, as in the video networks that compare
+against it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.backbones import MIT, MOBILENET, backbone
 from vss_ros.networks.heads import AllMLP, cross_entropy
 
 
@@ -19,11 +20,12 @@ class SegFormer(nn.Module):
     lookahead = 0
     interval = 1
 
-    def __init__(self, name: str, classes: int, width: int = 256, dropout: float = 0.1):
+    def __init__(self, name: str, classes: int, width: int | None = None, dropout: float = 0.1):
         super().__init__()
-        if name not in MIT:
-            raise VssError(f"segformer: expected a backbone of {', '.join(MIT)}; got {name!r}")
+        if name not in MIT and name not in MOBILENET:
+            raise VssError(f"segformer: expected a backbone of {', '.join([*MIT, *MOBILENET])}; got {name!r}")
         self.backbone = backbone(name)
+        width = width or (256 if name in MIT else 128)
         self.head = AllMLP(self.backbone.channels, width)
         self.dropout = nn.Dropout2d(dropout)
         self.linear_pred = nn.Conv2d(width, classes, 1)
