@@ -51,8 +51,8 @@ setup(
             "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",
             "ros-common-interfaces==5.5.1; platform_machine == 'x86_64'",
         ],
-        # Fabric keeps the training loop visible.
-        "train": ["lightning>=2.5,<3", "tensorboard>=2.18,<3"],
+        # Fabric keeps the training loop visible; Matplotlib draws its curves and the evaluation's.
+        "train": ["lightning>=2.5,<3", "matplotlib>=3.8,<4", "tensorboard>=2.18,<3"],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=13,<18"],
         # Spreads the evaluation of many recordings over machines.

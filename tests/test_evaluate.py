@@ -60,7 +60,7 @@ def options(card, k, **more):
 def test_dense_video(card, tmp_path, both_sides):
     data = open_dataset("camvid", "val", make_camvid(tmp_path, "val", 2, count=10))
     stream = options(card, 2, both_sides=both_sides)
-    row = evaluate(stream, data, 2)
+    row = evaluate(stream, data)
     clip = data.clip(0, range(10))
     labels = answers(stream, clip.frames)
     counts = sum(metrics.confusion(t, p, 11) for t, p in zip(clip.labels, labels, strict=True))
@@ -73,7 +73,7 @@ def test_dense_video(card, tmp_path, both_sides):
 def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
     data = open_dataset("camvid", "test", make_camvid(tmp_path, "test", 30, count=3))
     stream = options(card, 2)
-    row = evaluate(stream, data, 2)
+    row = evaluate(stream, data)
     counts = 0
     for i in range(3):
         for age in (0, 1):
@@ -91,11 +91,36 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     command += ["--root", str(tmp_path / "camvid"), "--k", "1,2", "--mode", "P,B", "--out", str(out)]
     assert cli.main(command) == 0
     report = json.loads((out / "random_camvid_val.json").read_text())
-    assert [(row["K"], row["mode"]) for row in report["rows"]] == [(1, "P"), (2, "P"), (2, "B")]
+    shown = [(row["setting"], row["mode"]) for row in report["rows"]]
+    assert shown == [("K = 1", "P"), ("K = 2", "P"), ("K = 2", "B")]
+    assert [row["interval"] for row in report["rows"]] == [1, 2, 2]
+    assert cv2.imread(str(out / "random_camvid_val.png")) is not None
     table = (out / "random_camvid_val.md").read_text()
     assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
     assert cv2.imread(str(out / "random_camvid_val_worst.png")).shape == (4 * 64, 3 * 96, 3)
-    assert report["frames"] == 5 and "| 2 | B |" in table
+    assert report["frames"] == 5 and "| fixed | K = 2 | B |" in table
+
+
+def test_adaptive_policy(card, tmp_path, caplog):
+    """At threshold 0 every frame is a keyframe; at a huge one only each max-interval-th."""
+    make_camvid(tmp_path / "camvid", "val", 2, count=9)
+    out = tmp_path / "out"
+    command = ["evaluate", "--model", str(card), "--data", "camvid", "--split", "val", "--backend", "torch"]
+    command += ["--root", str(tmp_path / "camvid"), "--out", str(out)]
+    policies = ["--policy", "fixed,aks,consistency", "--k", "1,3", "--max-interval", "3"]
+    assert cli.main([*command, *policies, "--thresholds", "0,9", "--drifts", "0,1"]) == 0
+    every, third, *others = json.loads((out / "random_camvid_val.json").read_text())["rows"]
+    assert [row["policy"] for row in others] == ["adaptive"] * 2 + ["consistency"] * 2
+    for fixed, row in zip((every, third) * 2, others, strict=True):
+        assert all(fixed[name] == row[name] for name in ("interval", "mIoU", "mVC_8"))
+    for wrong in (["--policy", "lucky"], ["--policy", "aks", "--thresholds", "x"]):
+        assert cli.main([*command, *wrong]) == 1
+
+
+def test_sparse_labels_with_an_adaptive_policy(card, tmp_path):
+    data = open_dataset("camvid", "test", make_camvid(tmp_path, "test", 30, count=3))
+    adaptive = load_stream(card, backend="torch", policy="adaptive", threshold=0.0, max_gap=0.0)
+    assert evaluate(adaptive, data)["mIoU"] == evaluate(options(card, 1), data)["mIoU"]
 
 
 def test_other_classes_are_refused(tiny_card, tmp_path, capsys):

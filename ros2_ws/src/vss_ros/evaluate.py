@@ -1,8 +1,9 @@
 """Accuracy, temporal consistency and time of a model on a data set, through the same stream as the ROS node's.
 
-Every keyframe interval K and mode (P: the last keyframe; B: also the next, offline) gives a row. Sparse labels
-(CamVid train and test, Cityscapes) follow the papers: each labelled frame is answered at every age 0…K-1 of its
-keyframe, all pooled in one confusion matrix. Dense videos run once and also give VC_8, VC_16 and TC.
+Every keyframe policy, setting of it (interval K or threshold) and mode (P: the last keyframe; B: also the next,
+offline) gives a row. Sparse labels (CamVid train and test, Cityscapes) follow the papers: each labelled frame is
+answered at every age 0…K-1 of its keyframe, all pooled in one confusion matrix. Dense videos run once and also give
+VC_8, VC_16 and TC.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from vss_ros.cards import read_card
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
 from vss_ros.images import colorize
+from vss_ros.keyframes import FixedInterval
+from vss_ros.plots import draw_tradeoff
 from vss_ros.stream import Stream, load_stream
 
 log = logging.getLogger(__name__)
 WINDOWS = (8, 16)
+POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
 WORST = 4  # frames drawn
 
 
@@ -37,7 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
     parser.add_argument("--split", default="test")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--k", help="keyframe intervals (1,2,3,5; with --bag the network's own)")
+    parser.add_argument(
+        "--policy", default="fixed", help=f"keyframe policies with commas: {', '.join(POLICIES)}"
+    )
+    parser.add_argument(
+        "--k", help="keyframe intervals of policy fixed (1,2,3,5; with --bag the network's own)"
+    )
+    parser.add_argument("--thresholds", default="0.2,0.3,0.5", help="thresholds of policy adaptive")
+    parser.add_argument("--drifts", default="0.03,0.06,0.12", help="thresholds of policy consistency")
+    parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
     parser.add_argument("--mode", default="P", help="P, B or P,B")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int, default=0)
@@ -59,8 +71,8 @@ def main(args: argparse.Namespace) -> int:
     card, _ = read_card(args.model)
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []
-    for k, mode in itertools.product(parse_intervals(args.k), parse_modes(args.mode)):
-        if k == 1 and mode == "B" and "P" in args.mode:
+    for (setting, policy), mode in itertools.product(settings(args), parse_modes(args.mode)):
+        if setting == "K = 1" and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
         data = open_dataset(args.data, args.split, args.root, card.size)
         check_classes(card, data)
@@ -68,13 +80,13 @@ def main(args: argparse.Namespace) -> int:
             args.model,
             backend=args.backend,
             threads=args.threads,
-            interval=k,
+            **policy,
             max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
             both_sides=mode == "B",
         )
-        row = evaluate(stream, data, k, args.all_classes, args.limit, None if rows else worst)
-        rows.append({"K": k, "mode": mode, **row})
-        log.info("K = %d, mode %s: mIoU %.4f", k, mode, rows[-1]["mIoU"])
+        row = evaluate(stream, data, args.all_classes, args.limit, None if rows else worst)
+        rows.append({"policy": policy["policy"], "setting": setting, "mode": mode, **row})
+        log.info("%s, %s, mode %s: mIoU %.4f", policy["policy"], setting, mode, row["mIoU"])
     report = {
         "model": card.name,
         "data": f"{args.data} {args.split}",
@@ -90,7 +102,8 @@ def main(args: argparse.Namespace) -> int:
     (args.out / f"{stem}.md").write_text(table)
     if worst:
         cv2.imwrite(str(args.out / f"{stem}_worst.png"), draw(worst, data.palette)[:, :, ::-1])
-    log.info("\n%s\nwrote %s", table, args.out / f"{stem}.md")
+    draw_tradeoff([report], args.out / f"{stem}.png")
+    log.info("\n%s\nwrote %s and .json, .png", table, args.out / f"{stem}.md")
     return 0
 
 
@@ -99,6 +112,39 @@ def check_classes(card: Any, data: Any) -> None:
         raise VssError(
             f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}"
         )
+
+
+def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """What to call each setting of each policy, and its stream options."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for policy in args.policy.split(","):
+        policy = {"aks": "adaptive"}.get(policy, policy)
+        if policy not in POLICIES:
+            raise VssError(
+                f"--policy: expected some of {', '.join(POLICIES)} with commas; got {args.policy!r}"
+            )
+        if policy == "fixed":
+            found += [(f"K = {k}", {"policy": policy, "interval": k}) for k in parse_intervals(args.k)]
+            continue
+        field, values = (
+            ("threshold", args.thresholds) if policy == "adaptive" else ("drift_threshold", args.drifts)
+        )
+        for value in parse_thresholds(values):
+            options = {"policy": policy, field: value, "max_interval": args.max_interval}
+            found.append((f"≥ {value:g}", options))
+    return found
+
+
+def parse_thresholds(text: str) -> list[float]:
+    try:
+        thresholds = [float(part) for part in text.split(",")]
+    except ValueError:
+        thresholds = []
+    if not thresholds or not min(thresholds) >= 0:
+        raise VssError(
+            f"--thresholds, --drifts: expected numbers of at least 0 with commas, such as 0.2,0.5; got {text!r}"
+        )
+    return thresholds
 
 
 def parse_intervals(text: str) -> list[int]:
@@ -121,12 +167,12 @@ def parse_modes(text: str) -> list[str]:
 def evaluate(
     stream: Stream,
     data: Any,
-    k: int = 1,
     all_classes: bool = False,
     limit: int = 0,
     worst: list[Answer] | None = None,
 ) -> dict[str, Any]:
-    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; ms a frame; for dense videos VC_8, VC_16, TC.
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; for dense videos
+    also VC_8, VC_16, TC.
 
     `worst`, if given, receives the frames of lowest mIoU.
     """
@@ -149,12 +195,11 @@ def evaluate(
             for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
                 flow_counts += metrics.flow_confusion(now, later, metrics.dis_flow(a[0], b[0]), classes)
     else:
-        for i, age in itertools.product(range(min(limit or len(data), len(data))), range(k)):
+        for i, age in itertools.product(range(min(limit or len(data), len(data))), ages(stream)):
             # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
-            # network may read, to, in B mode, the keyframe after it.
-            before = age + (k * stream.backend.keeps if stream.backend.keeps > 1 else 0)
-            after = k - age if stream.both_sides and age else stream.backend.lookahead
-            clip = data.clip(i, range(-before, after + 1))
+            # network may read, to what it waits for (in B mode, the keyframe after it).
+            before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+            clip = data.clip(i, range(-before, stream.lookahead + 1))
             answers = run(stream, clip.frames, data.fps, times)
             image, truth, labels = clip.frames[before], clip.labels[before], answers[before]
             part = metrics.confusion(truth, labels, classes)
@@ -164,14 +209,19 @@ def evaluate(
     scores = metrics.iou(counts)
     key = float(np.median(times["key"]))
     nonkey = float(np.median(times["nonkey"])) if times["nonkey"] else None
+    if isinstance(stream.policy, FixedInterval):
+        interval = float(stream.policy.interval)
+    else:
+        interval = (len(times["key"]) + len(times["nonkey"])) / len(times["key"])
     result = {
         "mIoU": metrics.mean_iou(counts, all_classes),
         "wIoU": metrics.weighted_iou(counts),
         "accuracy": metrics.pixel_accuracy(counts),
         "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
+        "interval": interval,
         "key_ms": key,
         "nonkey_ms": nonkey,
-        "ms": (key + (k - 1) * nonkey) / k if nonkey else key,
+        "ms": (key + (interval - 1) * nonkey) / interval if nonkey else key,
     }
     if data.dense:
         for n in WINDOWS:
@@ -179,6 +229,15 @@ def evaluate(
             result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
         result["TC"] = metrics.mean_iou(flow_counts)
     return result
+
+
+def ages(stream: Stream) -> Sequence[int]:
+    """Frames since the keyframe at which a labelled frame is answered: each as often as the policy gives it.
+
+    Of a policy that chooses by itself, one run-up long enough for it to settle.
+    """
+    policy = stream.policy
+    return range(policy.interval) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
 
 
 @dataclass
@@ -242,20 +301,22 @@ COLUMNS = ("mIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
 
 
 def format_table(report: dict[str, Any]) -> str:
-    """The report as Markdown: a row a (K, mode), then IoU by class of the first row."""
+    """The report as Markdown: a row a (policy, setting, mode), then IoU by class of the first row."""
     rows = report["rows"]
     columns = [name for name in COLUMNS if name in rows[0]]
     lines = [
         f"# {report['model']} on {report['data']} ({report['frames']} labelled frames, {report['backend']})",
         "",
-        f"| K | mode | {' | '.join(f'{name} %' for name in columns)} | key ms | non-key ms | mean ms |",
-        "| --- " * (len(columns) + 5) + "|",
+        f"| policy | setting | mode | frames a keyframe | {' | '.join(f'{name} %' for name in columns)} "
+        "| key ms | non-key ms | mean ms |",
+        "| --- " * (len(columns) + 7) + "|",
     ]
     for row in rows:
         shares = ["–" if row[name] is None else f"{100 * row[name]:.2f}" for name in columns]
         times = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("key_ms", "nonkey_ms", "ms")]
-        lines.append(f"| {row['K']} | {row['mode']} | {' | '.join(shares + times)} |")
-    lines += ["", f"| class | IoU % at K = {rows[0]['K']} |", "| --- | --- |"]
+        start = f"| {row['policy']} | {row['setting']} | {row['mode']} | {row['interval']:.1f} | "
+        lines.append(start + f"{' | '.join(shares + times)} |")
+    lines += ["", f"| class | IoU % at {rows[0]['setting']} |", "| --- | --- |"]
     for name, value in rows[0]["IoU"].items():
         lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])
