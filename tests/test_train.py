@@ -102,6 +102,7 @@ def test_training_lowers_the_loss_and_writes_a_model(tmp_path, root):
     network, card = load_model(tmp_path / "run" / "tiny.yaml")
     assert not network.training and card.classes[3] == "road" and card.size == [64, 96]
     assert card.training["steps"] == 10 and 0 <= card.metrics["test"]["mIoU"] <= 1
+    assert cv2.imread(str(tmp_path / "run" / "curves.png")) is not None
     assert "chosen" in card.metrics["protocol"] or "choose" in card.metrics["val"]["frames"]
 
 
@@ -160,11 +161,28 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, root):
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path, root):
-    recipe = write_recipe(tmp_path, steps=2)
-    process = start(recipe, root, "--devices", "2")
-    assert process.wait(300) == 0, process.stderr.read()
-    assert (tmp_path / "run" / "tiny.safetensors").is_file()
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, root):
+    """A batch of 2 in each of two processes against a batch of 4 in one, in two parts: batch norm sees the same.
+
+    Dropout is off, since each process draws its own.
+    """
+    curves = []
+    for name, changes, more in (
+        ("two", {}, ("--devices", "2")),
+        ("one", {"accumulate": 2}, ()),
+        ("half", {"batch": 2}, ()),
+    ):
+        (tmp_path / name).mkdir()
+        recipe = {"backbone": "resnet18", "options": {"dropout": 0.0}, "batch": 4, "steps": 40, **changes}
+        path = write_recipe(tmp_path / name, **recipe, lr=1e-3, validate_every=40, save_every=40)
+        process = start(path, root, *more)
+        assert process.wait(300) == 0, process.stderr.read()
+        curves.append(losses(tmp_path / name / "run"))
+    two, one, half = curves
+    assert len(two) == 5 and two[-1] < 0.8 * two[0]
+    assert np.allclose(two, one, rtol=0.02)
+    assert not np.allclose(two, half, rtol=0.02)
+    assert (tmp_path / "two" / "run" / "tiny.safetensors").is_file()
 
 
 def test_processes_share_the_positions_of_a_step():

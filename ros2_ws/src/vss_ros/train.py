@@ -44,6 +44,7 @@ from vss_ros.images import colorize
 from vss_ros.memory import MEMORY_FILE, about_memory
 from vss_ros.metrics import confusion, iou, mean_iou
 from vss_ros.networks import build, load_imagenet, reads_of
+from vss_ros.plots import draw_curves
 from vss_ros.recipes import Recipe, read_recipe
 from vss_ros.samples import make_loader, read_clip
 from vss_ros.stages import check_clip, freeze, load_memory, run_earlier, start_from, weights_before
@@ -96,6 +97,7 @@ def main(args: argparse.Namespace) -> int:
             ) from error
         if not is_first:
             return 0
+        draw_curves(out)
     card = export(recipe, args, out, name)
     sys.stderr.write(f"wrote {card}\n")
     return 0
@@ -147,6 +149,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
     batches = make_loader(data, recipe, state["step"], rank, world, args.workers, args.cache)
     bar = tqdm(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
+    spent = dict.fromkeys(("data", "network", "optimiser", "validation", "checkpoints"), 0.0)
 
     while state["step"] < recipe.steps:
         began = time.perf_counter()
@@ -171,16 +174,21 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
                 f"the loss is {mean['loss']} at step {state['step']}: lower lr, lengthen warmup or set clip_norm; "
                 f"{out / 'last.ckpt'} holds the last saved state"
             )
+        computed = time.perf_counter()
         if recipe.clip_norm:
             fabric.clip_gradients(model, optimiser, max_norm=recipe.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
         average.update_parameters(network)
+        stepped = time.perf_counter()
         state["step"] += 1
-        state["seconds"] += time.perf_counter() - began
+        state["seconds"] += stepped - began
+        spent["data"] += waited
+        spent["network"] += computed - began - waited
+        spent["optimiser"] += stepped - computed
 
         step, done = state["step"], state["step"] == recipe.steps
-        busy = 1 - waited / (time.perf_counter() - began)
+        busy = 1 - waited / (stepped - began)
         bar.update()
         bar.set_postfix(loss=f"{mean['loss']:.3f}", busy=f"{busy:.0%}", best=f"{state['best']:.3f}")
         if step == 1 or step % 10 == 0:
@@ -201,13 +209,25 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
                 state["best"] = score
                 if rank == 0:
                     save(out / "best.ckpt", {"network": average.module.state_dict(), **state})
+            spent["validation"] += time.perf_counter() - stepped
         if (step % recipe.save_every == 0 or done) and rank == 0:
+            asked = time.perf_counter()
             parts = {"network": network, "average": average, "optimiser": optimiser}
             save(out / "last.ckpt", {**{name: part.state_dict() for name, part in parts.items()}, **state})
+            spent["checkpoints"] += time.perf_counter() - asked
     bar.close()
+    if rank == 0:
+        sys.stderr.write(timing_table(spent))
     logger.finalize("success")
     fabric.barrier()
     return rank == 0
+
+
+def timing_table(spent: dict[str, float]) -> str:
+    """Seconds of this run by what they went to; "data" is what the network waited for the loader."""
+    whole = max(sum(spent.values()), 1e-9)
+    rows = [f"{name:12} {seconds:9.1f} s {seconds / whole:7.1%}" for name, seconds in spent.items()]
+    return "\n".join(["where the time went:", *rows, ""])
 
 
 def summed(fabric: Any, part: Tensor) -> Tensor:
@@ -270,7 +290,7 @@ def load_initial(network: Any, init: str) -> None:
     """Weights that the recipe starts from, if any."""
     if not init:
         return
-    path = Path(init.removeprefix("imagenet:"))
+    path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
     try:
         read = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
         tensors = read(path)
