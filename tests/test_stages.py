@@ -90,7 +90,7 @@ def test_sparse_labels_are_answered_as_in_the_whole_video(name, backbone, k):
     backend = make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch")
     data = Noise()
     data.dense = False
-    found = evaluate(Stream(backend, FixedInterval(k)), data, k)["mIoU"]
+    found = evaluate(Stream(backend, FixedInterval(k)), data)["mIoU"]
     counts = np.zeros((3, 4), np.int64)
     for first in range(k):  # keyframes at first, first + k, …
         stream = Stream(backend, FixedInterval(k))
