@@ -2,13 +2,16 @@
 
 Before the times stand parameters, multiply-accumulates and the memory that a remembered frame takes. Key and non-key
 frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them
-alike: trust the ratios.
+alike: trust the ratios. On CUDA, and with --roofline on a CPU, also each stage under torch against the least time that
+the machine's arithmetic and memory allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -17,11 +20,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from vss_ros import bench_consistency
-from vss_ros.backends import NEEDS, make_backend
-from vss_ros.backends.stages import memories_read
+from vss_ros import bench_consistency, roofline
+from vss_ros.backends import make_backend
+from vss_ros.backends.stages import flat_stages, memories_read
+from vss_ros.backends.typed import DTYPES
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.config import VssError
 from vss_ros.convert import parse_size
@@ -31,6 +36,8 @@ from vss_ros.stream import Stream
 
 STAGES = ("encode", "remember", "decode", "propagate", "label")
 INTERVAL = 5
+CPU_BACKENDS = "torch,openvino,onnxruntime"
+CUDA_BACKENDS = "torch,torch+bf16,torch+f16,torch+f16+compile,tensorrt+f16"
 BLOCK = 2 * INTERVAL  # frames that a runtime computes in its turn: two keyframes, eight others
 PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
 
@@ -41,8 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--sizes", default="360x480,512x1024", help="HEIGHTxWIDTH, comma-separated")
     parser.add_argument(
-        "--backends", default=",".join(NEEDS), help="comma-separated; +bf16 after one changes precision"
+        "--backends",
+        help="comma-separated; +bf16 after one changes its precision, torch+f16+compile fuses operators on CUDA; "
+        f"default: {CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--roofline", action="store_true", help="print the roofline on a CPU, too")
+    parser.add_argument("--against", help="image networks to measure in the same run: segformer,pspnet")
     parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each backend")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to the runtime")
@@ -52,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     intervals = [int(k) for k in args.intervals.split(",")]
+    device = use_device(args.device)
+    args.backends = args.backends or (CUDA_BACKENDS if device.type == "cuda" else CPU_BACKENDS)
+    args.networks = [args.network, *filter(None, (args.against or "").split(","))]
     figures: dict[str, Any] = {
         "network": f"{args.network}-{args.backbone}",
         "classes": args.classes,
@@ -65,6 +80,9 @@ def main(args: argparse.Namespace) -> int:
         figures["costs"][text] = costs(args.network, args.backbone, args.classes, (height, width))
         sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {width}×{height}, medians in ms\n")
         sys.stdout.write(describe(figures["costs"][text]) + "\n" + table(rows, intervals) + "\n")
+        sys.stdout.write(against(rows, intervals, args.networks[1:]))
+        if args.roofline or device.type == "cuda":
+            sys.stdout.write(rooflines(args, (height, width), device, figures.setdefault("roofline", {})))
     if not args.no_ros:
         from vss_ros.bench_ros import overhead
 
@@ -79,28 +97,29 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def use_device(name: str | None) -> torch.device:
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch looks when CUDA is used first, which is later
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise VssError("--device cuda: torch finds no CUDA device; install its CUDA build and the driver")
+    return torch.device("cuda" if there else "cpu")
+
+
 def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Median milliseconds of each stage, of key and of non-key frames, by backend."""
-    network = build(args.network, args.backbone, args.classes).eval()
+    """Median milliseconds of each stage, of key and of non-key frames, by backend; other networks as NAME: BACKEND."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (BLOCK, *size, 3), dtype=np.uint8)
     streams: dict[str, Stream] = {}
-    for name in args.backends.split(","):
+    for name, network in itertools.product(args.backends.split(","), args.networks):
         runtime, _, precision = name.partition("+")
+        label = name if network == args.network else f"{network}: {name}"
         try:
-            backend = make_backend(
-                network,
-                size,
-                IMAGENET_MEAN,
-                IMAGENET_STD,
-                runtime,
-                precision=precision or "f32",
-                threads=args.threads,
-            )
+            backend = open_backend(args, network, size, runtime, precision or "f32")
         except VssError as error:
-            sys.stderr.write(f"{name} left out: {error}\n")
+            sys.stderr.write(f"{label} left out: {error}\n")
             continue
-        streams[name] = Stream(backend, FixedInterval(INTERVAL))
+        streams[label] = Stream(backend, FixedInterval(INTERVAL))
     if not streams:
         raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
     results: dict[str, list] = {name: [] for name in streams}
@@ -113,13 +132,55 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
     return {name: summary(answers) for name, answers in results.items()}
 
 
+def open_network(args: argparse.Namespace, name: str) -> torch.nn.Module:
+    torch.manual_seed(0)  # the same weights in each run: exported stages are found again
+    return build(name, args.backbone, args.classes).eval()
+
+
+def open_backend(
+    args: argparse.Namespace, network: str, size: tuple[int, int], runtime: str, precision: str
+) -> Any:
+    precision, _, extra = precision.partition("+")
+    if extra not in ("", "compile") or (extra and (runtime != "torch" or not torch.cuda.is_available())):
+        raise VssError(f"{runtime}+{precision}+{extra}: expected torch+PRECISION+compile, on CUDA")
+    values = (open_network(args, network), size, IMAGENET_MEAN, IMAGENET_STD)
+    if extra:
+        from vss_ros.backends.torch_cuda import TorchCudaBackend
+
+        return TorchCudaBackend(*values, precision, compiled=True)
+    return make_backend(*values, runtime, precision=precision, threads=args.threads)
+
+
+def rooflines(
+    args: argparse.Namespace, size: tuple[int, int], device: torch.device, figures: dict[str, Any]
+) -> str:
+    """Tables of a network's stages under eager torch, one a precision, that are also put into `figures`."""
+    text = ""
+    for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
+        network = open_network(args, args.network).to(device)
+        rates = roofline.measure_rates(device, DTYPES[precision])
+        stages = flat_stages(network, size, IMAGENET_MEAN, IMAGENET_STD, precision)
+        rows = roofline.stage_rows(stages, device, rates)
+        figures[f"{size[0]}x{size[1]} {precision}"] = {"rates": vars(rates), "stages": rows}
+        text += (
+            f"\nroofline, torch eager {precision} on {device.type}: matrix products {rates.flops / 1e9:.0f} GFLOP/s, "
+            f"copies {rates.bytes / 1e9:.1f} GB/s\n"
+        )
+        heads = ["stage", *next(iter(rows.values()))]
+        lines = [
+            [name, *(f"{x:.3g}" for x in list(row.values())[:-1]), f"{row['reached']:.0%}"]
+            for name, row in rows.items()
+        ]
+        text += columns(heads, lines) + "\n"
+    return text
+
+
 def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **options: Any) -> dict[str, float]:
     """What a network needs, whatever runs it; nothing is computed.
 
     parameters: numbers; encode, remember, decode: multiply-accumulates of one frame, matrix products and
     convolutions, attention included; memory: bytes of a remembered frame in float32.
     """
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     def count(stage: Any, *inputs: Any) -> tuple[Any, int]:
@@ -177,6 +238,18 @@ def table(rows: dict[str, dict[str, float]], intervals: list[int]) -> str:
             [name, *(f"{x:.1f}" for x in figures), f"{row['nonkey'] / row['key']:.2f}", *means, *gains]
         )
     return columns(heads, lines)
+
+
+def against(rows: dict[str, dict[str, float]], intervals: list[int], networks: list[str]) -> str:
+    """How many times faster than each image network on the same backend, at each keyframe interval."""
+    lines = [
+        [name, other, *(f"{rows[f'{other}: {name}']['key'] / average(row, k):.2f}×" for k in intervals)]
+        for name, row in rows.items()
+        for other in networks
+        if f"{other}: {name}" in rows
+    ]
+    heads = ["backend", "faster than", *(f"K={k}" for k in intervals)]
+    return "\n" + columns(heads, lines) + "\n" if lines else ""
 
 
 def columns(heads: list[str], lines: Iterable[Iterable[Any]]) -> str:

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vss_ros.config import VssError
@@ -75,6 +76,10 @@ def make_backend(
     if precision == "auto":
         precision = best_precision(name, bf16_agrees)
         log.info("precision auto: %s", precision)
+    if name == "torch" and torch.cuda.is_available():
+        from vss_ros.backends.torch_cuda import TorchCudaBackend
+
+        return TorchCudaBackend(network, size, mean, std, precision)
     if name == "torch":
         from vss_ros.backends.torch_backend import TorchBackend
 
@@ -94,8 +99,6 @@ def make_backend(
 
 def fastest() -> str:
     """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
-    import torch
-
     if torch.cuda.is_available():
         return "torch"
     for name in ("openvino", "onnxruntime"):

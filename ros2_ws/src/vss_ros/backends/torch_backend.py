@@ -1,4 +1,4 @@
-"""Torch: the reference on the CPU, and the runtime on CUDA where there is no TensorRT."""
+"""Torch on the CPU: the reference for every other runtime. On CUDA see `torch_cuda`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from vss_ros.backends.stages import Encode, drift
 from vss_ros.config import VssError
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchBackend:
-    """See `backends.make_backend`. Tensors stay on the device; frames go up and labels come down as uint8."""
+    """See `backends.make_backend`."""
 
     name = "torch"
 
@@ -29,26 +29,25 @@ class TorchBackend:
         precision: str = "f32",
         threads: int = 0,
     ):
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if precision not in DTYPES:
-            raise VssError(f"precision {precision}: backend torch computes in {', '.join(DTYPES)}")
-        if precision == "f16" and self.device.type == "cpu":
-            raise VssError("precision f16 with backend torch needs CUDA, and none was found; use f32 or bf16")
+            raise VssError(
+                f"precision {precision}: backend torch on a CPU computes in f32 or bf16; f16 needs CUDA, none was found"
+            )
         if threads:
             torch.set_num_threads(threads)
-        self.network = network.eval().to(self.device)
-        self.first = Encode(self.network, mean, std).to(self.device)
+        self.network = network.eval()
+        self.first = Encode(self.network, mean, std)
         self.precision, self.size, self.std = precision, size, std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
         self.interval = network.interval
         self.dtype = DTYPES[precision]
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.inference_mode()
     def encode(self, frame: np.ndarray) -> tuple[Tensor, ...]:
-        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
+        pixels = torch.from_numpy(np.ascontiguousarray(frame))[None]
         with self.autocast():
             return self.first(pixels)
 
@@ -71,13 +70,13 @@ class TorchBackend:
 
     @torch.inference_mode()
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
-        return self.upsampled(logits, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return self.upsampled(logits, size).argmax(1)[0].to(torch.uint8).numpy()
 
     @torch.inference_mode()
     def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
         probability = (sum(logits) / len(logits)).softmax(1).amax(1, keepdim=True)
         resized = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
-        return (resized[0, 0] * 255).round().to(torch.uint8).cpu().numpy()
+        return (resized[0, 0] * 255).round().to(torch.uint8).numpy()
 
     def upsampled(self, logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return F.interpolate(sum(logits), size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,148 @@
+"""Roofline of a network's stages under plain torch: measured times against the least that the machine allows.
+
+Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (CACM 2009): a stage takes at least
+FLOPs ÷ the rate of a large matrix product, and at least bytes ÷ the rate of a large copy. The bytes are those that any
+implementation moves: weights and inputs read once, outputs written once; `eager` counts every operator's instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+CPU_ATTENTION = {  # which torch's own table leaves out
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    )
+}
+
+
+@dataclass
+class Rates:
+    """What a device reaches: multiply-adds counted as two FLOPs a second; bytes read plus written a second."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass
+class Cost:
+    """FLOPs of a stage; bytes that must be moved; bytes that unfused operators move."""
+
+    flops: int
+    bytes: int
+    eager_bytes: int
+
+    def least_ms(self, rates: Rates) -> float:
+        return max(self.flops / rates.flops, self.bytes / rates.bytes) * 1e3
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self.outside: dict[int, int] = {}
+        """Bytes by storage that was there before: inputs and weights."""
+        self.made: set[int] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = operator(*args, **(kwargs or {}))
+        read, written = tensors((args, kwargs)), tensors(answer)
+        sources = {storage(tensor) for tensor in read}
+        for tensor in read:
+            if storage(tensor) not in self.made:
+                self.outside[storage(tensor)] = tensor.untyped_storage().nbytes()
+        fresh = [tensor for tensor in written if storage(tensor) not in sources]
+        if fresh:
+            self.total += sum(tensor.nbytes for tensor in [*read, *fresh])
+        self.made |= {storage(tensor) for tensor in fresh}
+        return answer
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@torch.no_grad()
+def cost(stage: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Cost:
+    """What one call of a stage costs; it is run twice."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        stage(*inputs)
+    with Traffic() as traffic:
+        answer = stage(*inputs)
+    compulsory = sum(traffic.outside.values()) + sum(tensor.nbytes for tensor in tensors(answer))
+    return Cost(counter.get_total_flops(), compulsory, traffic.total)
+
+
+@torch.no_grad()
+def measure_rates(device: torch.device, dtype: torch.dtype = torch.float32) -> Rates:
+    """Best of a few sizes: a square matrix product of `dtype`, and a copy that no cache holds."""
+    gpu = device.type == "cuda"
+    flops = 0.0
+    for side in (2048, 4096, 8192) if gpu else (512, 1024):
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        flops = max(flops, 2 * side**3 / (min(times(partial(torch.matmul, a, b), device, 8)) / 1e3))
+    source = torch.ones(2**28 if gpu else 2**25, device=device)  # 1 GiB, 128 MiB
+    target = torch.empty_like(source)
+    moved = 2 * source.nbytes / (min(times(partial(target.copy_, source), device, 8)) / 1e3)
+    return Rates(flops, moved)
+
+
+def times(work: Callable[[], Any], device: torch.device, count: int) -> list[float]:
+    """Milliseconds of `count` runs after two that warm up: by CUDA events on a GPU, else by the clock."""
+    for _ in range(2):
+        work()
+    found = []
+    if device.type == "cuda":
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+        for begin, end in pairs:
+            begin.record()
+            work()
+            end.record()
+        torch.cuda.synchronize(device)
+        return [begin.elapsed_time(end) for begin, end in pairs]
+    for _ in range(count):
+        begin = time.perf_counter()
+        work()
+        found.append((time.perf_counter() - begin) * 1e3)
+    return found
+
+
+@torch.no_grad()
+def stage_rows(
+    stages: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]],
+    device: torch.device,
+    rates: Rates,
+    count: int = 20,
+) -> dict[str, dict[str, float]]:
+    """By stage: median ms, GFLOP, MB that must be moved, MB of unfused operators, least ms, and share reached."""
+    rows = {}
+    for name, (stage, inputs) in stages.items():
+        needs = cost(stage, inputs)
+        taken = median(times(partial(stage, *inputs), device, count))
+        least = needs.least_ms(rates)
+        rows[name] = {
+            "ms": taken,
+            "GFLOP": needs.flops / 1e9,
+            "MB": needs.bytes / 1e6,
+            "MB eager": needs.eager_bytes / 1e6,
+            "least ms": least,
+            "reached": least / taken,
+        }
+    return rows

@@ -1,0 +1,42 @@
+"""Torch on a GPU against torch on the CPU; the only tests of it, so run them where a GPU is."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from vss_ros.backends.torch_backend import TorchBackend
+from vss_ros.cards import load_model
+from vss_ros.config import VssError
+from vss_ros.keyframes import FixedInterval
+from vss_ros.stream import Stream
+
+SIZE = (360, 480)
+
+
+def test_precisions_that_a_cpu_lacks_are_refused():
+    network, card = load_model("street")
+    with pytest.raises(VssError, match="f16 needs CUDA"):
+        TorchBackend(network, SIZE, card.mean, card.std, "f16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("precision", "share"), [("f32", 0.999), ("f16", 0.995), ("bf16", 0.99)])
+def test_labels_on_a_gpu_equal_those_of_the_cpu(precision, share, compiled, rng):
+    from vss_ros.backends.torch_cuda import TorchCudaBackend
+    from vss_ros.scenes import Street
+
+    street = Street(seed=0, size=SIZE)
+    frames = [street.frame(i)[0] for i in range(7)]
+    frames += [cv2.resize(frame, (640, 480)) for frame in frames]  # resized on the GPU
+    answers = []
+    for make in ("cpu", "cuda"):
+        network, card = load_model("street")
+        values = (network, SIZE, card.mean, card.std)
+        backend = TorchBackend(*values) if make == "cpu" else TorchCudaBackend(*values, precision, compiled)
+        stream = Stream(backend, FixedInterval(3))
+        answers.append([result.labels for result in stream.run((frame, 0.0) for frame in frames)])
+    same = [np.mean(a == b) for a, b in zip(*answers, strict=True)]
+    assert min(same) >= share
