@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
-from vss_ros import stages, train
+from vss_ros import stages
 from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, load_model
 from vss_ros.config import VssError
 from vss_ros.datasets import Clip
@@ -23,6 +23,7 @@ from vss_ros.networks import build, reads_of
 from vss_ros.recipes import find_recipes, read_recipe
 from vss_ros.samples import make_loader
 from vss_ros.stream import Stream
+from vss_ros.validation import normalise, segment
 
 SIZE = (64, 96)
 SMALL = [
@@ -71,7 +72,7 @@ def test_validation_labels_as_the_stream_does(name, backbone, options, reads):
     stream = Stream(make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(1))
     answers = list(stream.run((image, t / 30) for t, image in enumerate(data.images)))
     for i in chosen:
-        _, truth, labels = train.segment(network, data, i, SIZE)
+        _, truth, labels = segment(network, data, i, SIZE)
         assert np.mean(labels == answers[i].labels) > 0.999  # rounding of the normalisation may tip a pixel
         assert np.array_equal(truth, data.labels[i])
 
@@ -113,7 +114,7 @@ def test_every_small_recipe_feeds_its_network(name):
     stages.freeze(network, recipe.trains)
     frames, labels = next(make_loader(Noise(), recipe, 0, workers=0))
     with torch.autocast("cpu", torch.bfloat16):
-        losses = network.loss({"frames": train.normalise(frames), "labels": labels.long()}, **recipe.loss)
+        losses = network.loss({"frames": normalise(frames), "labels": labels.long()}, **recipe.loss)
     losses["loss"].backward()
     grown = {n for n, p in network.named_parameters() if p.grad is not None}
     assert torch.isfinite(losses["loss"])

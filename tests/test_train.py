@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from vss_ros import train
+from vss_ros import checkpoints, train
 from vss_ros.cards import load_model
+from vss_ros.checkpoints import load_initial, save
 from vss_ros.config import VssError
 from vss_ros.recipes import find_recipes, read_recipe
 from vss_ros.samples import Positions, Samples
@@ -288,14 +289,14 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, root
 
 def test_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    train.save(path, {"step": 1})
+    save(path, {"step": 1})
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(train, "write_atomic", fail)
+    monkeypatch.setattr(checkpoints, "write_atomic", fail)
     with pytest.raises(VssError, match="disk is full"):
-        train.save(path, {"step": 2})
+        save(path, {"step": 2})
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 
@@ -304,7 +305,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_another_recipe(tmp_path, root
     (tmp_path / "run").mkdir()
     with pytest.raises(VssError, match="no such checkpoint"):
         train.main(arguments(recipe, root, "--resume"))
-    train.save(tmp_path / "run" / "last.ckpt", {"recipe": {**RECIPE, "lr": 5.0}})
+    save(tmp_path / "run" / "last.ckpt", {"recipe": {**RECIPE, "lr": 5.0}})
     with pytest.raises(VssError, match="give --resume"):
         train.main(arguments(recipe, root))
     with pytest.raises(VssError, match=r"these differ: .*lr"):
@@ -321,15 +322,15 @@ def test_weights_to_start_from(tmp_path, tiny_card, root):
 
     weights = tiny_card.with_suffix(".safetensors")
     network = build("dcfm", "mit_b0", 3)
-    train.load_initial(network, str(weights))
+    load_initial(network, str(weights))
     with pytest.raises(VssError, match="does not fit"):
-        train.load_initial(build("dcfm", "mit_b0", 4), str(weights))
+        load_initial(build("dcfm", "mit_b0", 4), str(weights))
     with pytest.raises(VssError, match="cannot be read"):
-        train.load_initial(network, str(tmp_path / "none.safetensors"))
+        load_initial(network, str(tmp_path / "none.safetensors"))
     broken = shutil.copy(weights, tmp_path / "broken.safetensors")
     Path(broken).write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(VssError, match="cannot be read"):
-        train.load_initial(network, str(broken))
+        load_initial(network, str(broken))
 
 
 def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):

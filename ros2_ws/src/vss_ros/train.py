@@ -9,45 +9,36 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
-import errno
-import io
 import math
 import os
-import pickle
 import platform
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vss_ros.cards import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ModelCard,
     load_model,
     read_card,
     save_model,
-    write_atomic,
 )
+from vss_ros.checkpoints import load, resume, save, start
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
-from vss_ros.images import colorize
 from vss_ros.memory import MEMORY_FILE, about_memory
-from vss_ros.metrics import confusion, iou, mean_iou
-from vss_ros.networks import build, load_imagenet, reads_of
+from vss_ros.metrics import iou, mean_iou
+from vss_ros.networks import build
 from vss_ros.plots import draw_curves
 from vss_ros.recipes import Recipe, read_recipe
-from vss_ros.samples import make_loader, read_clip
-from vss_ros.stages import check_clip, freeze, load_memory, run_earlier, start_from, weights_before
+from vss_ros.samples import make_loader
+from vss_ros.stages import check_clip, run_earlier, weights_before
+from vss_ros.validation import draw_sample, normalise, validate
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -244,13 +235,6 @@ def keep_memory() -> None:
                 libc.mallopt(parameter, value)
 
 
-def normalise(frames: Tensor) -> Tensor:
-    """(…, H, W, 3) uint8 → (…, 3, H, W) float32, less ImageNet's mean, over its standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=frames.device) * 255
-    return ((frames.float() - mean) / std).movedim(-1, -3)
-
-
 def rates(recipe: Recipe) -> tuple[float, float]:
     """Learning rates of the backbone and of the rest, which differ in the papers."""
     return recipe.lr, recipe.lr_head or recipe.lr
@@ -272,120 +256,6 @@ def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-
-
-def start(network: Any, recipe: Recipe, out: Path) -> None:
-    """Weights that the recipe starts from, and which of them it trains."""
-    if recipe.after:
-        before = weights_before(recipe, out)
-        start_from(network, before, recipe.trains)
-        if recipe.network.startswith("mar+"):
-            load_memory(network, out / MEMORY_FILE, before)
-    else:
-        load_initial(network, recipe.init)
-    freeze(network, recipe.trains)
-
-
-def load_initial(network: Any, init: str) -> None:
-    """Weights that the recipe starts from, if any."""
-    if not init:
-        return
-    path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
-    try:
-        read = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
-        tensors = read(path)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        raise VssError(f"init: {path} cannot be read as .safetensors or .pth: {error}") from None
-    if init.startswith("imagenet:"):
-        load_imagenet(network, tensors)
-        return
-    try:
-        network.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise VssError(f"init: {path} does not fit the recipe's network: {error}") from None
-
-
-def save(path: Path, content: dict) -> None:
-    """Write a checkpoint; a reader sees the one before or the whole new one."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    try:
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise VssError(f"{path}: the disk is full; make room, then go on with --resume") from None
-
-
-def load(path: Path, recipe: Recipe) -> dict:
-    if not path.is_file():
-        raise VssError(f"{path}: no such checkpoint; leave out --resume or --export to train from the start")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    saved = dataclasses.asdict(
-        Recipe(**content["recipe"])
-    )  # with the defaults of fields that are newer than it
-    changed = [name for name, value in dataclasses.asdict(recipe).items() if saved[name] != value]
-    if changed:
-        raise VssError(f"{path}: made by another recipe; these differ: {', '.join(changed)}")
-    return content
-
-
-def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recipe) -> dict:
-    """Put everything back as the checkpoint has it; → step, best score, seconds, recipe."""
-    content = load(path, recipe)
-    network.load_state_dict(content["network"])
-    average.load_state_dict(content["average"])
-    optimiser.load_state_dict(content["optimiser"])
-    return {name: content[name] for name in ("step", "best", "seconds", "recipe")}
-
-
-@torch.no_grad()
-def validate(
-    network: nn.Module,
-    data: Any,
-    size: tuple[int, int],
-    cache: Path | None = None,
-    limit: int = 0,
-    rank: int = 0,
-    world: int = 1,
-) -> Tensor:
-    """Confusion matrix of labelled frames at the labels' own size, as a stream that remembers every frame has it.
-
-    limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
-    """
-    network.eval()
-    counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
-    chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
-    for i in sorted(set(chosen.tolist()))[rank::world]:
-        _, truth, labels = segment(network, data, i, size, cache)
-        counts += confusion(truth, labels, len(data.classes))
-    return torch.from_numpy(counts)
-
-
-@torch.no_grad()
-def segment(
-    network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The i-th labelled frame, its truth and its labels by the frames that the network reads; size: its input's."""
-    offsets = reads_of(network)
-    wanted = list(dict.fromkeys((0, *offsets)))
-    images, truths = read_clip(data, i, wanted, cache)
-    device = next(network.parameters()).device
-    frames = normalise(torch.from_numpy(np.stack(images)).to(device))
-    if frames.shape[-2:] != size:
-        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
-    features = [network.encode(frame[None]) for frame in frames]
-    logits = network.decode(features[0], *(network.remember(features[wanted.index(o)]) for o in offsets))
-    logits = F.interpolate(logits.float(), size=images[0].shape[:2], mode="bilinear")
-    return images[0], truths[0], logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
-
-
-def draw_sample(
-    network: nn.Module, data: Any, size: tuple[int, int], cache: Path | None = None
-) -> np.ndarray:
-    """The first frame beside its truth and its labels, (H, 3·W, 3) uint8."""
-    image, *maps = segment(network, data, 0, size, cache)
-    return np.hstack([image, *(colorize(part, data.palette) for part in maps)])
 
 
 def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
