@@ -13,11 +13,12 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +141,12 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[tuple[Task, str
                 bar.set_description(f"{number + 1}/{len(tasks)} {Path(task.folder).parent.name}")
                 reasons[number] = attempt(task, show_from(bar))
         else:
-            with cluster(args.ray) if args.ray else processes(args.jobs) as submit:
-                futures = {submit(task): number for number, task in enumerate(tasks)}
-                waiting, frames = set(futures), [0] * len(tasks)
-                while waiting:
-                    done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
-                    for future in [*done, *waiting]:
-                        number = futures[future]
-                        frames[number] = max(frames[number], read_progress(tasks[number]))
-                    reasons.update({futures[future]: outcome(future) for future in done})
-                    bar.set_description(f"{len(tasks) - len(waiting)}/{len(tasks)} runs")
-                    bar.update(sum(frames) - bar.n)
-    for task in tasks:
-        progress_file(task).unlink(missing_ok=True)
+            try:
+                with cluster(args.ray) if args.ray else processes(args.jobs) as submit:
+                    reasons = collect({submit(task): number for number, task in enumerate(tasks)}, tasks, bar)
+            finally:
+                for task in tasks:
+                    progress_file(task).unlink(missing_ok=True)
     return [(tasks[number], reason) for number, reason in sorted(reasons.items()) if reason]
 
 
@@ -189,6 +183,20 @@ def attempt(task: Task, progress: Callable[[int], None]) -> str:
 # In other processes, also on other machines; the folder of the results is what they share with us.
 
 
+def collect(futures: dict[Future, int], tasks: list[Task], bar: tqdm) -> dict[int, str]:
+    """Wait for all, showing how far they are; → {number of the task: why it failed, or ""}."""
+    reasons: dict[int, str] = {}
+    frames, waiting = [0] * len(tasks), set(futures)
+    while waiting:
+        done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
+        for number, task in enumerate(tasks):
+            frames[number] = max(frames[number], read_progress(task))
+        reasons.update({futures[future]: outcome(future) for future in done})
+        bar.set_description(f"{len(reasons)}/{len(tasks)} runs")
+        bar.update(sum(frames) - bar.n)
+    return reasons
+
+
 @contextmanager
 def processes(jobs: int) -> Iterator[Callable[[Task], Future]]:
     spawn = multiprocessing.get_context("spawn")  # the runtimes have threads, which do not survive a fork
@@ -197,6 +205,10 @@ def processes(jobs: int) -> Iterator[Callable[[Task], Future]]:
             yield lambda task: pool.submit(work, task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():  # a Ctrl-C may have reached only us
+                if child.pid:
+                    with suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGINT)
             raise
 
 
@@ -227,7 +239,10 @@ def work(task: Task) -> str:
             told = time.monotonic()
             progress_file(task).write_text(str(done))
 
-    return attempt(task, progress)
+    try:
+        return attempt(task, progress)
+    except KeyboardInterrupt:
+        os._exit(130)  # else the pool gives this process the next task
 
 
 def progress_file(task: Task) -> Path:
