@@ -283,6 +283,13 @@ def test_pictures_are_the_worst_and_not_neighbours():
     assert set(np.diff(sorted(pictures.spread))) == {pictures.step}
 
 
+def test_a_still_stream_has_no_worst_moment():
+    pictures = Pictures()
+    for index in range(50):
+        pictures.offer(index, {"label_drift": 0.0}, lambda: b"")
+    assert not any(item["worst"] for item in pictures.listing()) and pictures.listing()
+
+
 def test_a_header_keeps_nanoseconds():
     stamp = header(1_700_000_001_123_456_789).stamp
     assert (stamp.sec, stamp.nanosec) == (1_700_000_001, 123_456_789)

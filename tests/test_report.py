@@ -25,6 +25,8 @@ def run(folder, name, frames=90, change=0.02, **more):
         row = {"index": index, "stamp": 10**18 + index * 10**9 // 30, "keyframe": int(index % 5 == 0)}
         row |= {"keyframe_age": index % 5, "total_ms": 30.0 if index % 5 else 90.0}
         row |= {"area/road": 0.7, "area/car": 0.3, "invented_figure": index / frames}
+        if index % 5 == 1:
+            row["refresh_jump"] = 0.03
         if index:
             row["label_change"] = 0.5 if index == 60 else change
         rows.append(json.dumps(row))
@@ -105,16 +107,20 @@ def test_nothing_evaluated(tmp_path, page):  # noqa: F811
     assert page.locator("#problems p").inner_text() == "all </script> is <b>broken"
 
 
-def painted(page, number):  # noqa: F811
-    """Distinct colours on the canvas of a plot."""
-    return page.evaluate(
-        """number => {
-            const canvas = document.querySelectorAll("#plots canvas")[number];
+def painted(page, title):  # noqa: F811
+    """The pixels of the plot of this title, as a set of (r, g, b)."""
+    values = page.evaluate(
+        """title => {
+            const plots = [...document.querySelectorAll("#plots .plot")];
+            const canvas = plots.find(plot => plot.firstChild.textContent === title).querySelector("canvas");
             const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-            return new Set(new Uint32Array(data.buffer)).size;
+            const seen = new Set();
+            for (let i = 0; i < data.length; i += 4) seen.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+            return [...seen];
         }""",
-        number,
+        title,
     )
+    return {(value >> 16, value >> 8 & 255, value & 255) for value in values}
 
 
 def test_in_a_browser(two_runs, page):  # noqa: F811
@@ -125,8 +131,15 @@ def test_in_a_browser(two_runs, page):  # noqa: F811
     titles = page.locator("#plots h2").all_inner_texts()
     assert "Labels that changed since the frame before, %" in titles and "invented_figure" in titles
     plots = page.locator("#plots canvas").count()
-    assert plots == len(titles) == 6, "time, change, age, the invented one, areas of two runs"
-    assert all(painted(page, number) > 5 for number in range(plots))
+    assert plots == len(titles) == 7, "time, change, refresh, age, the invented one, areas of two runs"
+    for title in titles:
+        expected = {(31, 111, 235), (209, 96, 10)}  # the first two colours of the page
+        if title.startswith("Share of each class"):
+            expected = {(128, 64, 128), (64, 0, 128)}  # the classes' own
+        same = title in ("Time a frame, ms", "Frames since the keyframe, frames", "invented_figure")
+        if same or title.startswith("Label change that"):
+            expected = {(209, 96, 10)}  # equal curves: the second lies over the first
+        assert expected <= painted(page, title), title
     assert page.locator("#notes p").inner_text() == "drive, tiny K=5: 3 frames were dropped"
 
     # A click on the time line shows the picture nearest to it, of both runs.

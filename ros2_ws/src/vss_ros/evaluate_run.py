@@ -337,9 +337,10 @@ class Pictures:
                 self.step *= 2
                 self.spread = {i: jpeg for i, jpeg in self.spread.items() if i % self.step == 0}
         for name, sign in WORST.items():
-            if name not in figures:
-                continue
-            kept, bad = self.worst[name], sign * figures[name]
+            bad = sign * figures.get(name, 0.0)
+            if name not in figures or (sign > 0 and bad == 0):
+                continue  # of a stream that keeps every label, no moment is a bad one
+            kept = self.worst[name]
             near = [i for i in kept if index - i < APART]
             rivals = near or (list(kept) if len(kept) == PER_FIGURE else [])
             mildest = min(rivals, key=lambda i: kept[i][0], default=-1)
