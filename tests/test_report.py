@@ -158,15 +158,19 @@ def test_in_a_browser(two_runs, page):  # noqa: F811
 
     # A click in a plot does the same; a drag zooms all plots and the time line.
     over = page.locator("#plots .u-over").first
-    area = over.bounding_box()
     over.click(position={"x": 2, "y": 40})
     assert "frame 0 at 0.00 s" in page.locator("#moment").inner_text()
     ticks = page.locator("path.keyframes").first.get_attribute("d").count("M")
+    over.scroll_into_view_if_needed()
+    area = over.bounding_box()  # only now: the click has changed what is above
     page.mouse.move(area["x"] + 100, area["y"] + 40)
     page.mouse.down()
     page.mouse.move(area["x"] + 200, area["y"] + 40, steps=4)
     page.mouse.up()
-    assert page.locator("path.keyframes").first.get_attribute("d").count("M") < ticks
+    page.wait_for_function(
+        "ticks => document.querySelector('path.keyframes').getAttribute('d').split('M').length - 1 < ticks",
+        arg=ticks,
+    )
 
     page.locator("#runs input").nth(1).uncheck()
     assert page.locator("#plots canvas").count() == plots - 1
