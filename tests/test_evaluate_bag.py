@@ -137,6 +137,18 @@ def test_what_is_done_is_not_done_again(evaluate, tmp_path, caplog):
     assert results(tmp_path / "out")["drive/tiny_K=3_torch"]["frames"] == 6, "an earlier run stays"
 
 
+def test_keyframe_policies_side_by_side(evaluate, tmp_path):
+    bag = record(tmp_path / "drive", compressed=False, count=6)
+    command = ("--bag", bag, "--topic", "/camera/image", "--no-overlay")
+    assert evaluate(*command, "--policy", "fixed,consistency", "--drifts", "0,0.9", k="2") == 0
+    keyframes = {name: result["keyframes"] for name, result in results(tmp_path / "out").items()}
+    assert keyframes == {
+        "drive/tiny_K=2_torch": 3,
+        "drive/tiny_consistency_0_torch": 6,
+        "drive/tiny_consistency_0.9_torch": 1,
+    }
+
+
 def test_another_input_of_the_same_name_is_refused(evaluate, tmp_path, capsys):
     args = ("--topic", "/camera/image/compressed", "--no-overlay")
     assert evaluate("--bag", record(tmp_path / "a" / "drive", count=3), *args) == 0

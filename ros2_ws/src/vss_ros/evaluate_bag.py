@@ -83,22 +83,27 @@ def main(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace) -> list[Task]:
-    """A task for each input, model, interval and mode."""
-    from vss_ros.evaluate import parse_intervals, parse_modes
+    """A task for each input, model, keyframe policy with its setting, and mode."""
+    from vss_ros.evaluate import parse_modes, settings
 
     threads = args.threads
     if not threads and (args.ray or args.jobs > 1):
         threads = 1 if args.ray else max((os.cpu_count() or 1) // args.jobs, 1)
     runs: dict[str, tuple[dict[str, Any], bool]] = {}
-    intervals = parse_intervals(args.k) if args.k else [0]
-    for model, k, mode in itertools.product(args.model.split(","), intervals, parse_modes(args.mode)):
-        if k == 1 and mode == "B" and "P" in args.mode:
+    policies: list[tuple[str, dict[str, Any]]] = [("", {})]  # the network's own interval
+    if args.k or args.policy != "fixed":
+        args.k = args.k or "5"
+        policies = settings(args)
+    models = args.model.split(",")
+    for model, (setting, policy), mode in itertools.product(models, policies, parse_modes(args.mode)):
+        if setting == "K = 1" and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
         model = str(Path(model).absolute()) if Path(model).is_file() else model
-        options = {"model": model, "backend": args.backend, "threads": threads, "interval": k}
+        options = {"model": model, "backend": args.backend, "threads": threads, **policy}
         replace(StreamConfig(), **options)  # a wrong option is refused before hours of work
         name = read_card(model)[0].name
-        name += f" K={k}" if k else ""
+        name += f" {policy['policy']}" if policy.get("policy", "fixed") != "fixed" else ""
+        name += f" {setting.replace(' ', '')}" if setting else ""
         name += " B" if mode == "B" else ""
         name += f" {args.backend}" if args.backend != "auto" else ""
         if name in runs:
