@@ -45,7 +45,15 @@ setup(
     ],
     extras_require={
         # CPU runtimes: OpenVINO is the fastest measured, ONNX Runtime the portable fallback.
-        "cpu": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1", "openvino>=2025.3,<2027"],
+        "cpu": [
+            "onnx>=1.18,<2",
+            "onnx-ir>=0.1.7,<2",  # onnxscript's own graph: removes weights that a file holds twice
+            "onnxruntime>=1.22,<2",
+            "onnxscript>=0.5,<1",
+            "openvino>=2025.3,<2027",
+        ],
+        # Builds TensorRT engines; pulls the TensorRT that its release needs. On a Jetson: see `vss build`.
+        "tensorrt": ["torch-tensorrt>=2.8,<2.15", "onnx>=1.18,<2", "onnx-ir>=0.1.7,<2", "onnxscript>=0.5,<1"],
         # The real rclpy as wheels (x86-64); on a robot ROS comes from apt.
         "ros": [
             "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",

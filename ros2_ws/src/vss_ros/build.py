@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from vss_ros.backends import engines
+from vss_ros.backends import best_precision, engines
 from vss_ros.cards import load_model
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.convert import parse_size
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default=StreamConfig.model, help="name of an installed model or path of a card"
     )
     parser.add_argument("--backend", default="tensorrt", choices=BACKENDS)
-    parser.add_argument("--precision", default="f16", help="f32, f16, bf16 or int8")
+    parser.add_argument("--precision", default="f16", help="f32, f16, bf16 or int8; auto is f16")
     parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; the card's if left out")
     parser.add_argument("--force", action="store_true", help="build anew what the cache holds already")
     parser.add_argument(
@@ -32,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     network, card = load_model(args.model)
     size = parse_size(args.size) if args.size else (card.size[0], card.size[1])
-    keys = engine_keys(args.backend, network, size, card.mean, card.std, args.precision)
+    precision = best_precision(args.backend, False) if args.precision == "auto" else args.precision
+    keys = engine_keys(args.backend, network, size, card.mean, card.std, precision)
     missing = [stage for stage, key in keys.items() if args.force or not is_cached(key)]
     if not missing:
         sys.stdout.write(f"{card.name}: all {len(keys)} engines are built\n")
         return 0
-    sys.stdout.write(f"{card.name}, {size[1]}×{size[0]}, {args.precision}: {len(missing)} engines to build\n")
-    jobs = module_of(args.backend).jobs(network, size, card.mean, card.std, args.precision)
+    sys.stdout.write(f"{card.name}, {size[1]}×{size[0]}, {precision}: {len(missing)} engines to build\n")
+    jobs = module_of(args.backend).jobs(network, size, card.mean, card.std, precision)
     build_all({stage: (keys[stage], jobs[stage]) for stage in missing}, int(args.limit * 1e9), args.force)
     return 0
 

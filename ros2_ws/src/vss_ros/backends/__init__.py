@@ -8,7 +8,8 @@
     labels(passes of logits, (H, W))             -> (H, W) uint8
     confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
 
-Features, memories and logits are whatever the runtime likes; they are passed back to it, never looked into.
+A backend with `resizes` takes frames of any size instead. Features, memories and logits are whatever the runtime
+likes; they are passed back to it, never looked into.
 """
 
 from __future__ import annotations

@@ -92,11 +92,11 @@ def build_command(config: SegmentConfig) -> list[str]:
 
 
 def fallback(config: SegmentConfig) -> SegmentConfig:
-    """Torch on CUDA in the same precision where it has it, else the fastest of the CPU in float32."""
+    """Torch on CUDA in the same precision where it has it, else the fastest of the CPU."""
     import torch
 
     if not torch.cuda.is_available():
-        return replace(config, backend="auto", precision="f32", build_on_start=False)
+        return replace(config, backend="auto", precision="auto", build_on_start=False)
     precision = "f16" if config.precision in ("auto", "int8") else config.precision
     return replace(config, backend="torch", precision=precision, build_on_start=False)
 
