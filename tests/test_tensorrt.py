@@ -6,12 +6,13 @@ import operator
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from test_backends import lively
 from torch import nn
-from vss_ros.backends import labels, make_backend
+from vss_ros.backends import labels, make_backend, tensorrt_build
 from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
 from vss_ros.backends.tensorrt_build import bindings, compile_options, exported, job_of, pack, unpack
 from vss_ros.backends.tensorrt_versions import PAIRS, Versions, advice, builder, jetson_linux
@@ -246,3 +247,19 @@ def test_memory_of_a_build_counts_the_weights():
     ]
     job = job_of(program, bytes)
     assert job.operators > 100 and job.memory > (1 << 30) + 3 * 3.7e6 * 4
+
+
+def test_int8_engines_are_made_of_the_calibrations_files(tmp_path, monkeypatch):
+    node = onnx.helper.make_node("Relu", ["in0"], ["out0"])
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [4]) for name in ("in0", "out0")]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    content = onnx.helper.make_model(graph).SerializeToString()
+    (tmp_path / "encode.onnx").write_bytes(content)
+    files = {"encode": tmp_path / "encode.onnx"}
+    network = lively("segformer", "mit_b0")
+    with pytest.raises(VssError, match="NVIDIA GPU"):
+        tensorrt_build.jobs(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "int8", files)
+    monkeypatch.setattr(tensorrt_build, "probe", lambda: Versions("2.14.0", "", "11.4.1", gpu=GPU))
+    monkeypatch.setattr(tensorrt_build, "parsed", lambda content, found: content)
+    job = tensorrt_build.jobs(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "int8", files)["encode"]
+    assert job.operators == 1 and job.make() == content

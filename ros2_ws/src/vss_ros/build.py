@@ -6,9 +6,10 @@ import argparse
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from vss_ros.backends import best_precision, engines
+from vss_ros.backends import best_precision, engines, int8_files
 from vss_ros.cards import load_model
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.convert import parse_size
@@ -22,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="tensorrt", choices=BACKENDS)
     parser.add_argument("--precision", default="f16", help="f32, f16, bf16 or int8; auto is f16")
+    parser.add_argument(
+        "--calibration", type=Path, help="int8: folder of `vss calibrate`; its own if left out"
+    )
     parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; the card's if left out")
     parser.add_argument("--force", action="store_true", help="build anew what the cache holds already")
     parser.add_argument(
@@ -31,15 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     network, card = load_model(args.model)
-    size = parse_size(args.size) if args.size else (card.size[0], card.size[1])
+    height, width = parse_size(args.size) if args.size else card.size
+    size = (height, width)
     precision = best_precision(args.backend, False) if args.precision == "auto" else args.precision
-    keys = engine_keys(args.backend, network, size, card.mean, card.std, precision)
+    files, calibration = None, ""
+    if precision == "int8":
+        folder = args.calibration or int8_files.folder_of(card, size)
+        files, calibration = int8_files.find(folder, card, size)
+    maker = module_of(args.backend)
+    keys = maker.engine_keys(network, size, card.mean, card.std, precision, calibration)
     missing = [stage for stage, key in keys.items() if args.force or not is_cached(key)]
     if not missing:
         sys.stdout.write(f"{card.name}: all {len(keys)} engines are built\n")
         return 0
     sys.stdout.write(f"{card.name}, {size[1]}×{size[0]}, {precision}: {len(missing)} engines to build\n")
-    jobs = module_of(args.backend).jobs(network, size, card.mean, card.std, precision)
+    jobs = maker.jobs(network, size, card.mean, card.std, precision, files)
     build_all({stage: (keys[stage], jobs[stage]) for stage in missing}, int(args.limit * 1e9), args.force)
     return 0
 
@@ -87,13 +97,6 @@ def report_memory(need: int) -> None:
     sys.stdout.write(f"needs about {need / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} GB are free\n")
     if free < need:
         sys.stdout.write("this may fail: stop what else uses the GPU, or choose a smaller --size\n")
-
-
-def engine_keys(
-    backend: str, network: Any, size: Any, mean: Any, std: Any, precision: str
-) -> dict[str, engines.Key]:
-    """Cache key of every stage for one of BACKENDS on this machine."""
-    return module_of(backend).engine_keys(network, size, mean, std, precision)
 
 
 def module_of(backend: str) -> Any:

@@ -295,6 +295,7 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     except NoEngine as error:
         precision = best_precision(config.backend, False) if config.precision == "auto" else config.precision
         options = f"--backend {config.backend} --precision {precision} --size {size[0]}x{size[1]}"
+        options += f" --calibration {config.calibration}" if config.calibration else ""
         raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
     return Stream(
         backend,

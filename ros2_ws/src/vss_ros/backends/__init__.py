@@ -15,6 +15,7 @@ likes; they are passed back to it, never looked into.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def make_backend(
 
     mean, std: of RGB in 0–1; precision: f32, bf16, f16, int8 or auto (see `best_precision`); bf16_agrees: whether
     the network was measured to keep its labels in bf16; threads: of the CPU, 0 leaves it to the runtime; files: ONNX
-    files of a calibration, for int8 on a CPU.
+    files of a calibration, for int8.
     Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when the
     engines of tensorrt or ort-tensorrt have not been built: that takes minutes and is left to `vss build`.
     """
@@ -86,9 +87,14 @@ def make_backend(
 
         return TorchBackend(network, size, mean, std, precision=precision, threads=threads)
     if name == "tensorrt":
+        from vss_ros.backends import int8_files
         from vss_ros.backends.tensorrt_backend import TensorRTBackend
 
-        return TensorRTBackend(network, size, mean, std, precision)
+        hashes = {
+            stage: hashlib.sha256(path.read_bytes()).hexdigest() for stage, path in (files or {}).items()
+        }
+        calibration = int8_files.hash_of(hashes) if hashes else ""
+        return TensorRTBackend(network, size, mean, std, precision, calibration)
     if name == "ort-tensorrt":
         from vss_ros.backends.ort_tensorrt import OrtTensorRTBackend
 

@@ -25,7 +25,7 @@ def write(
 ) -> str:
     """Write the stages and their description; returns the hash by which an engine or a card names them."""
     hashes = {stage: hashlib.sha256(model).hexdigest() for stage, model in sorted(models.items())}
-    total = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
+    total = hash_of(hashes)
     content = {
         "model": card.name,
         "weights": card.sha256,
@@ -43,6 +43,11 @@ def write(
     except OSError as error:
         raise VssError(f"{folder} cannot be written ({error.strerror}): choose another with --out") from error
     return total
+
+
+def hash_of(hashes: dict[str, str]) -> str:
+    """The hash of a calibration from those of its stages' files."""
+    return hashlib.sha256("".join(hashes[stage] for stage in sorted(hashes)).encode()).hexdigest()
 
 
 def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> tuple[dict[str, Path], str]:

@@ -94,7 +94,12 @@ class Stage:
 
 
 def engine_keys(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], precision: str
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    calibration: str = "",
 ) -> dict[str, engines.Key]:
     """Cache key of every stage on this machine. Raises VssError where ONNX Runtime has no TensorRT."""
     machine = machine_key()
@@ -108,7 +113,7 @@ def engine_keys(
             stage=stage,
             size=f"{size[0]}x{size[1]}",
             precision=precision,
-            calibration="",
+            calibration=calibration,
             **machine,
         )
         for stage in stage_names(network)
@@ -125,10 +130,17 @@ def machine_key() -> dict[str, str]:
 
 
 def jobs(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], precision: str
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    files: dict[str, Path] | None = None,
 ) -> dict[str, Job]:
     """What builds each stage's engine. Exported in float32: this provider chooses the types itself."""
     check_provider()
+    if files:
+        raise VssError("backend ort-tensorrt builds no int8 engines: use tensorrt")
     return {
         name: job_of(program, partial(make, program, inputs, precision))
         for name, (program, inputs) in exported(network.cpu(), size, mean, std, "f32").items()

@@ -69,9 +69,16 @@ class Job:
 
 
 def jobs(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], precision: str
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    files: dict[str, Path] | None = None,
 ) -> dict[str, Job]:
-    """What builds each stage's engine. Raises VssError where that is impossible."""
+    """What builds each stage's engine; files: of a calibration, for int8. Raises VssError where that is impossible."""
+    if precision == "int8" and files:
+        return int8_jobs(files)
     if precision not in PRECISIONS:
         raise VssError(f"precision {precision}: backend tensorrt builds {', '.join(PRECISIONS)}")
     builder(probe())  # before the minutes of work below
@@ -79,6 +86,20 @@ def jobs(
         name: job_of(program, partial(make_engine, program, inputs))
         for name, (program, inputs) in exported(network.to("cuda"), size, mean, std, precision).items()
     }
+
+
+def int8_jobs(files: dict[str, Path]) -> dict[str, Job]:
+    """What builds the engines of the files that `vss calibrate` made: int8 stands in them, the rest is float32."""
+    import onnx
+
+    found = probe()
+    builder(found)
+    work = {}
+    for stage, path in files.items():
+        content = path.read_bytes()
+        operators = len(onnx.load_from_string(content).graph.node)
+        work[stage] = Job(operators, 4 * len(content) + (2 << 30), partial(parsed, content, found))
+    return work
 
 
 @torch.no_grad()
@@ -111,7 +132,6 @@ def bytes_of(node: torch.fx.Node) -> int:
 def make_engine(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> bytes:
     """The engine of an exported stage (see `pack`), built on this machine's GPU. Raises VssError."""
     found = probe()
-    engines.make_dir()  # holds the timing cache
     make = from_torch if builder(found) == "torch-tensorrt" else from_onnx
     return make(program, inputs, found)
 
@@ -120,6 +140,7 @@ def make_engine(program: ExportedProgram, inputs: tuple[Tensor, ...]) -> bytes:
 def from_torch(program: ExportedProgram, inputs: tuple[Tensor, ...], found: Versions) -> bytes:
     import torch_tensorrt
 
+    engines.make_dir()  # holds the timing cache
     compiled = torch_tensorrt.dynamo.compile(program, inputs=list(inputs), **compile_options(found))
     return pack(*bindings(compiled))
 
@@ -162,18 +183,23 @@ def bindings(compiled: Any) -> tuple[list[str], list[str], bytes]:
 
 
 def from_onnx(program: ExportedProgram, inputs: tuple[Tensor, ...], found: Versions) -> bytes:
-    import tensorrt as trt
-
     from vss_ros.backends.onnx_files import TENSORRT_OPSET, to_onnx
 
+    return parsed(to_onnx(program, inputs, TENSORRT_OPSET), found)
+
+
+def parsed(content: bytes, found: Versions) -> bytes:
+    """The engine of an ONNX model, by TensorRT's own parser."""
+    import tensorrt as trt
+
+    engines.make_dir()  # holds the timing cache
     logger = trt.Logger(trt.Logger.WARNING)
     maker = trt.Builder(logger)
-    typed = getattr(
-        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None
-    )  # TensorRT 11 knows nothing else
+    # TensorRT 11 knows nothing else, and may no longer have the flag
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = maker.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(to_onnx(program, inputs, TENSORRT_OPSET)):
+    if not parser.parse(content):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise VssError(f"TensorRT {found.tensorrt} cannot read the stage: {reasons}")
     config = maker.create_builder_config()
@@ -184,8 +210,8 @@ def from_onnx(program: ExportedProgram, inputs: tuple[Tensor, ...], found: Versi
     if plan is None:
         raise VssError(f"TensorRT {found.tensorrt} could not build the stage: its log above says why")
     engines.write_private(path, bytes(config.get_timing_cache().serialize()))
-    names = [f"in{i}" for i in range(len(inputs))]
-    return pack(names, [network.get_output(i).name for i in range(network.num_outputs)], bytes(plan))
+    inputs = [network.get_input(i).name for i in range(network.num_inputs)]
+    return pack(inputs, [network.get_output(i).name for i in range(network.num_outputs)], bytes(plan))
 
 
 def timing_cache(found: Versions) -> Path:

@@ -88,6 +88,7 @@ def build_command(config: SegmentConfig) -> list[str]:
     precision = "f16" if config.precision == "auto" else config.precision
     command = [sys.executable, "-u", "-m", "vss_ros.cli", "build", "--model", config.model]
     command += ["--backend", config.backend, "--precision", precision]
+    command += ["--calibration", config.calibration] if config.calibration else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
