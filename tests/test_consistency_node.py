@@ -107,6 +107,7 @@ def test_the_heat_map_shows_where_labels_flicker(start, client):  # noqa: F811
     assert colours[:10, :10].min() > 0 and colours[5, 5, 0] == 255, "nearly white where every frame changes"
 
 
+@pytest.mark.slow
 def test_diagnostics_rise_with_the_thresholds_and_say_what_to_do(start, client):  # noqa: F811
     from diagnostic_msgs.msg import DiagnosticArray
 
@@ -152,6 +153,7 @@ constant.ConstantStream.feed = slow
 """
 
 
+@pytest.mark.slow
 def test_diagnostics_report_drops_and_a_network_that_hangs(start, client):  # noqa: F811
     from diagnostic_msgs.msg import DiagnosticArray
 
