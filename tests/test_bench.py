@@ -43,3 +43,20 @@ def test_devices_and_backends_that_are_not_there(quick, monkeypatch, capsys):
     assert "--device cuda: torch finds no CUDA device" in capsys.readouterr().err
     assert cli.main([*quick[:-1], "--backends", "torch+f16+compile", "--no-ros"]) == 1
     assert "torch+f16+compile left out: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "backbone"),
+    [("cffm", "mit_b0"), ("stf", "resnet18"), ("pspnet", "resnet18")],
+)
+def test_any_network_is_measured(quick, network, backbone, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert cli.main([*quick, "--network", network, "--backbone", backbone, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    cost, times = figures["costs"]["64x96"], figures["sizes"]["64x96"]["torch"]
+    assert times["key"] > 0 and times["nonkey"] > 0
+    assert (cost["memory"] > 0) == (network != "pspnet")
+    text = capsys.readouterr().out
+    assert f"{cost['memory'] / 2**20:.1f} MiB a remembered frame" in text
+    assert f"{cost['parameters'] / 1e6:.2f} M parameters" in text
