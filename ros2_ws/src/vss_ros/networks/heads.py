@@ -60,8 +60,8 @@ class AllMLP(nn.Module):
             bias = bias + fuse @ level.bias
             x = F.conv2d(maps[i - 1], (fuse @ level.weight)[:, :, None, None], bias if i == 1 else None)
             x = x if i == 1 else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            total = x if total is None else total + x
-        return F.relu(self.linear_fuse.bn(total) if self.training else total)
+            total = x if total is None else total.add_(x)  # the largest maps of all: no copy of them
+        return F.relu(self.linear_fuse.bn(total) if self.training else total, inplace=True)
 
 
 class PPM(nn.Module):
