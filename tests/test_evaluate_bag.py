@@ -200,6 +200,12 @@ def test_a_data_set_and_partly_labelled_images(evaluate, tmp_path):
     assert rgb.shape[:2] == labels.shape == (360, 480) and len(footage.classes) == 11
 
 
+def test_labels_of_other_classes_give_no_accuracy(evaluate, tmp_path):
+    assert evaluate("--bag", "street:3", "--limit", "2", "--no-overlay") == 0
+    (result,) = results(tmp_path / "out").values()
+    assert result["accuracy"] == {} and "other classes" in result["notes"][0]
+
+
 def test_truth_that_does_not_belong(tmp_path):
     bag = record(tmp_path / "drive", count=3)
     topic = "/camera/image/compressed"

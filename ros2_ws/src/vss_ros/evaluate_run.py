@@ -103,8 +103,10 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     footage = open_footage(task.input, task.topic, task.truth, task.fps, task.root)
     stream = load_stream(**task.stream, both_sides=task.both_sides, measure_drift=True)
     card: Any = stream.card
+    notes = []
     if footage.classes is not None and list(footage.classes) != list(card.classes):
         footage = unlabelled(footage)
+        notes.append("the input's labels are of other classes than the model's: no accuracy")
     warm_up(stream)
     with new_folder(Path(task.folder)) as folder:
         with Record(folder, card, footage.fps, task.overlay) as record:
@@ -120,6 +122,7 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
         result = {
             "task": task.identity(),
             "run": task.run,
+            "notes": notes,
             "model": card.name,
             "backend": getattr(stream.backend, "name", "torch"),
             "classes": list(card.classes),
