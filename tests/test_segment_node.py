@@ -382,11 +382,11 @@ def test_autostart_with_a_wrong_model_stays_and_says_why(start, client):  # noqa
 
 def test_pictures_cost_nothing_without_a_subscriber(start, client, messages):  # noqa: F811
     broken = """
-from vss_ros.nodes import segment
+from vss_ros.nodes import constant, messages, segment
 def unwanted(*_):
     raise RuntimeError("computed without a subscriber")
-segment.overlay = segment.colorize = unwanted
-segment.ConstantStream.confidence = unwanted
+segment.overlay = segment.colorize = segment.heat = messages.to_png = unwanted
+constant.ConstantResult.confidence = unwanted
 """
     node = start("segment", patch=broken, constant_network=True, autostart=True)
     consistency = client.collect(messages.DiagnosticArray, "/segment/consistency")
