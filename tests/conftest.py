@@ -14,7 +14,6 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
-EXIT_STATUS = pytest.StashKey[int]()
 
 
 def find_data(*parts: str) -> Path:
@@ -32,19 +31,6 @@ def find_parity(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path}: set VSS_DATA to a data folder with ../parity beside it")
     return path
-
-
-def pytest_sessionfinish(session, exitstatus):
-    session.config.stash[EXIT_STATUS] = int(exitstatus)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_unconfigure(config):
-    """Leave without the runtimes' static destructors: with several runtimes in one process they can crash."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if EXIT_STATUS in config.stash:
-        os._exit(config.stash[EXIT_STATUS])
 
 
 @pytest.fixture(scope="session", autouse=True)

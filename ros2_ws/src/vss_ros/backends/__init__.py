@@ -19,6 +19,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,16 @@ def best_precision(name: str, bf16_agrees: bool) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO computes bfloat16 in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6)."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def openvino_core() -> Any:
+    """The process's one openvino.Core. On CPUs with AMX each Core gives its thread a signal stack and takes it away
+    when it is deleted, whichever is in use by then: after a second Core, Ctrl-C ended the process by SIGSEGV."""
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
 
 
 def pin(cores: str) -> int:

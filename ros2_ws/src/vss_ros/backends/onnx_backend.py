@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from vss_ros.backends import cpu_has_bf16, labels
+from vss_ros.backends import cpu_has_bf16, labels, openvino_core
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 
@@ -69,8 +69,6 @@ class OnnxBackend:
 
 
 def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
-    import openvino
-
     if precision == "f16":
         raise VssError("precision f16: backend openvino on a CPU computes in f32 or bf16")
     if precision == "int8":  # of the layers that are not
@@ -79,11 +77,11 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(path), "CPU", options)
     request = compiled.create_infer_request()
 
-    def run(*inputs: np.ndarray, owners: tuple = (core, compiled)) -> Arrays:  # they must outlive the request
+    def run(*inputs: np.ndarray, owner: Any = compiled) -> Arrays:  # it must outlive the request
         found = request.infer(list(inputs), share_inputs=True)
         return tuple(found[i] for i in range(len(found)))
 
