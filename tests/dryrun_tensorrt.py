@@ -96,7 +96,7 @@ def partition(precision: str) -> int:
     torch_tensorrt = load_torch_tensorrt()
     from torch_tensorrt.dynamo import _compiler
     from vss_ros.backends.tensorrt_build import exported
-    from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+    from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
     from vss_ros.networks import build
 
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)

@@ -8,8 +8,7 @@ import torch
 from conftest import run_python
 from vss_ros.backends import make_backend
 from vss_ros.backends.onnx_files import stage_files
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks import build
 
 SIZE = (64, 96)

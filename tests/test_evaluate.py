@@ -9,7 +9,8 @@ import pytest
 from vss_ros import cli, metrics
 from vss_ros.config import VssError
 from vss_ros.datasets import CLASSES, open_dataset
-from vss_ros.evaluate import evaluate, parse_intervals, parse_modes
+from vss_ros.evaluate import evaluate
+from vss_ros.evaluate_options import parse_intervals, parse_modes
 from vss_ros.stream import load_stream
 
 

@@ -12,8 +12,9 @@ from conftest import find_data
 from vss_ros import cli, metrics
 from vss_ros.bags import COMPRESSED, IMAGE, BagReader, BagWriter
 from vss_ros.config import VssError
-from vss_ros.evaluate_run import APART, PER_FIGURE, SPREAD, Pictures, header, jpeg_message, mask_message
+from vss_ros.evaluate_run import header, jpeg_message, mask_message
 from vss_ros.footage import find_inputs, open_footage, with_files
+from vss_ros.moments import APART, PER_FIGURE, SPREAD, Pictures
 from vss_ros.sources import open_source
 from vss_ros.stream import load_stream
 

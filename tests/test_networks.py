@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import run_python
 from vss_ros.backends import make_backend
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
 from vss_ros.networks.mrcfa import Affinities

@@ -12,8 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import find_data, find_parity
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks import build, from_authors, load_imagenet
 from vss_ros.networks.authors import load_renamed
 from vss_ros.networks.heads import AllMLP

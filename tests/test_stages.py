@@ -13,8 +13,8 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from vss_ros import stages
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, load_model
-from vss_ros.config import VssError
+from vss_ros.cards import load_model
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.datasets import Clip
 from vss_ros.keyframes import FixedInterval
 from vss_ros.memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current

@@ -11,8 +11,7 @@ import vss_ros
 from conftest import run_python
 from vss_ros.backends import make_backend
 from vss_ros.backends.labels import confidence, labels
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import StreamConfig, VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, StreamConfig, VssError
 from vss_ros.keyframes import Adaptive, FixedInterval, LabelDrift, input_change, label_drift, make_policy
 from vss_ros.networks import build
 from vss_ros.stream import Stream

@@ -17,8 +17,7 @@ from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
 from vss_ros.backends.tensorrt_build import bindings, compile_options, exported, job_of, pack, unpack
 from vss_ros.backends.tensorrt_versions import PAIRS, Versions, advice, builder, jetson_linux
 from vss_ros.backends.typed import Typed
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.stream import fit
 
 SIZE = (64, 96)

@@ -9,8 +9,7 @@ from test_backends import lively
 from vss_ros.backends import engines, make_backend
 from vss_ros.backends.tensorrt_build import engine_keys, jobs
 from vss_ros.backends.tensorrt_versions import builder, probe
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.keyframes import FixedInterval
 from vss_ros.stream import Stream
 

@@ -27,8 +27,7 @@ from vss_ros import bench_consistency, roofline
 from vss_ros.backends import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.convert import parse_size
 from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vss_ros.config import VssError, share_dir
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, share_dir
 
 if TYPE_CHECKING:  # reading a card must not wait seconds for torch
     from torch import nn
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 IGNORE = 255
 """Label id of a pixel without a label (LabelInfo's UNLABELED in this project)."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in 0–1: the normalisation that ImageNet weights expect."""
 
 
 class VssError(Exception):

@@ -25,6 +25,7 @@ from vss_ros import evaluate_bag, metrics
 from vss_ros.cards import read_card
 from vss_ros.config import VssError
 from vss_ros.datasets import open_dataset
+from vss_ros.evaluate_options import POLICIES, parse_modes, settings
 from vss_ros.images import colorize
 from vss_ros.keyframes import FixedInterval
 from vss_ros.plots import draw_tradeoff
@@ -32,7 +33,6 @@ from vss_ros.stream import Stream, load_stream
 
 log = logging.getLogger(__name__)
 WINDOWS = (8, 16)
-POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
 WORST = 4  # frames drawn
 
 
@@ -112,56 +112,6 @@ def check_classes(card: Any, data: Any) -> None:
         raise VssError(
             f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}"
         )
-
-
-def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    """What to call each setting of each policy, and its stream options."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    for policy in args.policy.split(","):
-        policy = {"aks": "adaptive"}.get(policy, policy)
-        if policy not in POLICIES:
-            raise VssError(
-                f"--policy: expected some of {', '.join(POLICIES)} with commas; got {args.policy!r}"
-            )
-        if policy == "fixed":
-            found += [(f"K = {k}", {"policy": policy, "interval": k}) for k in parse_intervals(args.k)]
-            continue
-        field, values = (
-            ("threshold", args.thresholds) if policy == "adaptive" else ("drift_threshold", args.drifts)
-        )
-        for value in parse_thresholds(values):
-            options = {"policy": policy, field: value, "max_interval": args.max_interval}
-            found.append((f"≥ {value:g}", options))
-    return found
-
-
-def parse_thresholds(text: str) -> list[float]:
-    try:
-        thresholds = [float(part) for part in text.split(",")]
-    except ValueError:
-        thresholds = []
-    if not thresholds or not min(thresholds) >= 0:
-        raise VssError(
-            f"--thresholds, --drifts: expected numbers of at least 0 with commas, such as 0.2,0.5; got {text!r}"
-        )
-    return thresholds
-
-
-def parse_intervals(text: str) -> list[int]:
-    try:
-        intervals = [int(part) for part in text.split(",")]
-    except ValueError:
-        intervals = []
-    if not intervals or min(intervals) < 1:
-        raise VssError(f"--k: expected whole numbers of at least 1 with commas, such as 1,2,5; got {text!r}")
-    return intervals
-
-
-def parse_modes(text: str) -> list[str]:
-    modes = text.split(",")
-    if not set(modes) <= {"P", "B"}:
-        raise VssError(f"--mode: expected P, B or P,B; got {text!r}")
-    return modes
 
 
 def evaluate(

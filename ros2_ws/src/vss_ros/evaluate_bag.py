@@ -27,6 +27,7 @@ from tqdm import tqdm
 from vss_ros.cards import read_card
 from vss_ros.config import StreamConfig, VssError, replace
 from vss_ros.evaluate_live import evaluate_live
+from vss_ros.evaluate_options import parse_modes, settings
 from vss_ros.evaluate_run import Task, evaluate_run, is_done
 from vss_ros.footage import find_inputs, open_footage
 
@@ -84,8 +85,6 @@ def main(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> list[Task]:
     """A task for each input, model, keyframe policy with its setting, and mode."""
-    from vss_ros.evaluate import parse_modes, settings
-
     threads = args.threads
     if not threads and (args.ray or args.jobs > 1):
         threads = 1 if args.ray else max((os.cpu_count() or 1) // args.jobs, 1)

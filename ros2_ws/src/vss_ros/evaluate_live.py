@@ -22,9 +22,10 @@ import numpy as np
 from vss_ros import metrics
 from vss_ros.bags import BagReader
 from vss_ros.config import VssError
-from vss_ros.evaluate_run import Means, Pictures, Task, new_folder, percentiles, strip
+from vss_ros.evaluate_run import Means, Task, new_folder, percentiles
 from vss_ros.footage import masks_of_topic, open_footage
 from vss_ros.images import overlay
+from vss_ros.moments import Pictures, strip
 
 MASK, CONSISTENCY = "/segmentation/mask", "/segmentation/consistency"
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from vss_ros.backends.onnx_files import CPU_OPSET, TENSORRT_OPSET, to_onnx
 from vss_ros.backends.stages import flat_stages, memories_read
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, ModelCard, load_model, write_atomic
-from vss_ros.config import VssError
+from vss_ros.cards import ModelCard, load_model, write_atomic
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.convert import parse_size
 from vss_ros.export_readme import readme
 from vss_ros.networks import build

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD, load_model, write_atomic
-from vss_ros.config import VssError
+from vss_ros.cards import load_model, write_atomic
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.datasets import open_dataset
 from vss_ros.networks.mar import PER_CLASS
 from vss_ros.recipes import Recipe, read_recipe

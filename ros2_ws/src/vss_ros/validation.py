@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.images import colorize
 from vss_ros.metrics import confusion
 from vss_ros.networks import reads_of

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vss_ros.backends import engines, labels
-from vss_ros.backends.stages import fingerprint, stage_names
-from vss_ros.backends.tensorrt_build import Job, exported, job_of
+from vss_ros.backends.tensorrt_build import Job, exported, job_of, stage_keys
 from vss_ros.backends.tensorrt_versions import probe
 from vss_ros.config import VssError
 
@@ -105,19 +104,7 @@ def engine_keys(
     machine = machine_key()
     if precision not in PRECISIONS:
         raise VssError(f"precision {precision}: backend ort-tensorrt builds {', '.join(PRECISIONS)}")
-    weights = fingerprint(network, mean, std)
-    return {
-        stage: engines.Key(
-            weights=weights,
-            network=type(network).__name__,
-            stage=stage,
-            size=f"{size[0]}x{size[1]}",
-            precision=precision,
-            calibration=calibration,
-            **machine,
-        )
-        for stage in stage_names(network)
-    }
+    return stage_keys(network, size, mean, std, precision, calibration, machine)
 
 
 def machine_key() -> dict[str, str]:

@@ -35,7 +35,27 @@ def engine_keys(
     calibration: str = "",
 ) -> dict[str, engines.Key]:
     """Cache key of every stage on this machine. Raises VssError where TensorRT cannot run."""
-    machine = machine_key()
+    return stage_keys(network, size, mean, std, precision, calibration, machine_key())
+
+
+def machine_key() -> dict[str, str]:
+    """The fields of a key that this machine decides. Raises VssError where TensorRT cannot run."""
+    found = probe()
+    kind = builder(found)
+    release = found.torch_tensorrt if kind == "torch-tensorrt" else found.torch
+    return {"builder": f"{kind} {release}", "tensorrt": found.tensorrt, "gpu": found.gpu}
+
+
+def stage_keys(
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    calibration: str,
+    machine: dict[str, str],
+) -> dict[str, engines.Key]:
+    """Cache key of every stage; machine: the fields that the builder and this machine decide."""
     weights = fingerprint(network, mean, std)
     return {
         stage: engines.Key(
@@ -49,14 +69,6 @@ def engine_keys(
         )
         for stage in stage_names(network)
     }
-
-
-def machine_key() -> dict[str, str]:
-    """The fields of a key that this machine decides. Raises VssError where TensorRT cannot run."""
-    found = probe()
-    kind = builder(found)
-    release = found.torch_tensorrt if kind == "torch-tensorrt" else found.torch
-    return {"builder": f"{kind} {release}", "tensorrt": found.tensorrt, "gpu": found.gpu}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vss_ros.cards import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks.backbones import MiT, MobileNet
 
 # buffers that count training steps or follow from the window size

@@ -1,0 +1,60 @@
+"""What `vss evaluate` is asked to compare: keyframe policies, their settings, modes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vss_ros.config import VssError
+
+POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
+
+
+def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """What to call each setting of each policy, and its stream options."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for policy in args.policy.split(","):
+        policy = {"aks": "adaptive"}.get(policy, policy)
+        if policy not in POLICIES:
+            raise VssError(
+                f"--policy: expected some of {', '.join(POLICIES)} with commas; got {args.policy!r}"
+            )
+        if policy == "fixed":
+            found += [(f"K = {k}", {"policy": policy, "interval": k}) for k in parse_intervals(args.k)]
+            continue
+        field, values = (
+            ("threshold", args.thresholds) if policy == "adaptive" else ("drift_threshold", args.drifts)
+        )
+        for value in parse_thresholds(values):
+            options = {"policy": policy, field: value, "max_interval": args.max_interval}
+            found.append((f"≥ {value:g}", options))
+    return found
+
+
+def parse_thresholds(text: str) -> list[float]:
+    try:
+        thresholds = [float(part) for part in text.split(",")]
+    except ValueError:
+        thresholds = []
+    if not thresholds or not min(thresholds) >= 0:
+        raise VssError(
+            f"--thresholds, --drifts: expected numbers of at least 0 with commas, such as 0.2,0.5; got {text!r}"
+        )
+    return thresholds
+
+
+def parse_intervals(text: str) -> list[int]:
+    try:
+        intervals = [int(part) for part in text.split(",")]
+    except ValueError:
+        intervals = []
+    if not intervals or min(intervals) < 1:
+        raise VssError(f"--k: expected whole numbers of at least 1 with commas, such as 1,2,5; got {text!r}")
+    return intervals
+
+
+def parse_modes(text: str) -> list[str]:
+    modes = text.split(",")
+    if not set(modes) <= {"P", "B"}:
+        raise VssError(f"--mode: expected P, B or P,B; got {text!r}")
+    return modes

@@ -1,0 +1,75 @@
+"""The frames of a run that are worth a picture: the worst by each figure, and some spread over the whole input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1, "differs_in_force": 1}
+"""Figures whose worst frames are drawn, and the sign of what is worse."""
+PER_FIGURE, SPREAD, APART = 6, 12, 15
+"""Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
+PICTURE_WIDTH = 224
+
+
+class Pictures:
+    """JPEG pictures of the frames worth looking at, chosen while they pass."""
+
+    def __init__(self) -> None:
+        self.worst: dict[str, dict[int, tuple[float, bytes]]] = {name: {} for name in WORST}
+        self.spread: dict[int, bytes] = {}
+        self.step = 1
+
+    def offer(self, index: int, figures: dict[str, float], draw: Callable[[], bytes]) -> None:
+        if index % self.step == 0:
+            self.spread[index] = draw()
+            if len(self.spread) == 2 * SPREAD:
+                self.step *= 2
+                self.spread = {i: jpeg for i, jpeg in self.spread.items() if i % self.step == 0}
+        for name, sign in WORST.items():
+            bad = sign * figures.get(name, 0.0)
+            if name not in figures or (sign > 0 and bad == 0):
+                continue  # of a stream that keeps every label, no moment is a bad one
+            kept = self.worst[name]
+            near = [i for i in kept if index - i < APART]
+            rivals = near or (list(kept) if len(kept) == PER_FIGURE else [])
+            mildest = min(rivals, key=lambda i: kept[i][0], default=-1)
+            if mildest < 0 or bad > kept[mildest][0]:
+                kept.pop(mildest, None)
+                kept[index] = (bad, draw())
+
+    def listing(self) -> list[dict[str, Any]]:
+        """[{index, worst: names of the figures it is among the worst of}] in order of index."""
+        indices = set(self.spread).union(*self.worst.values())
+        return [
+            {"index": i, "worst": [name for name, kept in self.worst.items() if i in kept]}
+            for i in sorted(indices)
+        ]
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir()
+        for kept in self.worst.values():
+            for index, (_, jpeg) in kept.items():
+                (folder / f"{index:06}.jpg").write_bytes(jpeg)
+        for index, jpeg in self.spread.items():
+            (folder / f"{index:06}.jpg").write_bytes(jpeg)
+
+
+def strip(rgb: np.ndarray, shown: np.ndarray, labels: np.ndarray, before: np.ndarray | None) -> bytes:
+    """JPEG of camera, overlay and, in white, the pixels whose label differs from the frame before."""
+    changed = np.zeros(labels.shape, np.uint8)
+    if before is not None:
+        changed = np.where(before != labels, 255, 0).astype(np.uint8)
+    size = (PICTURE_WIDTH, max(1, round(PICTURE_WIDTH * rgb.shape[0] / rgb.shape[1])))
+    parts = [rgb, shown, cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
+    row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
+    return jpeg(row, 70)
+
+
+def jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
