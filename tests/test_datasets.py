@@ -206,6 +206,18 @@ def test_augmentation_moves_frames_and_labels_alike(rng):
     assert np.mean(agree) > 0.85  # bilinear and nearest differ along edges alone
 
 
+def test_motion_moves_later_frames_with_their_labels(rng):
+    labels = np.repeat(np.arange(48, dtype=np.uint8)[:, None] // 8, 64, 1)
+    image = np.repeat(labels[..., None] * 40, 3, 2)
+    frames, maps = Augmentation((48, 64), flip=False, motion=0.2)([image] * 3, [labels] * 3, rng)
+    assert np.array_equal(frames[0], image) and np.array_equal(maps[0], labels)
+    for i in (1, 2):
+        inside = maps[i] < 255
+        assert 0.5 < inside.mean() and (maps[i] != labels).mean() > 0.05
+        assert (np.abs(frames[i][inside][:, 0] / 40 - maps[i][inside]) < 0.5).mean() > 0.95
+    assert not np.array_equal(maps[1], maps[2])
+
+
 def test_augmentation_without_options_is_a_crop(rng):
     image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
     images, maps = Augmentation((40, 60), flip=False)([image], [image[..., 0]], rng)
