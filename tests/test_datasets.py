@@ -213,7 +213,7 @@ def test_motion_moves_later_frames_with_their_labels(rng):
     assert np.array_equal(frames[0], image) and np.array_equal(maps[0], labels)
     for i in (1, 2):
         inside = maps[i] < 255
-        assert 0.5 < inside.mean() and (maps[i] != labels).mean() > 0.05
+        assert inside.mean() > 0.5 and (maps[i] != labels).mean() > 0.05
         assert (np.abs(frames[i][inside][:, 0] / 40 - maps[i][inside]) < 0.5).mean() > 0.95
     assert not np.array_equal(maps[1], maps[2])
 
