@@ -513,11 +513,11 @@ def test_a_signal_at_any_moment_ends_it_cleanly(start, number, after):  # noqa: 
 def test_a_signal_while_a_model_is_prepared(start):  # noqa: F811
     hanging = """
 import time
-from vss_ros.nodes import segment
+from vss_ros.nodes import start
 def make_stream(config):
     print("preparing", flush=True)
     time.sleep(120)
-segment.make_stream = make_stream
+start.make_stream = make_stream
 """
     node = start("segment", patch=hanging, autostart=True)
     assert node.logged("preparing")
