@@ -90,6 +90,7 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     out = tmp_path / "out"
     command = ["evaluate", "--model", str(card), "--data", "camvid", "--split", "val", "--backend", "torch"]
     command += ["--root", str(tmp_path / "camvid"), "--k", "1,2", "--mode", "P,B", "--out", str(out)]
+    command += ["--precision", "bf16"]
     assert cli.main(command) == 0
     report = json.loads((out / "random_camvid_val.json").read_text())
     shown = [(row["setting"], row["mode"]) for row in report["rows"]]
@@ -99,6 +100,7 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     table = (out / "random_camvid_val.md").read_text()
     assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
     assert cv2.imread(str(out / "random_camvid_val_worst.png")).shape == (4 * 64, 3 * 96, 3)
+    assert report["backend"] == "torch bf16, 96x64"
     assert report["frames"] == 5 and "| fixed | K = 2 | B |" in table
 
 

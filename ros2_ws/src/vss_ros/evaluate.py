@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
     parser.add_argument("--mode", default="P", help="P, B or P,B")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
     parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
@@ -79,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
         stream = load_stream(
             args.model,
             backend=args.backend,
+            precision=args.precision,
             threads=args.threads,
             **policy,
             max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
@@ -91,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         "model": card.name,
         "data": f"{args.data} {args.split}",
         "frames": len(data),
-        "backend": f"{getattr(stream.backend, 'name', 'torch')}, {card.size[1]}x{card.size[0]}",
+        "backend": f"{stream.backend.name} {stream.backend.precision}, {card.size[1]}x{card.size[0]}",
         "remarks": remarks(args, card),
         "rows": rows,
     }

@@ -98,13 +98,19 @@ def plan(args: argparse.Namespace) -> list[Task]:
         if setting == "K = 1" and mode == "B" and "P" in args.mode:
             continue  # every frame is its own keyframe: the same as P
         model = str(Path(model).absolute()) if Path(model).is_file() else model
-        options = {"model": model, "backend": args.backend, "threads": threads, **policy}
+        options = {
+            "model": model,
+            "backend": args.backend,
+            "precision": args.precision,
+            "threads": threads,
+            **policy,
+        }
         replace(StreamConfig(), **options)  # a wrong option is refused before hours of work
         name = read_card(model)[0].name
         name += f" {policy['policy']}" if policy.get("policy", "fixed") != "fixed" else ""
         name += f" {setting.replace(' ', '')}" if setting else ""
         name += " B" if mode == "B" else ""
-        name += f" {args.backend}" if args.backend != "auto" else ""
+        name += "".join(f" {choice}" for choice in (args.backend, args.precision) if choice != "auto")
         if name in runs:
             raise VssError(f"--model {args.model}: two models are named {name.split()[0]}; rename one's card")
         runs[name] = (options, mode == "B")

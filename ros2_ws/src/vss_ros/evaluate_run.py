@@ -119,7 +119,7 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
             "run": task.run,
             "notes": notes,
             "model": card.name,
-            "backend": getattr(stream.backend, "name", "torch"),
+            "backend": f"{stream.backend.name} {stream.backend.precision}",
             "classes": list(card.classes),
             "palette": [list(map(int, colour)) for colour in card.palette],
             **record.summary(),

@@ -42,7 +42,7 @@ class OrtTensorRTBackend:
         keys = engine_keys(network, size, mean, std, precision)
         files = {stage: engines.load(key) for stage, key in keys.items()}
         self.stages = {stage: Stage(open_session(file, provider()), "cuda") for stage, file in files.items()}
-        self.size, self.std, self.interval = size, std, network.interval
+        self.precision, self.size, self.std, self.interval = precision, size, std, network.interval
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
 
     def encode(self, frame: np.ndarray) -> Values:

@@ -41,7 +41,7 @@ class TensorRTBackend:
         self.transfer = Transfer(self.stream)
         self.stages = {stage: open_engine(plan, self.stream) for stage, plan in plans.items()}
         self.small: dict[tuple, Graph] = {}
-        self.size, self.std, self.interval = size, std, network.interval
+        self.precision, self.size, self.std, self.interval = precision, size, std, network.interval
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
 
     def encode(self, frame: np.ndarray) -> Tensors:
