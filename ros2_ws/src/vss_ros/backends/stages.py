@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.backends.typed import DTYPES, TypedStage
+from vss_ros.networks.heads import fold_batch_norms
 
 
 class Encode(nn.Module):
@@ -141,7 +142,7 @@ def flat_stages(
     `propagate`, and if the network remembers `encode`, `remember`, `decode`; size: (height, width) of the input;
     precision: f32, bf16 or f16 (see `typed`). Tensors lie where the network does.
     """
-    network = network.eval()
+    network = fold_batch_norms(network)
     encode = Encode(network, mean, std).eval().to(device_of(network))
     frame = torch.zeros((1, *size, 3), dtype=torch.uint8, device=device_of(network))
     count = memories_read(network)
