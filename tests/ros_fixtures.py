@@ -178,7 +178,7 @@ class Client:
             assert self.until(lambda name=topic: self.node.count_publishers(name)), (
                 f"nobody publishes {topic}"
             )
-        self.spin(0.3)
+        self.spin(0.5)
         self.settled.add(publisher.topic_name)
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
