@@ -14,7 +14,6 @@ from vss_ros.networks import build
 SIZE = (64, 96)
 NETWORKS = [
     ("dcfm", "mit_b0"),
-    ("dcfm", "resnet18"),
     ("dcfm", "mobilenet_v1"),
     ("segformer", "mit_b0"),
     ("pspnet", "resnet18"),
@@ -22,6 +21,7 @@ NETWORKS = [
 NETWORKS += [
     pytest.param(name, backbone, marks=pytest.mark.slow)
     for name, backbone in (
+        ("dcfm", "resnet18"),
         ("cffm", "mit_b0"),
         ("mrcfa", "mit_b0"),
         ("msaf", "resnet18"),

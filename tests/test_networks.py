@@ -32,10 +32,10 @@ EVERY = [
     ("msaf", "resnet18", {}),
     ("msaf", "resnet18", {"reduction": 4}),
     ("stf", "resnet18", SMALL_GRID),
-    ("stf", "resnet18", {**SMALL_GRID, "causal": True}),
     ("mar+dcfm", "mit_b0", {}),
     ("mar+pspnet", "resnet18", {}),
-    ("mar+stf", "resnet18", SMALL_GRID),
+    pytest.param("stf", "resnet18", {**SMALL_GRID, "causal": True}, marks=pytest.mark.slow),
+    pytest.param("mar+stf", "resnet18", SMALL_GRID, marks=pytest.mark.slow),
 ]
 OLDER = {
     "cffm": (9, 6, 3),
