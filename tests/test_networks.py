@@ -34,9 +34,11 @@ EVERY = [
     ("stf", "resnet18", SMALL_GRID),
     ("mar+dcfm", "mit_b0", {}),
     ("mar+pspnet", "resnet18", {}),
-    pytest.param("stf", "resnet18", {**SMALL_GRID, "causal": True}, marks=pytest.mark.slow),
-    pytest.param("mar+stf", "resnet18", SMALL_GRID, marks=pytest.mark.slow),
+    ("stf", "resnet18", {**SMALL_GRID, "causal": True}),
+    ("mar+stf", "resnet18", SMALL_GRID),
 ]
+SLOW = EVERY[-2:]  # variants of what the others test already
+CASES = [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ()) for case in EVERY]
 OLDER = {
     "cffm": (9, 6, 3),
     "mrcfa": (9, 6, 3),
@@ -52,7 +54,7 @@ def answer(network, frames, keys):
     return sum(network.decode(features[t], *(memories[i] for i in reads)) for reads in network.reads(t, keys))
 
 
-@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+@pytest.mark.parametrize(("name", "backbone", "options"), CASES)
 @pytest.mark.parametrize("size", [(64, 96), (90, 70)])
 def test_stages_give_logits_of_the_frame(name, backbone, options, size):
     network = build(name, backbone, 5, **options).eval()
@@ -65,7 +67,7 @@ def test_stages_give_logits_of_the_frame(name, backbone, options, size):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+@pytest.mark.parametrize(("name", "backbone", "options"), CASES)
 def test_batch_norms_fold_into_the_convolutions_before_them(name, backbone, options):
     torch.manual_seed(0)
     network = build(name, backbone, 5, **options).eval()
@@ -84,7 +86,7 @@ def test_batch_norms_fold_into_the_convolutions_before_them(name, backbone, opti
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+@pytest.mark.parametrize(("name", "backbone", "options"), CASES)
 def test_a_few_steps_lower_the_loss(name, backbone, options):
     torch.manual_seed(0)
     network = build(name, backbone, 3, **options)
@@ -133,7 +135,7 @@ def test_dcfm_reads_the_last_key_and_looking_ahead_the_next(t, keys, passes):
     assert build("dcfm", "mit_b0", 3).reads(t, keys) == passes
 
 
-@pytest.mark.parametrize(("name", "backbone", "options"), EVERY)
+@pytest.mark.parametrize(("name", "backbone", "options"), CASES)
 def test_streaming_equals_the_whole_clip(name, backbone, options, rng):
     """Each frame answered from frames encoded and remembered one by one, as the paper's offsets name them."""
     torch.manual_seed(0)
