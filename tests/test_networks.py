@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import run_python
 from vss_ros.backends import make_backend
+from vss_ros.backends.stages import fold_batch_norms
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
-from vss_ros.networks.heads import fold_batch_norms
 from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
 from vss_ros.networks.stf import resized

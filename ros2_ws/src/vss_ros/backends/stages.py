@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -11,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vss_ros.backends.typed import DTYPES, TypedStage
-from vss_ros.networks.heads import fold_batch_norms
 
 
 class Encode(nn.Module):
@@ -127,6 +129,23 @@ def weights(before: int, after: int, shrinks: bool) -> Tensor:
     """Matrix (before, after) that resizes a row of pixels."""
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return torch.from_numpy(cv2.resize(np.eye(before, dtype=np.float32), (after, before), interpolation=kind))
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """A copy, for inference alone, whose convolutions hold the batch norms registered right after them.
+
+    Exact up to rounding. In 16 bits it takes a rounding away, and exporters get convolutions whose every input has one
+    type: a batch norm of float32 weights on 16-bit features is what they fold wrongly.
+    """
+    network = copy.deepcopy(network).eval()
+    for parent in network.modules():
+        if type(parent).forward is nn.Module.forward:
+            continue  # it only holds its layers; whoever computes with them folds them there
+        for (name, conv), (after, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, nn.Identity())
+    return network
 
 
 @torch.no_grad()

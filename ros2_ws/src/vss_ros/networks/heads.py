@@ -1,15 +1,12 @@
-"""Decoder parts that several networks share: the all-MLP head, pyramid pooling, batch norm folding, losses."""
+"""Decoder parts that several networks share: the all-MLP head, pyramid pooling, losses on upsampled logits."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vss_ros.config import IGNORE
 
@@ -97,23 +94,6 @@ def fold_batch_norm(weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> tuple
     """Weight (O, I) and bias (O,) of the linear layer that equals `norm(linear(x))` in inference."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
-
-
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy, for inference alone, whose convolutions hold the batch norms registered right after them.
-
-    Exact up to rounding. In 16 bits it takes a rounding away, and exporters get convolutions whose every input has one
-    type: a batch norm of float32 weights on 16-bit features is what they fold wrongly.
-    """
-    network = copy.deepcopy(network).eval()
-    for parent in network.modules():
-        if isinstance(parent, (ConvBN, nn.ModuleDict)):
-            continue  # whoever holds these folds them while it runs
-        for (name, conv), (after, norm) in pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, after, nn.Identity())
-    return network
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
