@@ -19,6 +19,10 @@ from vss_ros.networks.stf import resized
 from vss_ros.stream import Stream
 
 SMALL_GRID = {"grid": (8, 16)}  # of STF's learned positions
+SLOW = [  # variants of STF, which is among the fast cases, too
+    ("stf", "resnet18", {**SMALL_GRID, "causal": True}),
+    ("mar+stf", "resnet18", SMALL_GRID),
+]
 EVERY = [
     ("dcfm", "mit_b0", {}),
     ("dcfm", "resnet18", {}),
@@ -34,10 +38,8 @@ EVERY = [
     ("stf", "resnet18", SMALL_GRID),
     ("mar+dcfm", "mit_b0", {}),
     ("mar+pspnet", "resnet18", {}),
-    ("stf", "resnet18", {**SMALL_GRID, "causal": True}),
-    ("mar+stf", "resnet18", SMALL_GRID),
+    *SLOW,
 ]
-SLOW = EVERY[-2:]  # variants of what the others test already
 CASES = [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ()) for case in EVERY]
 OLDER = {
     "cffm": (9, 6, 3),
