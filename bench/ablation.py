@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from vss_ros.recipes import read_recipe
+from vss_ros.train.recipe import read_recipe
 
 LOSSES = {
     "key": {"nonkey": 0.0, "consistency": 0.0},

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
-from vss_ros import metrics
-from vss_ros.consistency import Consistency
-from vss_ros.datasets import open_dataset
-from vss_ros.keyframes import Adaptive, FixedInterval, LabelDrift
-from vss_ros.scenes import Street
-from vss_ros.stream import Stream, load_stream
+from vss_ros.data import metrics
+from vss_ros.data.clips import open_dataset
+from vss_ros.data.street.street import Street
+from vss_ros.stream.consistency import Consistency
+from vss_ros.stream.keyframes import Adaptive, FixedInterval, LabelDrift
+from vss_ros.stream.stream import Stream, load_stream
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt

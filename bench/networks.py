@@ -19,11 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from vss_ros.cards import load_model
-from vss_ros.datasets import open_dataset
-from vss_ros.evaluate import evaluate
-from vss_ros.recipes import read_recipe
-from vss_ros.stream import Stream, load_stream
+from vss_ros.data.clips import open_dataset
+from vss_ros.evaluate.dataset import evaluate
+from vss_ros.networks.card import load_model
+from vss_ros.stream.stream import Stream, load_stream
+from vss_ros.train.recipe import read_recipe
 
 MODELS = (
     "segformer", "dcfm", "cffm", "mrcfa", "mar_dcfm", "pspnet", "msaf", "stf", "stf_causal", "mar_pspnet", "mar_stf",

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from vss_ros.bags import COMPRESSED, IMAGE, BagWriter, typestore
-from vss_ros.evaluate_run import Task, evaluate_run, header, jpeg_message
-from vss_ros.scenes import Street
-from vss_ros.sources import open_source
+from vss_ros.data.source import open_source
+from vss_ros.data.street.street import Street
+from vss_ros.evaluate.run import Task, evaluate_run, header, jpeg_message
+from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 
 SIZE = (480, 640)
 

@@ -48,8 +48,8 @@ def rng():
 def tiny_card(tmp_path_factory) -> Path:
     """Card of a DCFM with random weights, 64×96, three classes."""
     import torch
-    from vss_ros.cards import ModelCard, save_model
     from vss_ros.networks import build
+    from vss_ros.networks.card import ModelCard, save_model
 
     torch.manual_seed(0)
     card = ModelCard(

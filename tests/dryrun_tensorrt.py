@@ -95,7 +95,7 @@ def partition(precision: str) -> int:
     name_a_gpu()
     torch_tensorrt = load_torch_tensorrt()
     from torch_tensorrt.dynamo import _compiler
-    from vss_ros.backends.tensorrt_build import exported
+    from vss_ros.backends.gpu.build import exported
     from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
     from vss_ros.networks import build
 

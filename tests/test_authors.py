@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from test_parity import assert_agrees, rebuilt
 from vss_ros import cli
-from vss_ros.cards import load_model
 from vss_ros.config import VssError
 from vss_ros.networks import build, from_authors
 from vss_ros.networks.authors import authors_names, unrename
+from vss_ros.networks.card import load_model
 
 DEPTHS = {"resnet50_v1c": (3, 4, 6, 3), "resnet101_v1c": (3, 4, 23, 3)}
 

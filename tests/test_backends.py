@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_python
-from vss_ros.backends import make_backend
+from vss_ros.backends.choose import make_backend
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks import build
@@ -105,7 +105,7 @@ def test_signals_after_a_backend_was_replaced():
     """Ctrl-C after a second model: OpenVINO's signal stack of the first was unmapped (SIGSEGV on CPUs with AMX)."""
     answer = run_python("""
 import os, signal
-from vss_ros.backends import make_backend
+from vss_ros.backends.choose import make_backend
 from vss_ros.networks import build
 signal.signal(signal.SIGINT, lambda *_: print("heard"))
 network = build("segformer", "mobilenet_v1", 3).eval()
@@ -175,7 +175,7 @@ def test_unknown_and_missing_runtimes_are_refused(monkeypatch):
     network = lively("segformer", "mit_b0")
     with pytest.raises(VssError, match="unknown backend 'fast'"):
         make(network, "fast")
-    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: None)
+    monkeypatch.setattr("vss_ros.backends.choose.find_spec", lambda name: None)
     with pytest.raises(VssError, match="pip install openvino"):
         make(network, "openvino")
 
@@ -184,7 +184,9 @@ def test_auto_takes_what_is_installed(monkeypatch):
     network = lively("segformer", "mit_b0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert make(network, "auto").name == "openvino"
-    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: None if name == "openvino" else name)
+    monkeypatch.setattr(
+        "vss_ros.backends.choose.find_spec", lambda name: None if name == "openvino" else name
+    )
     assert make(network, "auto").name == "onnxruntime"
-    monkeypatch.setattr("vss_ros.backends.find_spec", lambda name: name if name == "torch" else None)
+    monkeypatch.setattr("vss_ros.backends.choose.find_spec", lambda name: name if name == "torch" else None)
     assert make(network, "auto").name == "torch"

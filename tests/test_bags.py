@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import find_data
-from vss_ros.bags import IMAGE, BagReader, BagWriter, is_bag, natural_key, typestore
 from vss_ros.config import VssError
+from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, natural_key, typestore
 
 RECORDINGS = {  # folder: messages that each topic must yield
     "svo_mono8_mcap": {"/imu/data": 19, "/camera/camera_info": 6, "/camera/image_raw": 5},

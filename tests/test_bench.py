@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from vss_ros import bench, cli
+from vss_ros import cli
+from vss_ros.deploy.bench import stages as bench
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros import cli
 from vss_ros.backends import int8_files
-from vss_ros.calibrate import farthest
-from vss_ros.cards import read_card
 from vss_ros.config import VssError
-from vss_ros.quantize import keep_float, layer_groups, quantise
-from vss_ros.stream import load_stream
+from vss_ros.deploy.calibrate import farthest
+from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
+from vss_ros.networks.card import read_card
+from vss_ros.stream.stream import load_stream
 
 
 def test_picked_frames_differ_and_do_not_overlap():

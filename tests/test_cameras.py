@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from vss_ros.cameras import Rectifier, read_camera_info
 from vss_ros.config import VssError
+from vss_ros.media.camera_info import Rectifier, read_camera_info
 
 FRONT = """
 image_width: 640
@@ -45,7 +45,7 @@ def test_a_calibration_file(front):
 
 
 def test_the_example_is_the_streets_camera():
-    from vss_ros.scenes import Street
+    from vss_ros.data.street.street import Street
 
     info = read_camera_info("package://vss_ros/calibration/street.yaml")
     assert info == read_camera_info(ROOT / "calibration" / "street.yaml")

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 from vss_ros import cli
-from vss_ros.cards import find_models, load_model, read_card
 from vss_ros.config import VssError, share_dir
 from vss_ros.networks import build
+from vss_ros.networks.card import find_models, load_model, read_card
 
 
 @pytest.fixture

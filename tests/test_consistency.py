@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from vss_ros import metrics
 from vss_ros.config import IGNORE
-from vss_ros.consistency import FIGURES, RING, Consistency
+from vss_ros.data import metrics
+from vss_ros.stream.consistency import FIGURES, RING, Consistency
 
 CLASSES = ("road", "car", "sky")
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from ros_fixtures import client, image, latest, start, values  # noqa: F401
-from vss_ros.consistency import FIGURES
+from vss_ros.stream.consistency import FIGURES
 
 pytestmark = pytest.mark.ros
 
@@ -16,7 +16,7 @@ WARN, ERROR = b"\x01", b"\x02"
 
 # The network is replaced by one whose labels are the image's first channel.
 MIRROR = """
-from vss_ros.nodes import constant
+from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.feed
 def mirror(stream, rgb, stamp, source=None):
     results = answer(stream, rgb, stamp, source)
@@ -148,7 +148,7 @@ def test_diagnostics_rise_with_the_thresholds_and_say_what_to_do(start, client):
 
 SLOW = """
 import time
-from vss_ros.nodes import constant
+from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.feed
 def slow(stream, rgb, stamp, source=None):
     time.sleep(0.4 if stream.index < 4 else 3.0)

@@ -6,19 +6,20 @@ import os
 
 import numpy as np
 import pytest
-import vss_ros.backends as backends
+import vss_ros.backends.choose as backends
 import yaml
 from conftest import run_python
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros.config import VssError
-from vss_ros.stream import load_stream
+from vss_ros.stream.stream import load_stream
 
 # argv: runtime, ONNX file, core. Prints the cores of this thread and of those that the runtime starts.
 AFFINITY = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from vss_ros.backends import onnx_backend, pin
+from vss_ros.backends.choose import pin
+from vss_ros.backends import onnx as onnx_backend
 before = set(os.listdir("/proc/self/task"))
 pin({core!r})
 frame = np.ones((1, 3, 64, 64), np.float32)
@@ -57,9 +58,9 @@ def test_threads_of_a_runtime_stay_on_their_cores(runtime, tmp_path, rng):
 
 def test_a_stream_passes_threads_and_affinity_on(tiny_card, monkeypatch):
     made = {}
-    monkeypatch.setattr("vss_ros.stream.pin", lambda cores: made.update(cores=cores) or 3)
+    monkeypatch.setattr("vss_ros.stream.stream.pin", lambda cores: made.update(cores=cores) or 3)
     monkeypatch.setattr(
-        "vss_ros.backends.torch_backend.torch.set_num_threads", lambda count: made.update(threads=count)
+        "vss_ros.backends.torch_cpu.torch.set_num_threads", lambda count: made.update(threads=count)
     )
     load_stream(tiny_card, backend="torch", affinity="0-2")
     assert made == {"cores": "0-2", "threads": 3}
@@ -93,10 +94,10 @@ def test_auto_takes_bf16_only_where_cpu_and_card_allow(
     (tmp_path / "tiny.safetensors").symlink_to(tiny_card.parent / "tiny.safetensors")
     monkeypatch.setattr(backends, "cpu_has_bf16", lambda: has_bf16)
     made = {}
-    monkeypatch.setattr("vss_ros.backends.onnx_backend.stage_files", lambda *_: {"propagate": None})
+    monkeypatch.setattr("vss_ros.backends.onnx.stage_files", lambda *_: {"propagate": None})
     for runtime in ("openvino", "onnxruntime"):
         loader = lambda path, precision, threads: made.update(precision=precision)  # noqa: E731
-        monkeypatch.setattr(f"vss_ros.backends.onnx_backend.load_{runtime}", loader)
+        monkeypatch.setattr(f"vss_ros.backends.onnx.load_{runtime}", loader)
     stream = load_stream(tmp_path / "tiny.yaml", backend=name)
     assert stream.backend.precision == expected
     assert made.get("precision", expected) == expected

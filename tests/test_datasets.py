@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 from conftest import find_data
-from vss_ros.augment import Augmentation
-from vss_ros.check_data import check, format_report
 from vss_ros.config import IGNORE, VssError
-from vss_ros.datasets import CITYSCAPES_CLASSES, open_dataset
+from vss_ros.data.check import check, format_report
+from vss_ros.data.clips import CITYSCAPES_CLASSES, open_dataset
+from vss_ros.train.augment import Augmentation
 
 
 def write(path, shape, value):

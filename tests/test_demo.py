@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 from ros_fixtures import client, image, start, wait  # noqa: F401
-from vss_ros.bags import BagReader
-from vss_ros.video import VideoWriter
+from vss_ros.media.bags import BagReader
+from vss_ros.media.video import VideoWriter
 
 COMMAND = [sys.executable, "-m", "vss_ros.cli", "demo"]
 

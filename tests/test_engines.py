@@ -10,9 +10,9 @@ from multiprocessing import get_context
 from types import SimpleNamespace
 
 import pytest
-from vss_ros import build
-from vss_ros.backends import engines
+from vss_ros.backends.gpu import engines
 from vss_ros.config import VssError
+from vss_ros.deploy import build
 
 KEY = engines.Key(
     weights="abc",
@@ -234,9 +234,9 @@ def test_time_left_is_guessed_from_engines_of_another_size():
 
 
 def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys):
-    from vss_ros import models
     from vss_ros.backends.stages import fingerprint
-    from vss_ros.cards import find_models, load_model
+    from vss_ros.deploy import models
+    from vss_ros.networks.card import find_models, load_model
 
     assert models.main(SimpleNamespace(all=False)) == 0
     assert "street: dcfm-mit_b0" in capsys.readouterr().out

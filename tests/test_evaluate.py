@@ -6,21 +6,22 @@ import logging
 import cv2
 import numpy as np
 import pytest
-from vss_ros import cli, metrics
+from vss_ros import cli
 from vss_ros.config import VssError
-from vss_ros.datasets import CLASSES, open_dataset
-from vss_ros.evaluate import evaluate
-from vss_ros.evaluate_options import parse_intervals, parse_modes
-from vss_ros.stream import load_stream
+from vss_ros.data import metrics
+from vss_ros.data.clips import CLASSES, open_dataset
+from vss_ros.evaluate.dataset import evaluate
+from vss_ros.evaluate.settings import parse_intervals, parse_modes
+from vss_ros.stream.stream import load_stream
 
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
     """A DCFM of random weights for the 11 classes, 64×96."""
     import torch
-    from vss_ros.cards import ModelCard, save_model
-    from vss_ros.datasets import PALETTE
+    from vss_ros.data.clips import PALETTE
     from vss_ros.networks import build
+    from vss_ros.networks.card import ModelCard, save_model
 
     torch.manual_seed(1)
     fields = {"network": "dcfm", "backbone": "mit_b0", "classes": list(CLASSES), "palette": PALETTE.tolist()}

@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import pytest
 from conftest import find_data
-from vss_ros import cli, metrics
-from vss_ros.bags import COMPRESSED, IMAGE, BagReader, BagWriter
+from vss_ros import cli
 from vss_ros.config import VssError
-from vss_ros.evaluate_run import header, jpeg_message, mask_message
-from vss_ros.footage import find_inputs, open_footage, with_files
-from vss_ros.moments import APART, PER_FIGURE, SPREAD, Pictures
-from vss_ros.sources import open_source
-from vss_ros.stream import load_stream
+from vss_ros.data import metrics
+from vss_ros.data.recordings import find_inputs, open_footage, with_files
+from vss_ros.data.source import open_source
+from vss_ros.evaluate.run import header, jpeg_message, mask_message
+from vss_ros.evaluate.worst import APART, PER_FIGURE, SPREAD, Pictures
+from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader, BagWriter
+from vss_ros.stream.stream import load_stream
 
 FRAMES = 18
 

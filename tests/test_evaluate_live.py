@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from test_evaluate_bag import evaluate, lines, masks, record, results  # noqa: F401
-from vss_ros.bags import IMAGE, BagReader, BagWriter
 from vss_ros.config import VssError
-from vss_ros.evaluate_live import evaluate_live, published_stamps, stamp_file
-from vss_ros.evaluate_run import DIAGNOSTICS, Task, diagnostics, mask_message
-from vss_ros.footage import masks_of_topic
+from vss_ros.data.recordings import masks_of_topic
+from vss_ros.evaluate.run import DIAGNOSTICS, Task, diagnostics, mask_message
+from vss_ros.media.bags import IMAGE, BagReader, BagWriter
+from vss_ros.nodes.live import evaluate_live, published_stamps, stamp_file
 
 MS = 1_000_000
 START = 5_000_000_000_000

@@ -7,8 +7,8 @@ from array import array
 import cv2
 import numpy as np
 import pytest
-from vss_ros import images
-from vss_ros.images import (
+from vss_ros.media import decode as images
+from vss_ros.media.decode import (
     ImageError,
     UnknownEncoding,
     colorize,

@@ -20,11 +20,11 @@ import pytest
 import yaml
 from ros_fixtures import client, image, start, wait  # noqa: F401
 from vss_ros import cli
-from vss_ros.chain import Chain
 from vss_ros.config import SegmentConfig
-from vss_ros.evaluate import add_arguments
-from vss_ros.evaluate_live import stamp_file
-from vss_ros.watch import WatchConfig
+from vss_ros.evaluate.dataset import add_arguments
+from vss_ros.nodes.live import stamp_file
+from vss_ros.nodes.processes import Chain
+from vss_ros.nodes.watch.command import WatchConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")

@@ -16,9 +16,9 @@ pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or sou
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
-from vss_ros.images import ImageError
+from vss_ros.media.decode import ImageError
 from vss_ros.nodes import messages
-from vss_ros.nodes.undistort import Undistort
+from vss_ros.nodes.segment.rectify import Undistort
 
 
 def test_an_image_has_no_padding_and_its_header(rng):

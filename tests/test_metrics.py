@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from vss_ros import metrics
 from vss_ros.config import VssError
+from vss_ros.data import metrics
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [2, 2, 255, 255]], np.uint8)
 LABELS = np.array([[0, 0, 1, 1], [0, 1, 1, 1], [2, 2, 0, 0], [2, 255, 1, 2]], np.uint8)

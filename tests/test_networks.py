@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_python
-from vss_ros.backends import make_backend
+from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import fold_batch_norms
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.keyframes import FixedInterval
 from vss_ros.networks import build
 from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
 from vss_ros.networks.stf import resized
-from vss_ros.stream import Stream
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
 
 SMALL_GRID = {"grid": (8, 16)}  # of STF's learned positions
 SLOW = [  # variants of STF, which is among the fast cases, too

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from ros_fixtures import client, image, latest, start, values  # noqa: F401
-from vss_ros.cards import ModelCard, save_model
 from vss_ros.networks import build
-from vss_ros.stream import load_stream
+from vss_ros.networks.card import ModelCard, save_model
+from vss_ros.stream.stream import load_stream
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

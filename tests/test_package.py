@@ -79,7 +79,7 @@ def test_wheel_holds_everything(sources, tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "vss_ros/networks/dcfm.py" in names and "vss_ros/nodes/segment.py" in names
+    assert "vss_ros/networks/dcfm.py" in names and "vss_ros/nodes/segment/node.py" in names
     for name in ("watch.html", "uPlot.iife.min.js", "uPlot.LICENSE"):
         assert f"vss_ros/web/{name}" in names
     for name in SHARED:
@@ -91,7 +91,7 @@ def test_dependencies_in_package_xml_are_those_that_nodes_import():
     declared = {item.text for item in tree.iter("exec_depend")}
     assert tree.get("format") == "3" and tree.findtext("export/build_type") == "ament_python"
     imported = set()
-    for file in (ROOT / "ros2_ws" / "src" / "vss_ros" / "nodes").glob("*.py"):
+    for file in (ROOT / "ros2_ws" / "src" / "vss_ros" / "nodes").rglob("*.py"):
         for line in file.read_text().splitlines():
             words = line.split()
             if words[:1] in (["from"], ["import"]) and "_msgs" in words[1]:
@@ -104,7 +104,7 @@ def test_only_nodes_import_rclpy():
     guilty = [
         str(file.relative_to(package))
         for file in package.rglob("*.py")
-        if file.parent.name != "nodes"
+        if "nodes" not in file.relative_to(package).parts
         and any(
             line.strip().startswith(("import rclpy", "from rclpy")) for line in file.read_text().splitlines()
         )

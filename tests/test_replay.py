@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import pytest
-from vss_ros.bags import BagWriter, typestore
-from vss_ros.images import decode_compressed
+from vss_ros.media.bags import BagWriter, typestore
+from vss_ros.media.decode import decode_compressed
 
 pytest.importorskip("rclpy")
 pytestmark = pytest.mark.ros

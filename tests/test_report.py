@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from browser_fixtures import page  # noqa: F401
-from vss_ros.report import POINTS, load_run, series, write_report
+from vss_ros.evaluate.report import POINTS, load_run, series, write_report
 
 CLASSES = ["road", "car"]
 LONG = 4000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from vss_ros.roofline import Rates, cost, measure_rates, stage_rows
+from vss_ros.deploy.bench.roofline import Rates, cost, measure_rates, stage_rows
 
 
 def test_cost_of_a_convolution_equals_a_sum_by_hand():

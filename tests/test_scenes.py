@@ -5,7 +5,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from vss_ros.scenes import CLASSES, PALETTE, Street
+from vss_ros.data.street.street import CLASSES, PALETTE, Street
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from ros_fixtures import Client, Process, client, image, latest, stamped, start, values, wait  # noqa: F401
 from vss_ros.config import IGNORE
-from vss_ros.nodes.newest import Newest
+from vss_ros.nodes.segment.inbox import Newest
 
 pytestmark = pytest.mark.ros
 
 # The network is replaced by one that answers 1 + (frame number modulo 5) after a while.
 SLOW = """
 import time
-from vss_ros.nodes import constant
+from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.__call__
 def slow(stream, rgb, stamp):
     time.sleep(0.2)
@@ -25,7 +25,7 @@ def slow(stream, rgb, stamp):
 constant.ConstantStream.__call__ = slow
 """
 FAILING = """
-from vss_ros.nodes import constant
+from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.__call__
 def failing(stream, rgb, stamp):
     if int(stamp) % 2:
@@ -382,7 +382,9 @@ def test_autostart_with_a_wrong_model_stays_and_says_why(start, client):  # noqa
 
 def test_pictures_cost_nothing_without_a_subscriber(start, client, messages):  # noqa: F811
     broken = """
-from vss_ros.nodes import constant, messages, segment
+from vss_ros.nodes.segment import constant
+from vss_ros.nodes import messages
+from vss_ros.nodes.segment import node as segment
 def unwanted(*_):
     raise RuntimeError("computed without a subscriber")
 segment.overlay = segment.colorize = segment.heat = messages.to_png = unwanted
@@ -513,7 +515,7 @@ def test_a_signal_at_any_moment_ends_it_cleanly(start, number, after):  # noqa: 
 def test_a_signal_while_a_model_is_prepared(start):  # noqa: F811
     hanging = """
 import time
-from vss_ros.nodes import start
+from vss_ros.nodes.segment import network as start
 def make_stream(config):
     print("preparing", flush=True)
     time.sleep(120)

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 from conftest import find_data
-from vss_ros.bags import BagWriter, typestore
 from vss_ros.config import VssError
-from vss_ros.sources import open_source
+from vss_ros.data.source import open_source
+from vss_ros.media.bags import BagWriter, typestore
 
 
 def frames_of(source):
@@ -248,7 +248,7 @@ def test_depth_as_compressed_image_is_no_picture(tmp_path):
 
 
 def test_street():
-    scenes = pytest.importorskip("vss_ros.scenes")
+    scenes = pytest.importorskip("vss_ros.data.street.street")
     source = open_source("street:3", fps=15)
     assert (source.name, source.length, source.size, source.fps) == ("street:3", 300, (360, 480), 15)
     frames = source.frames()

@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
-from vss_ros import stages
-from vss_ros.cards import load_model
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.datasets import Clip
-from vss_ros.keyframes import FixedInterval
-from vss_ros.memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current
-from vss_ros.metrics import confusion, mean_iou
+from vss_ros.data.clips import Clip
+from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.networks import build, reads_of
-from vss_ros.recipes import find_recipes, read_recipe
-from vss_ros.samples import make_loader
-from vss_ros.stream import Stream
-from vss_ros.validation import normalise, segment
+from vss_ros.networks.card import load_model
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
+from vss_ros.train import chain as stages
+from vss_ros.train.mar_memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current
+from vss_ros.train.recipe import find_recipes, read_recipe
+from vss_ros.train.samples import make_loader
+from vss_ros.train.validate import normalise, segment
 
 SIZE = (64, 96)
 SMALL = [
@@ -63,7 +63,7 @@ class Noise:
 @pytest.mark.parametrize(("name", "backbone", "options", "reads"), SMALL)
 def test_validation_labels_as_the_stream_does(name, backbone, options, reads):
     """Also at the ends of the video, where frames stand in for those that lack."""
-    from vss_ros.backends import make_backend
+    from vss_ros.backends.choose import make_backend
 
     torch.manual_seed(0)
     network, data = build(name, backbone, 3, **options).eval(), Noise()
@@ -83,8 +83,8 @@ def test_validation_labels_as_the_stream_does(name, backbone, options, reads):
 )
 def test_sparse_labels_are_answered_as_in_the_whole_video(name, backbone, k):
     """`vss evaluate` starts as many frames earlier as the network reads; pooled over all ages for k > 1."""
-    from vss_ros.backends import make_backend
-    from vss_ros.evaluate import evaluate
+    from vss_ros.backends.choose import make_backend
+    from vss_ros.evaluate.dataset import evaluate
 
     torch.manual_seed(0)
     network = build(name, backbone, 3, **({"grid": (8, 12)} if name == "stf" else {})).eval()

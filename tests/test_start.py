@@ -15,9 +15,9 @@ pytestmark = pytest.mark.ros
 STAND_IN = """
 import sys
 from pathlib import Path
-from vss_ros import stream
-from vss_ros.backends.engines import NoEngine
-from vss_ros.nodes import start
+from vss_ros.stream import stream
+from vss_ros.backends.gpu.engines import NoEngine
+from vss_ros.nodes.segment import network as start
 built, real = Path({path!r}), stream.make_backend
 def make_backend(network, size, mean, std, name, **options):
     if name == "tensorrt" and not built.exists():

@@ -9,12 +9,19 @@ import pytest
 import torch
 import vss_ros
 from conftest import run_python
-from vss_ros.backends import make_backend
+from vss_ros.backends.choose import make_backend
 from vss_ros.backends.labels import confidence, labels
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, StreamConfig, VssError
-from vss_ros.keyframes import Adaptive, FixedInterval, LabelDrift, input_change, label_drift, make_policy
 from vss_ros.networks import build
-from vss_ros.stream import Stream
+from vss_ros.stream.keyframes import (
+    Adaptive,
+    FixedInterval,
+    LabelDrift,
+    input_change,
+    label_drift,
+    make_policy,
+)
+from vss_ros.stream.stream import Stream
 
 SIZE = (64, 96)
 
@@ -285,7 +292,7 @@ def test_importing_the_package_imports_no_runtime_and_no_ros():
         "import sys, vss_ros, vss_ros.cli, vss_ros.config\n"
         "heavy = {'torch', 'rclpy', 'openvino', 'onnxruntime', 'tensorrt', 'lightning'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "import vss_ros.stream\n"
+        "import vss_ros.stream.stream\n"
         "heavy = {'rclpy', 'openvino', 'onnxruntime', 'tensorrt', 'lightning'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from test_backends import lively
 from torch import nn
-from vss_ros.backends import labels, make_backend, tensorrt_build
+from vss_ros.backends import labels
+from vss_ros.backends.choose import make_backend
+from vss_ros.backends.gpu import build as tensorrt_build
+from vss_ros.backends.gpu.build import bindings, compile_options, exported, job_of, pack, unpack
+from vss_ros.backends.gpu.versions import PAIRS, Versions, advice, builder, jetson_linux
 from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
-from vss_ros.backends.tensorrt_build import bindings, compile_options, exported, job_of, pack, unpack
-from vss_ros.backends.tensorrt_versions import PAIRS, Versions, advice, builder, jetson_linux
 from vss_ros.backends.typed import Typed
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.stream import fit
+from vss_ros.stream.stream import fit
 
 SIZE = (64, 96)
 GPU = "NVIDIA H100 sm_90"
@@ -178,8 +180,8 @@ def test_labels_of_a_graph_are_those_of_the_cpu(rng):
 @pytest.mark.slow
 def test_ort_values_pass_from_stage_to_stage(rng):
     import onnxruntime
+    from vss_ros.backends.gpu.ort_tensorrt import Stage
     from vss_ros.backends.onnx_files import to_onnx
-    from vss_ros.backends.ort_tensorrt import Stage
 
     network = lively("dcfm", "mit_b0")
     stages = flat_stages(network, SIZE, IMAGENET_MEAN, IMAGENET_STD)

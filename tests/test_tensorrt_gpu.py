@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from test_backends import lively
-from vss_ros.backends import engines, make_backend
-from vss_ros.backends.tensorrt_build import engine_keys, jobs
-from vss_ros.backends.tensorrt_versions import builder, probe
+from vss_ros.backends.choose import make_backend
+from vss_ros.backends.gpu import engines
+from vss_ros.backends.gpu.build import engine_keys, jobs
+from vss_ros.backends.gpu.versions import builder, probe
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.keyframes import FixedInterval
-from vss_ros.stream import Stream
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
 
 SIZE = (128, 192)
 NETWORKS = [("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")]

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from vss_ros.backends.torch_backend import TorchBackend
-from vss_ros.cards import load_model
+from vss_ros.backends.torch_cpu import TorchBackend
 from vss_ros.config import VssError
-from vss_ros.keyframes import FixedInterval
-from vss_ros.stream import Stream
+from vss_ros.networks.card import load_model
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
 
 SIZE = (360, 480)
 
@@ -25,8 +25,8 @@ def test_precisions_that_a_cpu_lacks_are_refused():
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("precision", "share"), [("f32", 0.999), ("f16", 0.995), ("bf16", 0.99)])
 def test_labels_on_a_gpu_equal_those_of_the_cpu(precision, share, compiled, rng):
-    from vss_ros.backends.torch_cuda import TorchCudaBackend
-    from vss_ros.scenes import Street
+    from vss_ros.backends.gpu.torch import TorchCudaBackend
+    from vss_ros.data.street.street import Street
 
     street = Street(seed=0, size=SIZE)
     frames = [street.frame(i)[0] for i in range(7)]

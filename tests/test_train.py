@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from vss_ros import checkpoints, train
-from vss_ros.cards import load_model
-from vss_ros.checkpoints import load_initial, save
 from vss_ros.config import VssError
-from vss_ros.recipes import find_recipes, read_recipe
-from vss_ros.samples import Positions, Samples
+from vss_ros.networks.card import load_model
+from vss_ros.train import checkpoints
+from vss_ros.train import loop as train
+from vss_ros.train.checkpoints import load_initial, save
+from vss_ros.train.recipe import find_recipes, read_recipe
+from vss_ros.train.samples import Positions, Samples
 
 RECIPE = {
     "network": "dcfm",
@@ -195,7 +196,7 @@ def test_processes_share_the_positions_of_a_step():
 
 
 def test_samples_follow_from_their_position(tmp_path, root):
-    from vss_ros.datasets import open_dataset
+    from vss_ros.data.clips import open_dataset
 
     recipe = read_recipe(str(write_recipe(tmp_path)))
     data = open_dataset("camvid", "train", root)
@@ -210,7 +211,7 @@ def test_samples_follow_from_their_position(tmp_path, root):
 
 
 def test_frames_of_a_clip_stand_in_the_recipe(tmp_path, root, monkeypatch):
-    from vss_ros.datasets import Files, open_dataset
+    from vss_ros.data.clips import Files, open_dataset
 
     asked = []
     read = Files.clip
@@ -225,7 +226,7 @@ def test_frames_of_a_clip_stand_in_the_recipe(tmp_path, root, monkeypatch):
 
 
 def test_one_epoch_shows_every_clip_once(tmp_path, root, monkeypatch):
-    from vss_ros.datasets import Files, open_dataset
+    from vss_ros.data.clips import Files, open_dataset
 
     seen = []
     read = Files.clip
@@ -334,8 +335,8 @@ def test_weights_to_start_from(tmp_path, tiny_card, root):
 
 
 def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):
-    from vss_ros.datasets import open_dataset
-    from vss_ros.samples import make_loader
+    from vss_ros.data.clips import open_dataset
+    from vss_ros.train.samples import make_loader
 
     folder = shutil.copytree(root, tmp_path / "camvid")
     for path in (folder / "train").glob("*.png"):

@@ -19,7 +19,7 @@ from browser_fixtures import page  # noqa: F401
 from ros_fixtures import PATIENCE, client, image, start, wait  # noqa: F401
 from vss_ros import cli
 from vss_ros.config import VssError
-from vss_ros.watch_server import CONNECTIONS, SAMPLES, Board, WatchServer
+from vss_ros.nodes.watch.server import CONNECTIONS, SAMPLES, Board, WatchServer
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_the_command_makes_ros_arguments(monkeypatch):
     from vss_ros.nodes import run
 
     made: list[list[str]] = []
-    monkeypatch.setattr("vss_ros.watch.require_ros", lambda: None)
+    monkeypatch.setattr("vss_ros.nodes.watch.command.require_ros", lambda: None)
     monkeypatch.setattr(run, "watcher", lambda arguments: made.append(arguments) or 0)
     assert cli.main(["watch", "--namespace", "/robot1/", "--port", "9000", "--token", "a b"]) == 0
     [arguments] = made
@@ -328,8 +328,8 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):  #
     The screenshot is written to $VSS_SCREENSHOT if that is set: docs/watch.png.
     """
     from playwright.sync_api import expect
-    from vss_ros.cards import read_card
-    from vss_ros.scenes import Street
+    from vss_ros.data.street.street import Street
+    from vss_ros.networks.card import read_card
 
     street = Street(seed=3, size=(360, 480), fps=5)
     for number in range(30):

@@ -11,21 +11,24 @@ from vss_ros.config import VssError
 
 # command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
 COMMANDS = {
-    "demo": ("vss_ros.demo", "camera stream → nodes → masks, overlay video and report"),
-    "train": ("vss_ros.train", "train a network by a recipe"),
-    "memory": ("vss_ros.memory", "MAR's key-value memory from a training set"),
-    "evaluate": ("vss_ros.evaluate", "accuracy and temporal consistency on a data set"),
-    "data": ("vss_ros.check_data", "counts, sizes, classes and broken pairs of a data set"),
-    "calibrate": ("vss_ros.calibrate", "INT8 on frames of your camera, and what it costs per layer group"),
-    "bench": ("vss_ros.bench", "time per stage, key and non-key frames, ROS overhead"),
-    "watch": ("vss_ros.watch", "live web page of a running segment node"),
-    "convert": ("vss_ros.convert", "checkpoint of a paper's authors → model card and safetensors"),
+    "demo": ("vss_ros.nodes.demo", "camera stream → nodes → masks, overlay video and report"),
+    "train": ("vss_ros.train.loop", "train a network by a recipe"),
+    "memory": ("vss_ros.train.mar_memory", "MAR's key-value memory from a training set"),
+    "evaluate": ("vss_ros.evaluate.dataset", "accuracy and temporal consistency on a data set"),
+    "data": ("vss_ros.data.check", "counts, sizes, classes and broken pairs of a data set"),
+    "calibrate": (
+        "vss_ros.deploy.calibrate",
+        "INT8 on frames of your camera, and what it costs per layer group",
+    ),
+    "bench": ("vss_ros.deploy.bench.stages", "time per stage, key and non-key frames, ROS overhead"),
+    "watch": ("vss_ros.nodes.watch.command", "live web page of a running segment node"),
+    "convert": ("vss_ros.deploy.convert", "checkpoint of a paper's authors → model card and safetensors"),
     "export": (
-        "vss_ros.export",
+        "vss_ros.deploy.export",
         "stages as ONNX, exported programs or TensorRT engines, checked against torch",
     ),
-    "build": ("vss_ros.build", "TensorRT engines of a model, ahead of time"),
-    "models": ("vss_ros.models", "list the installed models"),
+    "build": ("vss_ros.deploy.build", "TensorRT engines of a model, ahead of time"),
+    "models": ("vss_ros.deploy.models", "list the installed models"),
 }
 
 

@@ -1,7 +1,7 @@
 """MAR: refine any network's features against a memory of the training set's hardest and most typical pixels.
 
 Paper: as STF, section 3.3. Keys are features of each class's hard pixels, values the class prototypes (means of its
-good pixels); a pixel's feature attends to them before it is classified. `vss memory` builds them (vss_ros.memory);
+good pixels); a pixel's feature attends to them before it is classified. `vss memory` builds them;
 the last stage of training goes on to tune them, as the authors' code does.
 
 Follows the authors' code where the paper is silent: a projection of the values, no scaling of the logits.

@@ -24,12 +24,12 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vss_ros.bags import BagWriter
 from vss_ros.config import VssError, check, option
+from vss_ros.media.bags import BagWriter
+from vss_ros.media.video import VideoWriter
 from vss_ros.nodes import run
 from vss_ros.nodes.messages import to_array
 from vss_ros.nodes.parameters import declare
-from vss_ros.video import VideoWriter
 
 TOPICS = {
     "mask": Image,

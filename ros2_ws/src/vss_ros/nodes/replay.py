@@ -24,11 +24,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vss_ros.cameras import read_camera_info
 from vss_ros.config import VssError, check, option
+from vss_ros.data.source import Source, open_source
+from vss_ros.media.camera_info import read_camera_info
 from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare
-from vss_ros.sources import Source, open_source
 
 JPEG_QUALITY = 95
 CATCH_UP = 1.0

@@ -11,6 +11,12 @@ from typing import Any
 
 from vss_ros.config import VssError
 
+MODULES = {
+    "segment": "vss_ros.nodes.segment.node",
+    "replay": "vss_ros.nodes.replay",
+    "recorder": "vss_ros.nodes.recorder",
+    "watcher": "vss_ros.nodes.watch.node",
+}
 SHUTDOWN_SECONDS = 5.0
 """A node that is inside a long call (a model compiles) after Ctrl-C is left there after this time."""
 
@@ -32,7 +38,7 @@ def watcher(args: list[str] | None = None) -> int:
 
 
 def run(name: str, args: list[str] | None = None) -> int:
-    """Run `make_node()` of vss_ros.nodes.NAME until SIGINT, SIGTERM or `finish()`; the exit code.
+    """Run `make_node()` of a node's module until SIGINT, SIGTERM or `finish()`; the exit code.
 
     The signals are blocked in all threads and awaited by this one: KeyboardInterrupt cannot appear in the
     middle of an import, a callback or the clean-up, so Ctrl-C at any moment ends in the same orderly way.
@@ -41,7 +47,7 @@ def run(name: str, args: list[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for number in signals:  # a shell's background job starts with SIGINT ignored
         signal.signal(number, signal.SIG_DFL)
-    module = importlib.import_module(f"vss_ros.nodes.{name}")
+    module = importlib.import_module(MODULES[name])
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions

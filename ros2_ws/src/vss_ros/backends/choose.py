@@ -1,0 +1,161 @@
+"""Runtimes for a network's stages, one class each; a runtime is imported when its class is made.
+
+    encode(frame (H, W, 3) uint8 RGB at `size`)  -> features
+    remember(features)                           -> memory
+    decode(features, memories)                   -> logits of one pass
+    propagate(frame, memories)                   -> decode(encode(frame), memories), in one graph
+    drift(features, features of a keyframe)      -> sum of |difference| / sum of |keyframe's|, ≥ 0
+    labels(passes of logits, (H, W))             -> (H, W) uint8
+    confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
+
+A backend with `resizes` takes frames of any size instead. Features, memories and logits are whatever the runtime
+likes; they are passed back to it, never looked into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vss_ros.config import VssError
+
+log = logging.getLogger(__name__)
+
+# what each backend must be able to import
+NEEDS = {
+    "torch": ("torch",),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "tensorrt": ("torch",),  # what else it needs differs by machine: tensorrt_versions.advice
+    "ort-tensorrt": ("onnxruntime", "onnx", "onnxscript"),
+}
+
+
+def make_backend(
+    network: nn.Module,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str = "auto",
+    *,
+    precision: str = "f32",
+    bf16_agrees: bool = False,
+    threads: int = 0,
+    files: dict[str, Path] | None = None,
+) -> Any:
+    """Backend `name` for a network at input size (height, width); "auto" takes the fastest that is installed.
+
+    mean, std: of RGB in 0–1; precision: f32, bf16, f16, int8 or auto (see `best_precision`); bf16_agrees: whether
+    the network was measured to keep its labels in bf16; threads: of the CPU, 0 leaves it to the runtime; files: ONNX
+    files of a calibration, for int8.
+    Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when the
+    engines of tensorrt or ort-tensorrt have not been built: that takes minutes and is left to `vss build`.
+    """
+    if name == "auto":
+        name = fastest()
+        if name == "torch":
+            with contextlib.suppress(VssError):  # on CUDA, once `vss build` has made engines for it
+                return make_backend(network, size, mean, std, "tensorrt", precision=precision)
+        log.info("backend auto: %s", name)
+    if name not in NEEDS:
+        raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
+    if precision == "int8" and name in ("torch", "ort-tensorrt"):
+        raise VssError(
+            f"precision int8: backend {name} does not compute in it; use openvino, onnxruntime or tensorrt"
+        )
+    missing = [module for module in NEEDS[name] if find_spec(module) is None]
+    if missing:
+        raise VssError(f"backend {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if precision == "auto":
+        precision = best_precision(name, bf16_agrees)
+        log.info("precision auto: %s", precision)
+    if name == "torch" and torch.cuda.is_available():
+        from vss_ros.backends.gpu.torch import TorchCudaBackend
+
+        return TorchCudaBackend(network, size, mean, std, precision)
+    if name == "torch":
+        from vss_ros.backends.torch_cpu import TorchBackend
+
+        return TorchBackend(network, size, mean, std, precision=precision, threads=threads)
+    if name == "tensorrt":
+        from vss_ros.backends import int8_files
+        from vss_ros.backends.gpu.tensorrt import TensorRTBackend
+
+        hashes = {
+            stage: hashlib.sha256(path.read_bytes()).hexdigest() for stage, path in (files or {}).items()
+        }
+        calibration = int8_files.hash_of(hashes) if hashes else ""
+        return TensorRTBackend(network, size, mean, std, precision, calibration)
+    if name == "ort-tensorrt":
+        from vss_ros.backends.gpu.ort_tensorrt import OrtTensorRTBackend
+
+        return OrtTensorRTBackend(network, size, mean, std, precision)
+    from vss_ros.backends.onnx import OnnxBackend
+
+    return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads, files=files)
+
+
+def fastest() -> str:
+    """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
+    if torch.cuda.is_available():
+        return "torch"
+    for name in ("openvino", "onnxruntime"):
+        if all(find_spec(module) for module in NEEDS[name]):
+            return name
+    return "torch"
+
+
+def best_precision(name: str, bf16_agrees: bool) -> str:
+    """What precision auto means: f16 for TensorRT, as `vss build` makes engines; bf16 for OpenVINO where the CPU has
+    it and the network keeps its labels in it; else f32."""
+    if name in ("tensorrt", "ort-tensorrt"):
+        return "f16"
+    return "bf16" if name == "openvino" and bf16_agrees and cpu_has_bf16() else "f32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO computes bfloat16 in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6)."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def openvino_core() -> Any:
+    """The process's one openvino.Core. On CPUs with AMX each Core gives its thread a signal stack and takes it away
+    when it is deleted, whichever is in use by then: after a second Core, Ctrl-C ended the process by SIGSEGV."""
+    import openvino
+
+    return openvino.Core()
+
+
+def pin(cores: str) -> int:
+    """Keep this thread, and the threads that it starts from now on, on CPU cores such as "0-3,6"; how many they are.
+
+    Every runtime starts its threads after its backend is made, so that they all stay there.
+    """
+    try:
+        wanted: set[int] = set()
+        for part in cores.split(","):
+            ends = [int(end) for end in part.split("-")]
+            wanted |= set(range(ends[0], ends[-1] + 1))
+    except ValueError as error:
+        raise VssError(f"affinity: expected CPU cores such as 0-3,6; got {cores!r}") from error
+    there = set(range(os.cpu_count() or 1))
+    if not wanted or not wanted <= there or not hasattr(os, "sched_setaffinity"):
+        raise VssError(
+            f"affinity: expected some of the CPU cores 0-{max(there)} of a Linux machine, got {cores!r}"
+        )
+    try:
+        os.sched_setaffinity(0, wanted)
+    except OSError as error:
+        raise VssError(f"affinity: cores {cores} are not open to this process: {error.strerror}") from error
+    return len(wanted)

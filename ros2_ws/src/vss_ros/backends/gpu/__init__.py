@@ -1,0 +1,1 @@
+"""Runtimes and engines that need CUDA."""

@@ -1,0 +1,109 @@
+"""CPU runtimes that run the stages' ONNX files: OpenVINO (the fastest) and ONNX Runtime (the portable one)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import nn
+
+from vss_ros.backends import labels
+from vss_ros.backends.choose import cpu_has_bf16, openvino_core
+from vss_ros.backends.onnx_files import stage_files
+from vss_ros.config import VssError
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class OnnxBackend:
+    """See `backends.make_backend`. Features, memories and logits are NumPy arrays that the caller owns."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str = "openvino",
+        precision: str = "f32",
+        threads: int = 0,
+        files: dict[str, Path] | None = None,
+    ):
+        """files: stages to run instead of the network's own export; precision int8 needs those of a calibration."""
+        load = load_openvino if name == "openvino" else load_onnxruntime
+        if precision == "int8" and files is None:
+            raise VssError(f"precision int8: backend {name} needs the files of a calibration (vss calibrate)")
+        files = files or stage_files(network, size, mean, std)
+        self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
+        self.name, self.precision, self.size, self.std = name, precision, size, std
+        self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
+        self.interval = network.interval
+
+    def encode(self, frame: np.ndarray) -> Arrays:
+        return self.stages["encode"](np.ascontiguousarray(frame)[None])
+
+    def remember(self, features: Arrays) -> Arrays:
+        return self.stages["remember"](*features)
+
+    def decode(self, features: Arrays, memories: Sequence[Arrays]) -> np.ndarray:
+        return self.stages["decode"](*features, *(array for memory in memories for array in memory))[0]
+
+    def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
+        pixels = np.ascontiguousarray(frame)[None]
+        return self.stages["propagate"](pixels, *(array for memory in memories for array in memory))[0]
+
+    def drift(self, features: Arrays, keyframe: Arrays) -> float:
+        pairs = [
+            (f.reshape(len(f), -1), k.reshape(len(k), -1)) for f, k in zip(features, keyframe, strict=True)
+        ]
+        size = sum(cv2.norm(k, cv2.NORM_L1) for _, k in pairs)
+        return sum(cv2.norm(f, k, cv2.NORM_L1) for f, k in pairs) / max(size, 1e-12)
+
+    def labels(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        return labels.labels(logits, size)
+
+    def confidence(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        return labels.confidence(logits, size)
+
+
+def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
+    if precision == "f16":
+        raise VssError("precision f16: backend openvino on a CPU computes in f32 or bf16")
+    if precision == "int8":  # of the layers that are not
+        precision = "bf16" if cpu_has_bf16() else "f32"
+    # without the hint OpenVINO takes bfloat16 wherever the CPU has it
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = openvino_core()
+    compiled = core.compile_model(core.read_model(path), "CPU", options)
+    request = compiled.create_infer_request()
+
+    def run(*inputs: np.ndarray, owner: Any = compiled) -> Arrays:  # it must outlive the request
+        found = request.infer(list(inputs), share_inputs=True)
+        return tuple(found[i] for i in range(len(found)))
+
+    return run
+
+
+def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
+    import onnxruntime
+
+    if precision not in ("f32", "int8"):
+        raise VssError(
+            f"precision {precision}: backend onnxruntime computes in f32 or int8; use openvino for bf16"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+
+    def run(*inputs: np.ndarray) -> Arrays:
+        return tuple(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    return run

@@ -1,0 +1,1 @@
+"""Labelled frames and clips, recordings, and the measures taken on them."""

@@ -1,0 +1,73 @@
+"""Report on a data set before hours go into training: counts, sizes, share of each class, pairs that are broken."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vss_ros.config import IGNORE, VssError
+from vss_ros.data.clips import DATASETS, open_dataset
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("check",))
+    parser.add_argument("data", choices=("street", *DATASETS))
+    parser.add_argument("--split", default="train,val,test", help="splits, with commas")
+    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
+    parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")
+
+
+def main(args: argparse.Namespace) -> int:
+    broken = 0
+    for split in args.split.split(","):
+        report = check(open_dataset(args.data, split, args.root), args.limit)
+        broken += len(report["broken"])
+        log.info("%s", format_report(report))
+    return 1 if broken else 0
+
+
+def check(data: Any, limit: int = 0) -> dict[str, Any]:
+    """Read every labelled frame (or `limit` of them, evenly spread); what cannot be read goes to "broken"."""
+    pixels = np.zeros(256, np.int64)
+    sizes: Counter = Counter()
+    broken = []
+    chosen = np.unique(np.linspace(0, len(data) - 1, limit or len(data)).astype(int))
+    for i in tqdm(chosen, desc=data.name, leave=False):
+        try:
+            clip = data.clip(int(i))
+        except VssError as error:
+            broken.append(str(error))
+            continue
+        sizes[clip.frames[0].shape[:2]] += 1
+        pixels += np.bincount(clip.labels[0].ravel(), minlength=256)
+    return {
+        "name": data.name,
+        "labelled": len(data),
+        "read": len(chosen),
+        "sequences": len(list(data.videos())),
+        "dense": data.dense,
+        "sizes": dict(sizes),
+        "shares": dict(zip(data.classes, pixels / max(pixels.sum(), 1), strict=False)),
+        "unlabelled": float(pixels[IGNORE] / max(pixels.sum(), 1)),
+        "broken": broken,
+    }
+
+
+def format_report(report: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in report["sizes"].items())
+    kind = "every frame of a video" if report["dense"] else "single frames"
+    lines = [
+        f"{report['name']}: {report['labelled']} labelled frames ({kind}) in {report['sequences']} sequences",
+        f"  read {report['read']}, sizes {sizes or 'none'}, unlabelled {report['unlabelled']:.2%} of the pixels",
+        *(f"  {share:8.3%}  {name}" for name, share in report["shares"].items()),
+        *(f"  broken: {error}" for error in report["broken"]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Rendered streets: scenes, their geometry and their paint."""

@@ -1,0 +1,1 @@
+"""What turns a model into files for a machine, and measures it there."""

@@ -1,0 +1,259 @@
+"""Time per stage of any network on every installed CPU runtime, and the cost of ROS and of consistency figures.
+
+Before the times stand parameters, multiply-accumulates and the memory that a remembered frame takes. Key and non-key
+frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them
+alike: trust the ratios. On CUDA, and with --roofline on a CPU, also each stage under torch against the least time that
+the machine's arithmetic and memory allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vss_ros.backends.choose import make_backend
+from vss_ros.backends.stages import flat_stages, memories_read
+from vss_ros.backends.typed import DTYPES
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.deploy.bench import consistency as bench_consistency
+from vss_ros.deploy.bench import roofline
+from vss_ros.deploy.convert import parse_size
+from vss_ros.networks import build
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
+
+STAGES = ("encode", "remember", "decode", "propagate", "label")
+INTERVAL = 5
+CPU_BACKENDS = "torch,openvino,onnxruntime"
+CUDA_BACKENDS = "torch,torch+bf16,torch+f16,torch+f16+compile,tensorrt+f16"
+BLOCK = 2 * INTERVAL  # frames that a runtime computes in its turn: two keyframes, eight others
+PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", default="dcfm")
+    parser.add_argument("--backbone", default="mit_b0")
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--sizes", default="360x480,512x1024", help="HEIGHTxWIDTH, comma-separated")
+    parser.add_argument(
+        "--backends",
+        help="comma-separated; +bf16 after one changes its precision, torch+f16+compile fuses operators on CUDA; "
+        f"default: {CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--roofline", action="store_true", help="print the roofline on a CPU, too")
+    parser.add_argument("--against", help="image networks to measure in the same run: segformer,pspnet")
+    parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each backend")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to the runtime")
+    parser.add_argument("--no-ros", action="store_true", help="leave out the cost of ROS")
+    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+
+
+def main(args: argparse.Namespace) -> int:
+    intervals = [int(k) for k in args.intervals.split(",")]
+    device = use_device(args.device)
+    args.backends = args.backends or (CUDA_BACKENDS if device.type == "cuda" else CPU_BACKENDS)
+    args.networks = [args.network, *filter(None, (args.against or "").split(","))]
+    figures: dict[str, Any] = {
+        "network": f"{args.network}-{args.backbone}",
+        "classes": args.classes,
+        "costs": {},
+        "sizes": {},
+    }
+    for text in args.sizes.split(","):
+        height, width = parse_size(text)
+        rows = measure(args, (height, width))
+        figures["sizes"][text] = rows
+        figures["costs"][text] = costs(args.network, args.backbone, args.classes, (height, width))
+        sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {width}×{height}, medians in ms\n")
+        sys.stdout.write(describe(figures["costs"][text]) + "\n" + table(rows, intervals) + "\n")
+        sys.stdout.write(against(rows, intervals, args.networks[1:]))
+        if args.roofline or device.type == "cuda":
+            sys.stdout.write(rooflines(args, (height, width), device, figures.setdefault("roofline", {})))
+    if not args.no_ros:
+        from vss_ros.deploy.bench.ros import overhead
+
+        figures["ros"] = overhead()
+        sys.stdout.write("\ncost of ROS, network replaced by a constant, medians in ms\n")
+        sys.stdout.write(columns(["image", "frames", "lost", "node", "image → mask"], figures["ros"]) + "\n")
+    figures["consistency"] = bench_consistency.cost()
+    sys.stdout.write("\ncost of the consistency figures, medians in ms a frame\n")
+    sys.stdout.write(columns(["image", "without flow", "with flow"], figures["consistency"]) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+def use_device(name: str | None) -> torch.device:
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch looks when CUDA is used first, which is later
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise VssError("--device cuda: torch finds no CUDA device; install its CUDA build and the driver")
+    return torch.device("cuda" if there else "cpu")
+
+
+def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each stage, of key and of non-key frames, by backend; other networks as NAME: BACKEND."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (BLOCK, *size, 3), dtype=np.uint8)
+    streams: dict[str, Stream] = {}
+    for name, network in itertools.product(args.backends.split(","), args.networks):
+        runtime, _, precision = name.partition("+")
+        label = name if network == args.network else f"{network}: {name}"
+        try:
+            backend = open_backend(args, network, size, runtime, precision or "f32")
+        except VssError as error:
+            sys.stderr.write(f"{label} left out: {error}\n")
+            continue
+        streams[label] = Stream(backend, FixedInterval(INTERVAL))
+    if not streams:
+        raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
+    results: dict[str, list] = {name: [] for name in streams}
+    for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr):
+        for name, stream in streams.items():
+            time.sleep(PAUSE)
+            answers = list(stream.run((frame, 0.0) for frame in frames))
+            if turn > 0:  # the first turn warms up
+                results[name] += answers
+    return {name: summary(answers) for name, answers in results.items()}
+
+
+def open_network(args: argparse.Namespace, name: str) -> torch.nn.Module:
+    torch.manual_seed(0)  # the same weights in each run: exported stages are found again
+    return build(name, args.backbone, args.classes).eval()
+
+
+def open_backend(
+    args: argparse.Namespace, network: str, size: tuple[int, int], runtime: str, precision: str
+) -> Any:
+    precision, _, extra = precision.partition("+")
+    if extra not in ("", "compile") or (extra and (runtime != "torch" or not torch.cuda.is_available())):
+        raise VssError(f"{runtime}+{precision}+{extra}: expected torch+PRECISION+compile, on CUDA")
+    values = (open_network(args, network), size, IMAGENET_MEAN, IMAGENET_STD)
+    if extra:
+        from vss_ros.backends.gpu.torch import TorchCudaBackend
+
+        return TorchCudaBackend(*values, precision, compiled=True)
+    return make_backend(*values, runtime, precision=precision, threads=args.threads)
+
+
+def rooflines(
+    args: argparse.Namespace, size: tuple[int, int], device: torch.device, figures: dict[str, Any]
+) -> str:
+    """Tables of a network's stages under eager torch, one a precision, that are also put into `figures`."""
+    text = ""
+    for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
+        network = open_network(args, args.network).to(device)
+        rates = roofline.measure_rates(device, DTYPES[precision])
+        stages = flat_stages(network, size, IMAGENET_MEAN, IMAGENET_STD, precision)
+        rows = roofline.stage_rows(stages, device, rates)
+        figures[f"{size[0]}x{size[1]} {precision}"] = {"rates": vars(rates), "stages": rows}
+        text += (
+            f"\nroofline, torch eager {precision} on {device.type}: matrix products {rates.flops / 1e9:.0f} GFLOP/s, "
+            f"copies {rates.bytes / 1e9:.1f} GB/s\n"
+        )
+        heads = ["stage", *next(iter(rows.values()))]
+        lines = [
+            [name, *(f"{x:.3g}" for x in list(row.values())[:-1]), f"{row['reached']:.0%}"]
+            for name, row in rows.items()
+        ]
+        text += columns(heads, lines) + "\n"
+    return text
+
+
+def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **options: Any) -> dict[str, float]:
+    """What a network needs, whatever runs it; nothing is computed.
+
+    parameters: numbers; encode, remember, decode: multiply-accumulates of one frame, matrix products and
+    convolutions, attention included; memory: bytes of a remembered frame in float32.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def count(stage: Any, *inputs: Any) -> tuple[Any, int]:
+        with FlopCounterMode(display=False) as counter:
+            result = stage(*inputs)
+        return result, counter.get_total_flops() // 2
+
+    with torch.device("meta"), torch.no_grad():
+        network = build(name, backbone, classes, **options).eval()
+        features, encode = count(network.encode, torch.empty(1, 3, *size))
+        memory, remember = count(network.remember, features)
+        _, decode = count(network.decode, features, *[memory] * memories_read(network))
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "encode": encode,
+        "remember": remember,
+        "decode": decode,
+        "memory": sum(4 * tensor.numel() for tensor in memory),
+    }
+
+
+def describe(cost: dict[str, float]) -> str:
+    stages = ", ".join(f"{stage} {cost[stage] / 1e9:.2f}" for stage in ("encode", "remember", "decode"))
+    return (
+        f"{cost['parameters'] / 1e6:.2f} M parameters; GMACs: {stages}; "
+        f"memory: {cost['memory'] / 2**20:.1f} MiB a remembered frame (float32)"
+    )
+
+
+def summary(answers: list) -> dict[str, float]:
+    keys, others = [a for a in answers if a.is_keyframe], [a for a in answers if not a.is_keyframe]
+    stages = {
+        stage: median([a.times[stage] for a in answers if stage in a.times] or [0.0]) for stage in STAGES
+    }
+    key = median(a.times["total"] for a in keys)
+    return {**stages, "key": key, "nonkey": median([a.times["total"] for a in others] or [key])}
+
+
+def average(row: dict[str, float], interval: int) -> float:
+    """Mean milliseconds a frame at a keyframe interval, as the papers report it."""
+    return (row["key"] + (interval - 1) * row["nonkey"]) / interval
+
+
+def table(rows: dict[str, dict[str, float]], intervals: list[int]) -> str:
+    """Rows of figures; the last columns compare with the first backend."""
+    first = next(iter(rows))
+    heads = ["backend", *STAGES, "key", "nonkey", "nonkey/key", *(f"K={k}" for k in intervals)]
+    heads += [f"key vs {first}", f"nonkey vs {first}"]
+    lines = []
+    for name, row in rows.items():
+        figures = [row[stage] for stage in STAGES] + [row["key"], row["nonkey"]]
+        means = [f"{average(row, k):.1f}" for k in intervals]
+        gains = [f"{rows[first][kind] / row[kind]:.2f}×" for kind in ("key", "nonkey")]
+        lines.append(
+            [name, *(f"{x:.1f}" for x in figures), f"{row['nonkey'] / row['key']:.2f}", *means, *gains]
+        )
+    return columns(heads, lines)
+
+
+def against(rows: dict[str, dict[str, float]], intervals: list[int], networks: list[str]) -> str:
+    """How many times faster than each image network on the same backend, at each keyframe interval."""
+    lines = [
+        [name, other, *(f"{rows[f'{other}: {name}']['key'] / average(row, k):.2f}×" for k in intervals)]
+        for name, row in rows.items()
+        for other in networks
+        if f"{other}: {name}" in rows
+    ]
+    heads = ["backend", "faster than", *(f"K={k}" for k in intervals)]
+    return "\n" + columns(heads, lines) + "\n" if lines else ""
+
+
+def columns(heads: list[str], lines: Iterable[Iterable[Any]]) -> str:
+    """Text table, columns aligned."""
+    rows = [heads, *([str(cell) for cell in line] for line in lines)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)

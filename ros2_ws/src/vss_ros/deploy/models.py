@@ -1,0 +1,85 @@
+"""List the installed models, the engines that were built for them, and which of those are stale, and why."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from vss_ros.config import VssError, cache_dir
+from vss_ros.networks.card import find_models, load_model, read_card
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="also list engines of no installed model")
+
+
+def main(args: argparse.Namespace) -> int:
+    paths = find_models()
+    for name, path in paths.items():
+        card, _ = read_card(path)
+        score = card.metrics.get("test", {}).get("mIoU")
+        accuracy = f"test mIoU {score:.1%}" if score is not None else "not measured"
+        sys.stdout.write(
+            f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {len(card.classes)} classes, "
+            f"{accuracy}, {card.licence}\n"
+        )
+    if any(cache_dir().glob("engines/*.engine")):  # torch takes seconds to import: not for an empty cache
+        list_engines(list(paths), args.all)
+    return 0
+
+
+def list_engines(models: list[str], all_of_them: bool) -> None:
+    """A line an engine: model, stage, size, precision, when it was built, and whether it would be loaded."""
+    from vss_ros.backends.gpu import engines
+    from vss_ros.backends.stages import fingerprint
+
+    weights = {}
+    for name in models:
+        network, card = load_model(name)
+        weights[fingerprint(network, card.mean, card.std)] = name
+    entries = engines.entries()
+    total = sum(entry.size for entry in entries)
+    sys.stdout.write(f"\n{len(entries)} engines, {total / 1e6:.0f} MB, in {engines.engine_dir()}:\n")
+    for entry in entries:
+        model = weights.get(entry.key.weights, "") if entry.key else ""
+        if not (model or all_of_them or entry.problem):
+            continue
+        key = entry.key
+        what = f"{model or key.network} {key.stage} {key.size} {key.precision}" if key else entry.path.name
+        built = time.strftime("%Y-%m-%d", time.localtime(entry.built))
+        sys.stdout.write(f"  {what}, {entry.size / 1e6:.1f} MB, last used {built}: {state(entry, model)}\n")
+    unknown = sum(1 for entry in entries if entry.key and entry.key.weights not in weights)
+    if unknown and not all_of_them:
+        sys.stdout.write(
+            f"  and {unknown} of no installed model: retrained, removed, or older code (--all)\n"
+        )
+
+
+def state(entry: Any, model: str) -> str:
+    """ "valid", or why the engine would not be loaded on this machine."""
+    from vss_ros.backends.gpu import engines
+
+    if entry.problem:
+        return entry.problem
+    if not model:
+        return "stale: weights: no installed model has them"
+    try:
+        wanted = replace(entry.key, **machine(entry.key.builder))
+    except VssError as error:
+        return f"cannot be used here: {error}"
+    differences = engines.differences(wanted, entry.key)
+    return f"stale: {'; '.join(differences)}" if differences else "valid"
+
+
+def machine(builder: str) -> dict[str, str]:
+    """The fields of a key that this machine decides, for an engine of such a builder."""
+    if builder.startswith("onnxruntime"):
+        from vss_ros.backends.gpu.ort_tensorrt import machine_key
+
+        return machine_key()
+    from vss_ros.backends.gpu.build import machine_key
+
+    return machine_key()

@@ -1,0 +1,275 @@
+"""Accuracy, temporal consistency and time of a model on a data set, through the same stream as the ROS node's.
+
+Every keyframe policy, setting of it (interval K or threshold) and mode (P: the last keyframe; B: also the next,
+offline) gives a row. Sparse labels (CamVid train and test, Cityscapes) follow the papers: each labelled frame is
+answered at every age 0…K-1 of its keyframe, all pooled in one confusion matrix. Dense videos run once and also give
+VC_8, VC_16 and TC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vss_ros.config import VssError
+from vss_ros.data import metrics
+from vss_ros.data.clips import open_dataset
+from vss_ros.evaluate import recordings as evaluate_bag
+from vss_ros.evaluate.settings import POLICIES, parse_modes, settings
+from vss_ros.evaluate.tradeoff import draw_tradeoff
+from vss_ros.media.decode import colorize
+from vss_ros.networks.card import read_card
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream, load_stream
+
+log = logging.getLogger(__name__)
+WINDOWS = (8, 16)
+WORST = 4  # frames drawn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="street", help="name of a model in models/, or path of a card")
+    parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
+    parser.add_argument(
+        "--policy", default="fixed", help=f"keyframe policies with commas: {', '.join(POLICIES)}"
+    )
+    parser.add_argument(
+        "--k", help="keyframe intervals of policy fixed (1,2,3,5; with --bag the network's own)"
+    )
+    parser.add_argument("--thresholds", default="0.2,0.3,0.5", help="thresholds of policy adaptive")
+    parser.add_argument("--drifts", default="0.03,0.06,0.12", help="thresholds of policy consistency")
+    parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
+    parser.add_argument("--mode", default="P", help="P, B or P,B")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
+    parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/evaluate"),
+        help="folder of the table, its JSON and the worst frames",
+    )
+    evaluate_bag.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.bag:
+        return evaluate_bag.main(args)
+    args.k = args.k or "1,2,3,5"
+    card, _ = read_card(args.model)
+    rows: list[dict[str, Any]] = []
+    worst: list[Answer] = []
+    for (setting, policy), mode in itertools.product(settings(args), parse_modes(args.mode)):
+        if setting == "K = 1" and mode == "B" and "P" in args.mode:
+            continue  # every frame is its own keyframe: the same as P
+        data = open_dataset(args.data, args.split, args.root, card.size)
+        check_classes(card, data)
+        stream = load_stream(
+            args.model,
+            backend=args.backend,
+            precision=args.precision,
+            threads=args.threads,
+            **policy,
+            max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
+            both_sides=mode == "B",
+        )
+        row = evaluate(stream, data, args.all_classes, args.limit, None if rows else worst)
+        rows.append({"policy": policy["policy"], "setting": setting, "mode": mode, **row})
+        log.info("%s, %s, mode %s: mIoU %.4f", policy["policy"], setting, mode, row["mIoU"])
+    report = {
+        "model": card.name,
+        "data": f"{args.data} {args.split}",
+        "frames": len(data),
+        "backend": f"{stream.backend.name} {stream.backend.precision}, {card.size[1]}x{card.size[0]}",
+        "remarks": remarks(args, card),
+        "rows": rows,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"{card.name}_{args.data}_{args.split}"
+    (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
+    table = format_table(report)
+    (args.out / f"{stem}.md").write_text(table)
+    if worst:
+        cv2.imwrite(str(args.out / f"{stem}_worst.png"), draw(worst, data.palette)[:, :, ::-1])
+    draw_tradeoff([report], args.out / f"{stem}.png")
+    log.info("\n%s\nwrote %s and .json, .png", table, args.out / f"{stem}.md")
+    return 0
+
+
+def check_classes(card: Any, data: Any) -> None:
+    if list(card.classes) != list(data.classes):
+        raise VssError(
+            f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}"
+        )
+
+
+def evaluate(
+    stream: Stream,
+    data: Any,
+    all_classes: bool = False,
+    limit: int = 0,
+    worst: list[Answer] | None = None,
+) -> dict[str, Any]:
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; for dense videos
+    also VC_8, VC_16, TC.
+
+    `worst`, if given, receives the frames of lowest mIoU.
+    """
+    classes = len(data.classes)
+    counts = np.zeros((classes, classes + 1), np.int64)
+    flow_counts = np.zeros_like(counts)
+    windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}
+    times: dict[str, list[float]] = {"key": [], "nonkey": []}
+    if data.dense:
+        for name, frames in data.videos():
+            video = list(itertools.islice(frames, limit or None))
+            answers = run(stream, [image for image, _, _ in video], data.fps, times)
+            truths = [truth for _, truth, _ in video]
+            for i, ((image, truth, _), labels) in enumerate(zip(video, answers, strict=True)):
+                part = metrics.confusion(truth, labels, classes)
+                counts += part
+                keep_worst(worst, Answer(metrics.mean_iou(part), f"{name}, {i}", image, truth, labels))
+            for n in WINDOWS:
+                windows[n].append(metrics.video_consistency(truths, answers, n))
+            for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
+                flow_counts += metrics.flow_confusion(now, later, metrics.dis_flow(a[0], b[0]), classes)
+    else:
+        for i, age in itertools.product(range(min(limit or len(data), len(data))), ages(stream)):
+            # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
+            # network may read, to what it waits for (in B mode, the keyframe after it).
+            before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+            clip = data.clip(i, range(-before, stream.lookahead + 1))
+            answers = run(stream, clip.frames, data.fps, times)
+            image, truth, labels = clip.frames[before], clip.labels[before], answers[before]
+            part = metrics.confusion(truth, labels, classes)
+            counts += part
+            title = f"{clip.sequence}, {clip.index}"
+            keep_worst(worst, Answer(metrics.mean_iou(part), title, image, truth, labels))
+    scores = metrics.iou(counts)
+    key = float(np.median(times["key"]))
+    nonkey = float(np.median(times["nonkey"])) if times["nonkey"] else None
+    if isinstance(stream.policy, FixedInterval):
+        interval = float(stream.policy.interval)
+    else:
+        interval = (len(times["key"]) + len(times["nonkey"])) / len(times["key"])
+    result = {
+        "mIoU": metrics.mean_iou(counts, all_classes),
+        "wIoU": metrics.weighted_iou(counts),
+        "accuracy": metrics.pixel_accuracy(counts),
+        "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
+        "interval": interval,
+        "key_ms": key,
+        "nonkey_ms": nonkey,
+        "ms": (key + (interval - 1) * nonkey) / interval if nonkey else key,
+    }
+    if data.dense:
+        for n in WINDOWS:
+            value = metrics.mean_video_consistency(windows[n])
+            result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
+        result["TC"] = metrics.mean_iou(flow_counts)
+    return result
+
+
+def ages(stream: Stream) -> Sequence[int]:
+    """Frames since the keyframe at which a labelled frame is answered: each as often as the policy gives it.
+
+    Of a policy that chooses by itself, one run-up long enough for it to settle.
+    """
+    policy = stream.policy
+    return range(policy.interval) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
+
+
+@dataclass
+class Answer:
+    score: float
+    title: str
+    image: np.ndarray
+    truth: np.ndarray
+    labels: np.ndarray
+
+
+def keep_worst(worst: list[Answer] | None, answer: Answer) -> None:
+    if worst is not None and answer.score == answer.score:
+        worst.append(answer)
+        worst.sort(key=lambda a: a.score)
+        del worst[WORST:]
+
+
+def draw(answers: list[Answer], palette: Any) -> np.ndarray:
+    """A picture with a row an answer: image, truth, labels; black where there is no truth."""
+    rows = []
+    for answer in answers:
+        masked = np.where(answer.truth < len(palette), answer.labels, 255).astype(np.uint8)
+        row = np.hstack([answer.image, colorize(answer.truth, palette), colorize(masked, palette)])
+        text = f"{answer.title}: mIoU {100 * answer.score:.1f} %"
+        cv2.putText(row, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2, cv2.LINE_AA)
+        rows.append(row)
+    width = min(row.shape[1] for row in rows)
+    return np.vstack([cv2.resize(row, (width, row.shape[0] * width // row.shape[1])) for row in rows])
+
+
+def run(stream: Stream, frames: Sequence[np.ndarray], fps: float, times: dict[str, list[float]]) -> list:
+    """Labels of frames, the first of which is a keyframe; their times in ms are added to `times`."""
+    stream.reset()
+    answers = []
+    for result in stream.run((np.ascontiguousarray(image), t / fps) for t, image in enumerate(frames)):
+        times["key" if result.is_keyframe else "nonkey"].append(result.times["total"])
+        answers.append(result.labels)
+    return answers
+
+
+def remarks(args: argparse.Namespace, card: Any) -> list[str]:
+    """What a reader must know to judge the figures."""
+    notes = []
+    used = str(card.training.get("data", ""))
+    if used.startswith(args.data) and args.split in ("train", "val"):
+        role = "trained on" if args.split == "train" else "used to choose the checkpoint"
+        notes.append(f"{args.data} {args.split} was {role}: the figures flatter the model")
+    if args.data == "camvid" and args.split == "val" and used.startswith("camvid"):
+        notes.append("the val video lies 1 s from training frames of the same drive")
+    if args.data == "camvid" and args.split != "val":
+        notes.append("frames lie 1 s apart: K > 1 reuses a keyframe of other places")
+    if args.limit:
+        notes.append(f"only the first {args.limit} frames (of each video) were used")
+    classes = "all classes, absent ones as 0" if args.all_classes else "classes present in the truth"
+    notes.append(f"mIoU over {classes}; mVC by the authors' script (T − n windows); TC by DIS flow, nearest")
+    return notes
+
+
+COLUMNS = ("mIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """The report as Markdown: a row a (policy, setting, mode), then IoU by class of the first row."""
+    rows = report["rows"]
+    columns = [name for name in COLUMNS if name in rows[0]]
+    lines = [
+        f"# {report['model']} on {report['data']} ({report['frames']} labelled frames, {report['backend']})",
+        "",
+        f"| policy | setting | mode | frames a keyframe | {' | '.join(f'{name} %' for name in columns)} "
+        "| key ms | non-key ms | mean ms |",
+        "| --- " * (len(columns) + 7) + "|",
+    ]
+    for row in rows:
+        shares = ["–" if row[name] is None else f"{100 * row[name]:.2f}" for name in columns]
+        times = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("key_ms", "nonkey_ms", "ms")]
+        start = f"| {row['policy']} | {row['setting']} | {row['mode']} | {row['interval']:.1f} | "
+        lines.append(start + f"{' | '.join(shares + times)} |")
+    lines += ["", f"| class | IoU % at {rows[0]['setting']} |", "| --- | --- |"]
+    for name, value in rows[0]["IoU"].items():
+        lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])

@@ -1,0 +1,243 @@
+"""The results of a folder as one HTML page that needs nothing else: no network, no server, no other file.
+
+The page is web/report.html with uPlot and the figures put in. Any figure that a run has gets a plot; `FIGURES` only
+says how the known ones are shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vss_ros.networks.card import write_atomic
+
+WEB = Path(__file__).parents[1] / "web"
+VALUES, POINTS = 150_000, (100, 1500)
+"""Numbers in all plots together, and the least and most points of one: the page must stay small."""
+PICTURES = 80
+"""Embedded pictures, of about 20 kB each, in the whole page."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    percent: bool = False
+    worse: int = 1
+    """1 if more is worse, −1 if less is, 0 if neither."""
+    unit: str = ""
+
+
+FIGURES = {
+    "total_ms": Figure("Time a frame", unit="ms"),
+    "label_change": Figure("Labels that changed since the frame before", percent=True),
+    "motion_label_change": Figure("The same along the optical flow", percent=True),
+    "flicker": Figure("Labels that left for one frame and came back", percent=True),
+    "window_consistency_8": Figure("Labels that stayed for 8 frames", percent=True, worse=-1),
+    "window_consistency_16": Figure("Labels that stayed for 16 frames", percent=True, worse=-1),
+    "area_jump": Figure("Greatest relative change of a class's area", percent=True),
+    "refresh_jump": Figure("Label change that a keyframe caused", percent=True),
+    "label_drift": Figure("Labels that differ from the keyframe's", percent=True),
+    "input_drift": Figure("Input's distance from the keyframe's"),
+    "feature_drift": Figure("Features' distance from the keyframe's"),
+    "keyframe_age": Figure("Frames since the keyframe", unit="frames"),
+    "mIoU": Figure("mIoU of the frame", percent=True, worse=-1),
+    "mIoU_in_force": Figure("mIoU of the newest mask at hand", percent=True, worse=-1),
+    "delay_ms": Figure("From the image's publication to its mask's arrival", unit="ms"),
+    "stale_ms": Figure("Age of the newest mask when the frame was published", unit="ms"),
+    "differs": Figure("Labels that differ from the offline answer of the same frame", percent=True),
+    "differs_in_force": Figure("Labels of the newest mask that differ from the offline answer", percent=True),
+}
+COLUMNS = {
+    "frames": "frames",
+    "dropped": "dropped",
+    "keyframes": "keyframes",
+    "p50": "p50 ms",
+    "p99": "p99 ms",
+    "key": "key ms",
+    "nonkey": "non-key ms",
+}
+"""Columns of the headline table before the figures."""
+
+
+def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
+    """Write report.html and report.json from all results in `out`; → (headline table as text, page)."""
+    files = sorted(out.glob("*/*/result.json"))
+    runs = [load_run(path.parent, len(files)) for path in files]
+    data = {
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, vss_ros {version()}",
+        "problems": list(problems),
+        "figures": {name: asdict(figure) for name, figure in figures_of(runs).items()},
+        "columns": columns_of(runs),
+        "runs": runs,
+    }
+    page = (WEB / "report.html").read_text()
+    for name in ("uPlot.min.css", "uPlot.iife.min.js"):
+        page = page.replace(f"/* {name} */", (WEB / name).read_text())
+    # "</" would end the script that holds the data.
+    page = page.replace("/* data */", json.dumps(data, allow_nan=False).replace("</", "<\\/"))
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "report.html", page.encode())
+    kept = ("input", "run", "model", "backend", "size", "seconds", "headline", "notes")
+    summary = {**data, "runs": [{name: run[name] for name in kept} for run in runs]}
+    write_atomic(out / "report.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+    return table(data), out / "report.html"
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("vss_ros")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def load_run(folder: Path, runs: int) -> dict[str, Any]:
+    """What the page shows of one run: the figures of the whole, and those of its frames thinned out."""
+    result = json.loads((folder / "result.json").read_text())
+    with (folder / "frames.jsonl").open() as lines:
+        rows = [numbers(json.loads(line)) for line in lines]
+    start = rows[0]["stamp"]
+    wide = len({name for row in rows for name in row if is_plotted(name) or name.startswith("area/")})
+    points = max(POINTS[0], min(POINTS[1], VALUES // (runs * wide)))
+    every = math.ceil(len(rows) / points)
+    bins = [rows[i : i + every] for i in range(0, len(rows), every)]
+    chosen = choose(result["pictures"], max(PICTURES // runs, 1))
+    return {
+        "input": folder.parent.name,
+        "run": result["run"],
+        "model": result["model"],
+        "backend": result["backend"],
+        "size": result["size"],
+        "seconds": result["seconds"],
+        "notes": result.get("notes", []),
+        "headline": headline(result),
+        "stages": {
+            name.removesuffix("_ms"): short(value)
+            for name, value in result["figures"].items()
+            if name.endswith("_ms") and name not in (*FIGURES, "keyframe_age_ms")
+        },
+        "classes": result["classes"],
+        "palette": result["palette"],
+        "every": every,
+        "t": [short((group[0]["stamp"] - start) / 1e9, 7) for group in bins],
+        "series": series(bins),
+        "areas": [
+            [short(sum(row.get(f"area/{name}", 0.0) for row in group) / len(group)) for group in bins]
+            for name in result["classes"]
+        ],
+        "keyframes": [short((row["stamp"] - start) / 1e9, 7) for row in rows if row.get("keyframe")],
+        "pictures": [picture(folder, rows, item) for item in chosen],
+    }
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """What can be plotted; the name of a class, for one, cannot."""
+    return {name: value for name, value in row.items() if not isinstance(value, str)}
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """The run in numbers; what is known by the truth of all frames stands for the frames' mean of that name."""
+    counts = {name: result[name] for name in ("frames", "dropped", "keyframes") if name in result}
+    times = {
+        name: result["times"][name] for name in ("p50", "p99", "key", "nonkey") if name in result["times"]
+    }
+    known = ("total_ms", "keyframe_age")  # by the columns before
+    means = {n: value for n, value in result["figures"].items() if is_plotted(n) and n not in known}
+    return {**counts, **times, **means, **result["accuracy"]}
+
+
+def figures_of(runs: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Every figure that some run has, the known ones first and in their order."""
+    names = {name: None for run in runs for name in (*run["series"], *run["headline"])}
+    known = {name: FIGURES[name] for name in FIGURES if name in names}
+    shares = ("wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
+    known |= {name: Figure(name, percent=True, worse=-1) for name in shares if name in names}
+    return known | {name: Figure(name) for name in names if name not in known and name not in COLUMNS}
+
+
+def columns_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+    names = {name for run in runs for name in run["headline"]}
+    return [name for name in (*COLUMNS, *figures_of(runs)) if name in names]
+
+
+def series(bins: list[list[dict[str, Any]]]) -> dict[str, list[float | None]]:
+    """Each figure's worst value in each bin of frames."""
+    names = {name: None for group in bins for row in group for name in row if is_plotted(name)}
+    result = {}
+    for name in names:
+        worst = min if name in FIGURES and FIGURES[name].worse < 0 else max
+        values = ([row[name] for row in group if name in row] for group in bins)
+        result[name] = [short(worst(found)) if found else None for found in values]
+    return result
+
+
+def is_plotted(name: str) -> bool:
+    """Not what is shown otherwise, nor the times of the stages, which frames.jsonl has."""
+    return name in FIGURES or not (
+        name in ("index", "stamp", "keyframe") or name.endswith("_ms") or "/" in name
+    )
+
+
+def short(value: float, digits: int = 4) -> float:
+    """Rounded, since every digit is a byte of the page."""
+    return float(f"{value:.{digits}g}")
+
+
+def choose(pictures: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The worst moments first, then those spread over the whole, in order of time."""
+    ranked = sorted(pictures, key=lambda item: not item["worst"])
+    if len(ranked) > most:
+        worst = [item for item in ranked if item["worst"]]
+        rest = ranked[len(worst) :]
+        share = most // 2 if rest else most
+        ranked = thin(worst, share) + thin(rest, most - min(share, len(worst)))
+    return sorted(ranked, key=lambda item: item["index"])
+
+
+def thin(items: list[Any], most: int) -> list[Any]:
+    if len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
+
+
+def picture(folder: Path, rows: list[dict[str, Any]], item: dict[str, Any]) -> dict[str, Any]:
+    row = rows[item["index"]]
+    jpeg = (folder / "pictures" / f"{item['index']:06}.jpg").read_bytes()
+    return {
+        **item,
+        "t": short((row["stamp"] - rows[0]["stamp"]) / 1e9, 7),
+        "figures": {name: short(value) for name, value in row.items() if is_plotted(name)},
+        "jpeg": base64.b64encode(jpeg).decode(),
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """The headline as Markdown."""
+    columns = [name for name in data["columns"] if any(name in run["headline"] for run in data["runs"])]
+    lines = ["| input | run | " + " | ".join(title(data, name) for name in columns) + " |"]
+    lines.append("| --- " * (len(columns) + 2) + "|")
+    for run in data["runs"]:
+        cells = [cell(data, name, run["headline"].get(name)) for name in columns]
+        lines.append(f"| {run['input']} | {run['run']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def title(data: dict[str, Any], name: str) -> str:
+    percent = name in data["figures"] and data["figures"][name]["percent"]
+    return COLUMNS.get(name, name) + (" %" if percent else "")
+
+
+def cell(data: dict[str, Any], name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name in data["figures"] and data["figures"][name]["percent"]:
+        return f"{100 * value:.2f}"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"

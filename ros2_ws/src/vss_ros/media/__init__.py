@@ -1,0 +1,1 @@
+"""What is seen: decoding, drawing, camera models, bags, videos, files."""

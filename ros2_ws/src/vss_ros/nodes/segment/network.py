@@ -1,0 +1,116 @@
+"""The network that a node begins with, at once: its engines are loaded, never built, while the node is configured.
+
+Where they are missing and a fallback is allowed, another backend answers; if wanted, a process of its own builds
+the engines meanwhile, and the node takes the new stream between two frames.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from vss_ros.config import SegmentConfig, VssError, replace
+from vss_ros.nodes.segment.constant import ConstantStream
+
+BUILT = ("tensorrt", "ort-tensorrt")
+"""Backends whose engines `vss build` makes."""
+
+
+class Start:
+    """`stream` is ready to answer; `take()` gives its successor once, when that is ready.
+
+    problem: why `stream` is not what the config asks for, or ""; for diagnostics.
+    Raises VssError if the network cannot be opened and no fallback is allowed.
+    """
+
+    def __init__(self, config: SegmentConfig):
+        self.config = config
+        self.reason = self.progress = ""
+        self.successor: Any = None
+        self.child: subprocess.Popen | None = None
+        self.closed = False
+        try:
+            self.stream = make_stream(config)
+        except VssError as error:
+            if not (config.allow_fallback and config.backend in BUILT):
+                raise
+            self.stream = make_stream(fallback(config))
+            self.reason = f"runs on {self.stream.backend.name} instead of {config.backend}: {error}"
+            from vss_ros.backends.gpu.engines import NoEngine
+
+            if config.build_on_start and isinstance(error, NoEngine):
+                threading.Thread(target=self.build, name="build", daemon=True).start()
+
+    @property
+    def problem(self) -> str:
+        return "; ".join(filter(None, (self.reason, self.progress)))
+
+    def take(self) -> Any:
+        """The stream that replaces the fallback, or None."""
+        successor, self.successor = self.successor, None
+        if successor:
+            self.reason = self.progress = ""
+        return successor
+
+    def close(self) -> None:
+        self.closed, self.successor = True, None
+        if self.child:
+            self.child.terminate()
+
+    def build(self) -> None:
+        """Runs in a thread: builds in a process, which may take minutes and all of a core, then opens the stream."""
+        last = ""
+        with subprocess.Popen(
+            build_command(self.config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as child:
+            self.child = child
+            if self.closed:
+                child.terminate()
+            for line in child.stdout or ():
+                last = line.strip() or last
+                self.progress = f"building engines: {last}"
+        try:
+            if child.returncode:
+                raise VssError(last or f"exit status {child.returncode}")
+            successor = make_stream(self.config)
+        except Exception as error:  # the fallback goes on, whatever went wrong beside it
+            self.progress = f"building engines failed: {error}"
+            return
+        if not self.closed:
+            self.successor = successor
+
+
+def build_command(config: SegmentConfig) -> list[str]:
+    precision = "f16" if config.precision == "auto" else config.precision
+    command = [sys.executable, "-u", "-m", "vss_ros.cli", "build", "--model", config.model]
+    command += ["--backend", config.backend, "--precision", precision]
+    command += ["--calibration", config.calibration] if config.calibration else []
+    return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
+
+
+def fallback(config: SegmentConfig) -> SegmentConfig:
+    """Torch on CUDA in the same precision where it has it, else the fastest of the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return replace(config, backend="auto", precision="auto", build_on_start=False)
+    precision = "f16" if config.precision in ("auto", "int8") else config.precision
+    return replace(config, backend="torch", precision=precision, build_on_start=False)
+
+
+def make_stream(config: SegmentConfig) -> Any:
+    if config.constant_network:
+        return ConstantStream()
+    from vss_ros.stream.stream import (
+        open_stream,  # torch takes seconds to import: not before a model is wanted
+    )
+
+    stream = open_stream(config)
+    blank = np.zeros((*stream.backend.size, 3), np.uint8)
+    for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
+        pass  # runtimes allocate with the first key and non-key frame; better now than on the road
+    return stream

@@ -1,0 +1,1 @@
+"""`vss watch`: a live page of running nodes."""

@@ -1,0 +1,52 @@
+"""A live web page of a running segment node: overlay, classes, latency, keyframes and consistency.
+
+Open the printed address in a browser. Through SSH: `ssh -L 8088:localhost:8088 robot`, then http://localhost:8088.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, fields
+
+from vss_ros.config import check, option
+from vss_ros.nodes.processes import large_images, require_ros
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """Options of `vss watch` and parameters of the `watcher` node."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets others in, who then need the token")
+    port: int = option(8088, "TCP port; 0 takes a free one", low=0, high=65535)
+    token: str = option("", "secret in the address, needed beyond this machine; empty: a new one each start")
+    node: str = option("segment", "name of the segment node in the watcher's namespace")
+    fps: float = option(10.0, "pictures a second at most", low=0.1, high=60.0)
+    width: int = option(960, "columns of the pictures at most", low=16, high=8192)
+    quality: int = option(80, "JPEG quality of the pictures", low=1, high=100)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--namespace", default="", help="namespace of the segment node")
+    for item in fields(WatchConfig):
+        kind = type(item.default)
+        parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"])
+
+
+def main(args: argparse.Namespace) -> int:
+    require_ros()
+    config = WatchConfig(**{item.name: getattr(args, item.name) for item in fields(WatchConfig)})
+    if not any(name in os.environ for name in large_images()):
+        os.environ.update(large_images())
+    from vss_ros.nodes import run
+
+    arguments = ["--ros-args"]
+    if args.namespace.strip("/"):
+        arguments += ["-r", f"__ns:=/{args.namespace.strip('/')}"]
+    for item in fields(WatchConfig):
+        arguments += ["-p", f"{item.name}:={json.dumps(getattr(config, item.name))}"]
+    return run.watcher(arguments)

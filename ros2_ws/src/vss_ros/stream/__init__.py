@@ -1,0 +1,1 @@
+"""Frames in, labels out: the state between frames, keyframes, consistency."""

@@ -1,0 +1,155 @@
+"""Training in stages: what a recipe starts from, in the order in which it is made.
+
+A recipe may name another one, `after`, whose result it starts from. `vss train` runs whatever of that chain is
+missing, for a `mar+…` network also `vss memory`, each as a command of its own, and says where it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+from vss_ros.networks import reads_of
+from vss_ros.train.mar_memory import MEMORY_FILE, is_current
+from vss_ros.train.recipe import Recipe, read_recipe
+
+# Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
+HOLDERS = ("", "pspnet.", "network.")
+PASSED_ON = ("accelerator", "devices", "nodes", "precision", "workers", "validate_frames", "card_frames")
+
+
+def weights_before(recipe: Recipe, out: Path) -> Path:
+    """Weights of the recipe that this one comes after; its folder lies beside `out`."""
+    return out.parent / recipe.after / f"{recipe.after}.safetensors"
+
+
+def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
+    """Train the recipes that this one comes after, and build MAR's memory, unless that is done."""
+    stages = [(args.recipe, recipe)]
+    while stages[0][1].after:
+        before = beside(stages[0][1].after, args.recipe)
+        if before in (source for source, _ in stages):
+            raise VssError(
+                f"recipe {args.recipe}: its stages go round in a circle: {before} comes after itself"
+            )
+        stages.insert(0, (before, read_recipe(before)))
+    commands = []  # (command, recipe, folder, is it done?)
+    for source, its in stages:
+        name, last = Path(source).stem, source == args.recipe
+        folder = out if last else out.parent / name
+        if its.network.startswith("mar+"):
+            done = is_current(folder / MEMORY_FILE, weights_before(its, folder))
+            commands.append(("memory", source, folder, done))
+        commands.append(("train", source, folder, not last and (folder / f"{name}.yaml").is_file()))
+    if len(commands) == 1:
+        return
+    for i, (command, source, folder, done) in enumerate(commands, 1):
+        place = f"{Path(args.recipe).stem}: stage {i} of {len(commands)}: vss {command} {source}"
+        sys.stderr.write(f"{place}: {'done' if done else 'now'} ({folder})\n")
+        if not done and (command, source) != ("train", args.recipe):
+            run(command, source, folder, args)
+
+
+def beside(recipe: str, other: str) -> str:
+    """A recipe's name as the name of an installed one, or as a path where `other` is one."""
+    path = Path(other)
+    return str(path.with_stem(recipe)) if path.suffix in (".yaml", ".yml") else recipe
+
+
+def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> None:
+    """A stage in a process of its own, so that it leaves no memory and no process group behind."""
+    line = [command, recipe, "--out", str(folder)]
+    for option in ("root", "cache"):
+        line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
+    if command == "train":
+        for option in PASSED_ON:
+            line += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+        line += ["--resume"] if args.resume and (folder / "last.ckpt").exists() else []
+    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *line]).returncode:
+        raise VssError(
+            f"vss {command} {recipe} ended early; the same command with --resume goes on from there"
+        )
+
+
+def start_from(network: nn.Module, path: Path, trained: Sequence[str]) -> None:
+    """Give a fresh network what an earlier one learnt: `path`'s tensors that fit by name and shape.
+
+    Those under the prefixes `trained` stay fresh; every other one must be there. Without such prefixes all must be
+    there that belong to the backbone. Raises VssError.
+    """
+    tensors = read_weights(path)
+    state, prefixes = network.state_dict(), tuple(trained)
+    found = {}
+    for name, tensor in tensors.items():
+        for key in (holder + name for holder in HOLDERS):
+            if key in state and state[key].shape == tensor.shape and not key.startswith(prefixes):
+                found[key] = tensor.float()
+    needed = [k for k in state if (not k.startswith(prefixes) if trained else "backbone." in k)]
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise VssError(f"{path} does not fit the recipe's network: it lacks {', '.join(missing[:5])}, …")
+    network.load_state_dict(found, strict=False)
+
+
+def load_memory(network: Any, path: Path, weights: Path) -> None:
+    """Put the memory that `vss memory` wrote into a `mar+…` network."""
+    if not is_current(path, weights):
+        raise VssError(f"{path}: expected the memory of {weights}; run `vss memory` with the same recipe")
+    tensors = read_weights(path)
+    for name, parameter in (("key", network.mar.memory_key), ("value", network.mar.memory_value)):
+        if parameter.shape != tensors[name].shape:
+            raise VssError(
+                f"{path}: {name}: expected {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}"
+            )
+        parameter.data.copy_(tensors[name])
+
+
+def freeze(network: nn.Module, trained: Sequence[str]) -> None:
+    """Train only parameters under these prefixes (none: all); modules that hold no such parameter infer."""
+    if not trained:
+        return
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(tuple(trained)))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise VssError(f"trains: no parameter of the network begins with {' or '.join(trained)}")
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def check_clip(network: Any, recipe: Recipe) -> None:
+    """VssError if the recipe's clips are not what the network's loss takes: as many frames, the target at its place.
+
+    How far the frames lie apart is the recipe's business: a data set may have another frame rate than the paper's.
+    """
+    reads = reads_of(network)
+    if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
+        if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:
+            return
+        raise VssError(
+            f"{recipe.network}: expected offsets: [0] and perhaps neighbours, got {recipe.offsets}"
+        )
+    paper = tuple(sorted({0, *reads}))
+    signs = [(o > 0) - (o < 0) for o in recipe.offsets]
+    if signs != [(o > 0) - (o < 0) for o in paper] or recipe.neighbours:
+        raise VssError(
+            f"{recipe.network}: expected offsets such as {list(paper)} and neighbours: [], "
+            f"got offsets {list(recipe.offsets)}, neighbours {list(recipe.neighbours)}"
+        )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise VssError(f"{path} cannot be read as .safetensors: {error}") from None

@@ -1,0 +1,147 @@
+"""Training recipes: small YAML files in config/train/, one a (network, backbone, data set)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vss_ros.config import VssError, share_dir
+from vss_ros.train.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run; every field may stand in the YAML file."""
+
+    network: str
+    backbone: str
+    data: str
+    size: tuple[int, int]
+    """(H, W) at which the model is used: what is rendered, validated and written to the card."""
+    crop: tuple[int, int]
+    batch: int
+    """Clips an optimiser step, over all devices and accumulated parts."""
+    steps: int
+    lr: float
+    """Of the backbone, after warm-up."""
+    options: dict = field(default_factory=dict)
+    """Of the network's constructor."""
+    offsets: tuple[int, ...] = (0,)
+    """Frames of a clip relative to the labelled one, in the order that the network's loss takes them."""
+    neighbours: tuple[int, ...] = (-1, 1)
+    """Offsets of one more frame, drawn for each clip; empty: no such frame."""
+    reverse: float = 0.0
+    """Share of the clips that run backwards in time (all offsets negated)."""
+    lr_head: float = 0.0
+    """Of everything but the backbone; 0: lr."""
+    weight_decay: float = 0.01
+    optimiser: str = "adamw"
+    warmup: int = 0
+    power: float = 1.0
+    floor: float = 0.0
+    """Learning rate at the end of the poly schedule, as a share of its start."""
+    accumulate: int = 1
+    average: float = 0.0
+    """Decay of the moving average of the weights, which is what is validated and published; 0: the weights."""
+    clip_norm: float = 0.0
+    """Longest gradient; 0: any."""
+    loss: dict = field(default_factory=dict)
+    """Weights of the network's losses."""
+    augment: dict = field(default_factory=dict)
+    """Fields of Augmentation other than crop."""
+    init: str = ""
+    """Weights to start from: a .safetensors file of the same network, or "imagenet:<file>" for the backbone's.
+    Environment variables are filled in."""
+    after: str = ""
+    """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
+    trains: tuple[str, ...] = ()
+    """Prefixes of the parameters that are trained, from fresh ones; all others stay as `after` left them. Empty: all
+    are trained, and everything that fits is taken from `after`."""
+    memory_clips: int = 0
+    """Training clips, evenly spread, that MAR's memory is built from; 0: all."""
+    seed: int = 0
+    validate_every: int = 500
+    save_every: int = 100
+    licence: str = "unknown"
+    """Of the trained weights, which follows from the data's terms."""
+
+
+def find_recipes() -> dict[str, Path]:
+    """Names of the installed recipes and their paths."""
+    return {path.stem: path for path in sorted((share_dir() / "config" / "train").glob("*.yaml"))}
+
+
+def read_recipe(name: str) -> Recipe:
+    """Recipe by installed name, or by path (.yaml). Raises VssError naming the file and the field at fault."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in find_recipes():
+            raise VssError(
+                f"recipe {name!r}: expected the path of a .yaml file or one of {', '.join(find_recipes())}"
+            )
+        path = find_recipes()[name]
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise VssError(f"recipe {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise VssError(f"recipe {path}: expected a mapping of fields, got {type(values).__name__}")
+    fields = {item.name: item for item in dataclasses.fields(Recipe)}
+    required = {
+        name for name, item in fields.items() if item.default is item.default_factory is dataclasses.MISSING
+    }
+    missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
+    if missing or unknown:
+        raise VssError(f"recipe {path}: missing {missing}, unknown {unknown}")
+    recipe = Recipe(
+        **{key: convert(path, key, str(fields[key].type), value) for key, value in values.items()}
+    )
+    check(path, recipe)
+    return recipe
+
+
+def convert(path: Path, name: str, kind: str, value: Any) -> Any:
+    """The value as the field's type, which is given as it is written above."""
+    try:
+        if kind == "tuple[str, ...]":
+            if not isinstance(value, list):
+                raise ValueError
+            return tuple(str(v) for v in value)
+        if kind.startswith("tuple"):
+            numbers = tuple(int(v) for v in value)
+            if kind == "tuple[int, int]" and (len(numbers) != 2 or min(numbers) < 32):
+                raise ValueError
+            return numbers
+        python = {"int": int, "float": float, "str": str, "dict": dict}[kind]
+        if isinstance(value, bool) or (python is int and int(value) != value):
+            raise ValueError
+        return python(value)
+    except (TypeError, ValueError):
+        hint = " of at least 32 each (height, width)" if kind == "tuple[int, int]" else ""
+        raise VssError(f"recipe {path}: {name}: expected {kind}{hint}, got {value!r}") from None
+
+
+def check(path: Path, recipe: Recipe) -> None:
+    if recipe.optimiser not in ("adamw", "sgd"):
+        raise VssError(f"recipe {path}: optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
+    for name in ("batch", "steps", "accumulate", "validate_every", "save_every"):
+        if getattr(recipe, name) < 1:
+            raise VssError(f"recipe {path}: {name}: expected at least 1, got {getattr(recipe, name)}")
+    if not recipe.lr > 0 or not 0 <= recipe.average < 1:
+        raise VssError(f"recipe {path}: expected lr > 0 and average in [0, 1)")
+    if not 0 <= recipe.reverse <= 1:
+        raise VssError(f"recipe {path}: reverse: expected a share in [0, 1], got {recipe.reverse}")
+    if recipe.after and recipe.init:
+        raise VssError(f"recipe {path}: expected after or init, not both")
+    if recipe.trains and not recipe.after:
+        raise VssError(
+            f"recipe {path}: trains: expected `after`, which says where the other parameters come from"
+        )
+    try:
+        Augmentation(recipe.crop, **recipe.augment)
+    except (TypeError, VssError) as error:
+        raise VssError(f"recipe {path}: augment: {error}") from None

@@ -1,0 +1,119 @@
+"""Training clips by position: everything random in a clip follows from (seed, position).
+
+So the data of a run is the same however often it is stopped, and needs no state in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from vss_ros.config import VssError
+from vss_ros.train.augment import Augmentation
+from vss_ros.train.recipe import Recipe
+
+
+class Samples(torch.utils.data.Dataset):
+    """Augmented clips; position ÷ len(data) is the epoch, each with an order of its own.
+
+    With a cache folder each clip is rendered or decoded once, so its neighbour and direction are drawn once, too.
+    """
+
+    def __init__(self, data: Any, recipe: Recipe, cache: Path | None = None):
+        self.data, self.recipe, self.cache = data, recipe, cache
+        self.augment = Augmentation(recipe.crop, **recipe.augment)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets."""
+        recipe = self.recipe
+        epoch, place = divmod(position, len(self.data))
+        index = int(np.random.default_rng((recipe.seed, epoch)).permutation(len(self.data))[place])
+        rng = np.random.default_rng((recipe.seed, epoch, place))
+        offsets = list(recipe.offsets)
+        draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
+        if recipe.reverse and draw.random() < recipe.reverse:
+            offsets = [-offset for offset in offsets]
+        if recipe.neighbours:
+            offsets.append(int(draw.choice(recipe.neighbours)))
+        frames, labels = self.augment(*read_clip(self.data, index, offsets, self.cache), rng)
+        return torch.from_numpy(frames), torch.from_numpy(labels)
+
+
+def read_clip(
+    data: Any, index: int, offsets: Sequence[int], cache: Path | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frames and labels of a clip; with a cache folder it is rendered or decoded once and then read from there."""
+    if cache is None:
+        clip = data.clip(index, offsets)
+        return clip.frames, clip.labels
+    path = cache / f"{data.name.replace(' ', '_')}_{'_'.join(map(str, [index, *offsets]))}.npy"
+    if not path.exists():
+        clip = data.clip(index, offsets)
+        planes = np.concatenate([np.stack(clip.frames), np.stack(clip.labels)[..., None]], -1)
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
+        np.save(temporary, planes)
+        temporary.replace(path)
+    planes = np.load(path)
+    return list(planes[..., :3]), [np.ascontiguousarray(plane) for plane in planes[..., 3]]
+
+
+class Positions(torch.utils.data.Sampler):
+    """Positions of one process's clips, a list a forward pass, from optimiser step `step` on."""
+
+    def __init__(self, recipe: Recipe, step: int, rank: int, world: int):
+        self.recipe, self.step, self.rank, self.world = recipe, step, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        recipe = self.recipe
+        part = recipe.batch // (recipe.accumulate * self.world)
+        for step in range(self.step, recipe.steps):
+            start = step * recipe.batch + self.rank * part * recipe.accumulate
+            for i in range(recipe.accumulate):
+                yield list(range(start + i * part, start + (i + 1) * part))
+
+
+def make_loader(
+    data: Any,
+    recipe: Recipe,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 2,
+    cache: Path | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (B, T, h, w, 3), (B, T, h, w) of one process from an optimiser step on."""
+    loader = torch.utils.data.DataLoader(
+        Samples(data, recipe, cache),
+        batch_sampler=Positions(recipe, step, rank, world),
+        num_workers=workers,
+        worker_init_fn=one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    # Made here, not at the first batch: it draws from torch's random state, which belongs to the step by then.
+    return plain_errors(iter(loader))
+
+
+def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """A VssError of a loader process comes with that process's traceback before its message: drop that."""
+    try:
+        yield from batches
+    except VssError as error:
+        raise VssError(
+            str(error).strip().splitlines()[-1].removeprefix("vss_ros.config.VssError: ")
+        ) from None
+
+
+def one_thread(worker: int) -> None:
+    """A loader process works on one core; more would take them from the network. Ctrl-C is the main process's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

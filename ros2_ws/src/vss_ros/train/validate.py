@@ -1,0 +1,73 @@
+"""A network in training, measured on labelled frames by the frames that it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
+from vss_ros.data.metrics import confusion
+from vss_ros.media.decode import colorize
+from vss_ros.networks import reads_of
+from vss_ros.train.samples import read_clip
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """(…, H, W, 3) uint8 → (…, 3, H, W) float32, less ImageNet's mean, over its standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN, device=frames.device) * 255
+    std = torch.tensor(IMAGENET_STD, device=frames.device) * 255
+    return ((frames.float() - mean) / std).movedim(-1, -3)
+
+
+@torch.no_grad()
+def validate(
+    network: nn.Module,
+    data: Any,
+    size: tuple[int, int],
+    cache: Path | None = None,
+    limit: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Tensor:
+    """Confusion matrix of labelled frames at the labels' own size, as a stream that remembers every frame has it.
+
+    limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
+    """
+    network.eval()
+    counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
+    chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
+    for i in sorted(set(chosen.tolist()))[rank::world]:
+        _, truth, labels = segment(network, data, i, size, cache)
+        counts += confusion(truth, labels, len(data.classes))
+    return torch.from_numpy(counts)
+
+
+@torch.no_grad()
+def segment(
+    network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The i-th labelled frame, its truth and its labels by the frames that the network reads; size: its input's."""
+    offsets = reads_of(network)
+    wanted = list(dict.fromkeys((0, *offsets)))
+    images, truths = read_clip(data, i, wanted, cache)
+    device = next(network.parameters()).device
+    frames = normalise(torch.from_numpy(np.stack(images)).to(device))
+    if frames.shape[-2:] != size:
+        frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    features = [network.encode(frame[None]) for frame in frames]
+    logits = network.decode(features[0], *(network.remember(features[wanted.index(o)]) for o in offsets))
+    logits = F.interpolate(logits.float(), size=images[0].shape[:2], mode="bilinear")
+    return images[0], truths[0], logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
+
+
+def draw_sample(
+    network: nn.Module, data: Any, size: tuple[int, int], cache: Path | None = None
+) -> np.ndarray:
+    """The first frame beside its truth and its labels, (H, 3·W, 3) uint8."""
+    image, *maps = segment(network, data, 0, size, cache)
+    return np.hstack([image, *(colorize(part, data.palette) for part in maps)])
