@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +10,6 @@ import pytest
 
 # the networks of the tests are tiny: a second thread only waits for the first
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def find_data(*parts: str) -> Path:
-    """Path below the data folder; skips the test, saying why, where it is absent."""
-    base = Path(os.environ.get("VSS_DATA") or ROOT.parent / "shared" / "data")
-    path = base.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"needs {path}: set VSS_DATA to the folder with the data sets")
-    return path
-
-
-def find_parity(name: str) -> Path:
-    """Path of a file of the authors' answers; skips the test, saying why, where it is absent."""
-    path = find_data().parent / "parity" / name
-    if not path.exists():
-        pytest.skip(f"needs {path}: set VSS_DATA to a data folder with ../parity beside it")
-    return path
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,14 +43,3 @@ def tiny_card(tmp_path_factory) -> Path:
         licence="Apache-2.0",
     )
     return save_model(build("dcfm", "mit_b0", 3), card, tmp_path_factory.mktemp("models"))
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run code in a fresh interpreter."""
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from ros_fixtures import client, image, start, wait  # noqa: F401
+from fixtures.paths import ROOT
+from fixtures.ros import client, image, start, wait
 from vss_ros import cli
 from vss_ros.config import SegmentConfig
 from vss_ros.evaluate.dataset import add_arguments
@@ -26,7 +27,6 @@ from vss_ros.nodes.live import stamp_file
 from vss_ros.nodes.processes import Chain
 from vss_ros.nodes.watch.command import WatchConfig
 
-ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
@@ -248,7 +248,7 @@ def test_parameter_file_holds_the_defaults():
 
 
 @pytest.mark.ros
-def test_the_launched_node_runs(launch, client, tmp_path):  # noqa: F811
+def test_the_launched_node_runs(launch, client, tmp_path):
     """The command line that launch_ros makes of the action: a YAML file for the dictionary, -r for remaps."""
     from sensor_msgs.msg import Image
 
@@ -310,7 +310,7 @@ def test_the_launched_evaluation(launch, tiny_card, tmp_path):
 
 @pytest.mark.ros
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="needs a ROS 2 installation with the ros2 command")
-def test_ros2_launch(client, tmp_path):  # noqa: F811
+def test_ros2_launch(client, tmp_path):
     command = ["ros2", "launch", "vss_ros", "segment.launch.py", "namespace:=robot2"]
     params = tmp_path / "params.yaml"
     params.write_text("/**: {ros__parameters: {constant_network: true}}")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
-from ros_fixtures import client, image, start  # noqa: F401
+from fixtures.paths import ROOT
+from fixtures.ros import client, image, start
 
 CAMERA = "/camera/image_raw"  # the launch file's default
 IMAGE = "sensor_msgs/msg/Image"
@@ -81,7 +81,7 @@ def test_foxglove_and_plotjuggler_show_the_same_figures():
 
 @pytest.mark.slow
 @pytest.mark.ros
-def test_every_topic_and_figure_exists(start, client, tiny_card, rng):  # noqa: F811
+def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
     from diagnostic_msgs.msg import DiagnosticArray
 
     names = ("mask", "overlay", "color_mask", "flicker", "consistency", "label_info_json")

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from fixtures.paths import ROOT
 
 NODES = {"segment", "replay", "recorder", "watcher"}
 SHARED = ("launch", "config", "rviz", "models")

@@ -1,0 +1,181 @@
+"""Every backend answers like torch; exported stages are cached, and a damaged cache is rebuilt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fixtures.networks import lively
+from fixtures.paths import run_python
+from vss_ros.backends.choose import make_backend
+from vss_ros.backends.onnx_files import stage_files
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+
+SIZE = (64, 96)
+NETWORKS = [
+    ("dcfm", "mit_b0"),
+    ("dcfm", "mobilenet_v1"),
+    ("segformer", "mit_b0"),
+    ("pspnet", "resnet18"),
+]
+NETWORKS += [
+    pytest.param(name, backbone, marks=pytest.mark.slow)
+    for name, backbone in (
+        ("dcfm", "resnet18"),
+        ("cffm", "mit_b0"),
+        ("mrcfa", "mit_b0"),
+        ("msaf", "resnet18"),
+        ("stf", "resnet18"),
+        ("mar+pspnet", "resnet18"),
+    )
+]
+
+
+def make(network, name, **options):
+    return make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, name, **options)
+
+
+def two_frames(backend, frames):
+    """Logits of two frames that read the same memories, each memory another; by stages, then propagated."""
+    if not backend.keeps:
+        return [np.asarray(backend.propagate(frame, [])) for frame in frames]
+    features = [backend.encode(frame) for frame in frames]
+    memories = [backend.remember(f) for f in features]
+    reads = [memories[i % 2] for i in range(len(backend.reads(0, [0])[0]))]
+    decoded = [np.asarray(backend.decode(f, reads)) for f in features]
+    return decoded + [np.asarray(backend.propagate(frame, reads)) for frame in frames]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_backend_equals_torch(name, backbone, backend, rng):
+    network = lively(name, backbone)
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    expected = two_frames(make(network, "torch"), frames)
+    found = two_frames(make(network, backend), frames)
+    for ours, truth in zip(found, expected, strict=True):
+        assert np.abs(ours - truth).max() <= 1e-4 * np.abs(truth).max()
+
+
+def test_labels_and_confidence_equal_torch(rng):
+    network = lively("dcfm", "mit_b0")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    reference, backend = make(network, "torch"), make(network, "onnxruntime")
+    answers = []
+    for runtime in (reference, backend):
+        features = [runtime.encode(frame) for frame in frames]
+        memory = [runtime.remember(features[0])]
+        logits = [runtime.decode(f, memory) for f in features]
+        answers.append((runtime.labels(logits, (120, 160)), runtime.confidence(logits, (120, 160))))
+    assert (answers[0][0] != answers[1][0]).mean() < 1e-3
+    assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 1
+
+
+def test_bf16_agrees_roughly(rng):
+    network = lively("dcfm", "mit_b0")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    expected = two_frames(make(network, "torch"), frames)
+    for ours, truth in zip(
+        two_frames(make(network, "openvino", precision="bf16"), frames), expected, strict=True
+    ):
+        assert np.abs(ours - truth).max() <= 0.1 * np.abs(truth).max()
+
+
+def test_answers_are_not_overwritten_by_later_frames(rng):
+    backend = make(lively("dcfm", "mit_b0"), "openvino")
+    frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    first = backend.encode(frames[0])
+    kept = [array.copy() for array in first]
+    backend.encode(frames[1])
+    assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+def test_signals_after_a_backend_was_replaced():
+    """Ctrl-C after a second model: OpenVINO's signal stack of the first was unmapped (SIGSEGV on CPUs with AMX)."""
+    answer = run_python("""
+import os, signal
+from vss_ros.backends.choose import make_backend
+from vss_ros.networks import build
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+network = build("segformer", "mobilenet_v1", 3).eval()
+backends = [make_backend(network, (64, 96), [0.5] * 3, [0.2] * 3, "openvino") for _ in range(2)]
+while backends:
+    del backends[0]
+    os.kill(os.getpid(), signal.SIGINT)
+""")
+    assert answer.returncode == 0 and answer.stdout == "heard\n" * 2, answer.stderr
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(network, size=SIZE):
+    return stage_files(network, size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_exports_are_reused_and_told_apart(cache, monkeypatch):
+    network = lively("segformer", "mit_b0")
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"1"})
+    first = files(network)
+    times = [path.stat().st_mtime_ns for path in first.values()]
+    assert files(network) == first
+    assert [path.stat().st_mtime_ns for path in first.values()] == times
+    assert not set(files(network, (64, 64)).values()) & set(first.values())
+    with torch.no_grad():
+        network.linear_pred.bias += 1
+    assert not set(files(network).values()) & set(first.values())
+
+
+def test_damaged_exports_are_rebuilt(cache, monkeypatch):
+    network = lively("segformer", "mit_b0")
+    path = files(network)["propagate"]
+    content = path.read_bytes()
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": content})
+    flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+    for damaged in (content[: len(content) // 2], flipped, b""):
+        path.write_bytes(damaged)
+        assert files(network)["propagate"].read_bytes() == content
+    path.with_suffix(".sha256").unlink()
+    path.write_bytes(flipped)
+    assert files(network)["propagate"].read_bytes() == content
+    make(network, "onnxruntime")
+    assert not list(cache.rglob(".*"))  # no half-written file is left
+
+
+def test_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VSS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(VssError, match="set VSS_CACHE"):
+        files(lively("segformer", "mit_b0"))
+
+
+def test_precisions_a_backend_lacks_are_refused():
+    network = lively("segformer", "mit_b0")
+    with pytest.raises(VssError, match="onnxruntime computes in f32"):
+        make(network, "onnxruntime", precision="bf16")
+    with pytest.raises(VssError, match="openvino on a CPU"):
+        make(network, "openvino", precision="f16")
+
+
+def test_unknown_and_missing_runtimes_are_refused(monkeypatch):
+    network = lively("segformer", "mit_b0")
+    with pytest.raises(VssError, match="unknown backend 'fast'"):
+        make(network, "fast")
+    monkeypatch.setattr("vss_ros.backends.choose.find_spec", lambda name: None)
+    with pytest.raises(VssError, match="pip install openvino"):
+        make(network, "openvino")
+
+
+def test_auto_takes_what_is_installed(monkeypatch):
+    network = lively("segformer", "mit_b0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert make(network, "auto").name == "openvino"
+    monkeypatch.setattr(
+        "vss_ros.backends.choose.find_spec", lambda name: None if name == "openvino" else name
+    )
+    assert make(network, "auto").name == "onnxruntime"
+    monkeypatch.setattr("vss_ros.backends.choose.find_spec", lambda name: name if name == "torch" else None)
+    assert make(network, "auto").name == "torch"

@@ -1,0 +1,182 @@
+"""The HTML report: its size, its figures, and how it works in a real browser."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from fixtures.browser import page
+from vss_ros.evaluate.report import POINTS, load_run, series, write_report
+
+CLASSES = ["road", "car"]
+LONG = 4000
+
+
+def jpeg(value):
+    return cv2.imencode(".jpg", np.full((48, 192, 3), value, np.uint8))[1].tobytes()
+
+
+def run(folder, name, frames=90, change=0.02, **more):
+    """A result as `evaluate_run` leaves it: a keyframe every 5 frames, the worst moment at 2 s."""
+    folder.mkdir(parents=True)
+    rows = []
+    for index in range(frames):
+        row = {"index": index, "stamp": 10**18 + index * 10**9 // 30, "keyframe": int(index % 5 == 0)}
+        row |= {"keyframe_age": index % 5, "total_ms": 30.0 if index % 5 else 90.0}
+        row |= {"area/road": 0.7, "area/car": 0.3, "invented_figure": index / frames}
+        if index % 5 == 1:
+            row["refresh_jump"] = 0.03
+        if index:
+            row["label_change"] = 0.5 if index == 60 else change
+        rows.append(json.dumps(row))
+    (folder / "frames.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "pictures").mkdir()
+    pictures = [{"index": index, "worst": ["label_change"] if index == 60 else []} for index in (0, 45, 60)]
+    for item in pictures:
+        (folder / "pictures" / f"{item['index']:06}.jpg").write_bytes(jpeg(item["index"]))
+    result = {
+        "run": name,
+        "model": "tiny",
+        "backend": "torch",
+        "classes": CLASSES,
+        "palette": [[128, 64, 128], [64, 0, 128]],
+        "frames": frames,
+        "keyframes": frames // 5,
+        "seconds": frames / 30,
+        "size": [640, 480],
+        "times": {"p50": 30.0, "p95": 90.0, "p99": 90.0, "mean": 42.0, "key": 90.0, "nonkey": 30.0},
+        "figures": {
+            "keyframe": 0.2,
+            "label_change": change,
+            "invented_figure": 0.5,
+            "area/road": 0.7,
+            "encode_ms": 9.0,
+        },
+        "accuracy": {},
+        "pictures": pictures,
+        **more,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    run(tmp_path / "drive" / "a", "tiny K=5", accuracy={"mIoU": 0.5}, notes=["3 frames were dropped"])
+    run(tmp_path / "drive" / "b", "tiny K=9", change=0.01, accuracy={"mIoU": 0.4})
+    run(tmp_path / "other" / "a", "tiny K=5")
+    return tmp_path
+
+
+def test_table_and_json(two_runs):
+    text, path = write_report(two_runs, ["drive3: cut short"])
+    assert path == two_runs / "report.html"
+    lines = text.splitlines()
+    assert len(lines) == 5 and "label_change % | mIoU % | invented_figure |" in lines[0]
+    assert lines[2] == "| drive | tiny K=5 | 90 | 18 | 30.00 | 90.00 | 90.00 | 30.00 | 2.00 | 50.00 | 0.50 |"
+    assert lines[4].endswith("| 2.00 | – | 0.50 |")
+    report = json.loads((two_runs / "report.json").read_text())
+    assert report["runs"][0]["headline"]["mIoU"] == 0.5 and report["problems"] == ["drive3: cut short"]
+    assert "jpeg" not in json.dumps(report)
+
+
+def test_page_needs_nothing_else(two_runs):
+    text = write_report(two_runs)[1].read_text()
+    assert not re.search(r'(src|href)="(?!data:)', text) and "@import" not in text
+    assert len(text) < 200_000
+
+
+def test_long_recordings_are_thinned_out_and_keep_their_worst_frame(tmp_path):
+    run(tmp_path / "drive" / "a", "tiny", frames=LONG)
+    short = load_run(tmp_path / "drive" / "a", 1)
+    assert len(short["t"]) <= POINTS[1] and short["every"] == 3 and len(short["areas"][0]) == len(short["t"])
+    assert max(v for v in short["series"]["label_change"] if v is not None) == 0.5
+    assert len(load_run(tmp_path / "drive" / "a", 1000)["t"]) <= POINTS[0], "a fleet has fewer points each"
+    assert len(short["keyframes"]) == LONG // 5
+
+
+def test_a_bin_shows_its_worst_frame():
+    bins = [[{"mIoU": 0.5, "label_change": 0.1}, {"mIoU": 0.4, "label_change": 0.3}], [{"label_change": 0.2}]]
+    assert series(bins) == {"mIoU": [0.4, None], "label_change": [0.3, 0.2]}
+
+
+def test_nothing_evaluated(tmp_path, page):
+    _, path = write_report(tmp_path, ["all </script> is <b>broken"])
+    page.goto(path.as_uri())
+    assert page.problems == []
+    assert page.locator("#problems p").inner_text() == "all </script> is <b>broken"
+
+
+def painted(page, title):
+    """The pixels of the plot of this title, as a set of (r, g, b)."""
+    values = page.evaluate(
+        """title => {
+            const plots = [...document.querySelectorAll("#plots .plot")];
+            const canvas = plots.find(plot => plot.firstChild.textContent === title).querySelector("canvas");
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            const seen = new Set();
+            for (let i = 0; i < data.length; i += 4) seen.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+            return [...seen];
+        }""",
+        title,
+    )
+    return {(value >> 16, value >> 8 & 255, value & 255) for value in values}
+
+
+def test_in_a_browser(two_runs, page):
+    _, path = write_report(two_runs)
+    page.goto(path.as_uri())
+    assert page.locator("#headline tbody tr").count() == 3
+    assert page.locator("#stages tr").first.text_content() == "inputrunencode"
+    titles = page.locator("#plots h2").all_inner_texts()
+    assert "Labels that changed since the frame before, %" in titles and "invented_figure" in titles
+    plots = page.locator("#plots canvas").count()
+    assert plots == len(titles) == 7, "time, change, refresh, age, the invented one, areas of two runs"
+    for title in titles:
+        expected = {(31, 111, 235), (209, 96, 10)}  # the first two colours of the page
+        if title.startswith("Share of each class"):
+            expected = {(128, 64, 128), (64, 0, 128)}  # the classes' own
+        same = title in ("Time a frame, ms", "Frames since the keyframe, frames", "invented_figure")
+        if same or title.startswith("Label change that"):
+            expected = {(209, 96, 10)}  # equal curves: the second lies over the first
+        assert expected <= painted(page, title), title
+    assert page.locator("#notes p").inner_text() == "drive, tiny K=5: 3 frames were dropped"
+
+    # A click on the time line shows the picture nearest to it, of both runs.
+    box = page.locator("#strips svg").bounding_box()
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 5)
+    assert page.locator("#moment img").count() == 2
+    assert "tiny K=5: frame 45 at 1.50 s" in page.locator("#moment").inner_text()
+    assert all(page.locator("#moment img").evaluate_all("all => all.map(i => i.naturalWidth === 192)"))
+    middle = float(page.locator("#now").get_attribute("x1"))
+    assert middle == pytest.approx(box["width"] / 2, abs=2)
+
+    # A worst moment leads to its place on the time line.
+    page.locator("#worst figure").first.click()
+    assert "frame 60 at 2.00 s" in page.locator("#moment").inner_text()
+    assert "label_change 50.00 %" in page.locator("#worst figcaption").first.inner_text()
+
+    # A click in a plot does the same; a drag zooms all plots and the time line.
+    over = page.locator("#plots .u-over").first
+    over.click(position={"x": 2, "y": 40})
+    assert "frame 0 at 0.00 s" in page.locator("#moment").inner_text()
+    ticks = page.locator("path.keyframes").first.get_attribute("d").count("M")
+    over.scroll_into_view_if_needed()
+    area = over.bounding_box()  # only now: the click has changed what is above
+    page.mouse.move(area["x"] + 100, area["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 200, area["y"] + 40, steps=4)
+    page.mouse.up()
+    page.wait_for_function(
+        "ticks => document.querySelector('path.keyframes').getAttribute('d').split('M').length - 1 < ticks",
+        arg=ticks,
+    )
+
+    page.locator("#runs input").nth(1).uncheck()
+    assert page.locator("#plots canvas").count() == plots - 1
+    page.locator("#input").select_option("other")
+    assert page.locator("#moment img").count() == 1
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    assert page.problems == []
