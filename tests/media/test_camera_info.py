@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fixtures.paths import ROOT
 from vss_ros.config import VssError
-from vss_ros.media.camera_info import Rectifier, read_camera_info
+from vss_ros.media.camera_info import Rectifier, read_camera_info, scale_intrinsics
 
 FRONT = """
 image_width: 640
@@ -145,3 +145,13 @@ def test_what_the_camera_did_not_see_is_known():
     outside = Rectifier(camera("plumb_bob", k, wide) | {"d": [0.0] * 5}).outside
     assert set(np.unique(outside)) == {0, 255}
     assert not outside[122:358, 162:478].any() and outside[:118].all() and outside[:, :158].all()
+
+
+def test_scale_intrinsics_by_hand():
+    k, p = scale_intrinsics(
+        [400, 0, 320, 0, 410, 240, 0, 0, 1], [400, 0, 320, -40, 0, 410, 240, 0, 0, 0, 1, 0], 0.5, 0.25
+    )
+    np.testing.assert_array_equal(k, [200, 0, 160, 0, 102.5, 60, 0, 0, 1])
+    np.testing.assert_array_equal(p, [200, 0, 160, -20, 0, 102.5, 60, 0, 0, 0, 1, 0])
+    k, p = scale_intrinsics(np.zeros(9), np.zeros(12), 2, 2)
+    assert not k.any() and not p.any()

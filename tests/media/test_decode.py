@@ -11,11 +11,7 @@ from vss_ros.media import decode as images
 from vss_ros.media.decode import (
     ImageError,
     UnknownEncoding,
-    colorize,
-    contact_sheet,
     decode_compressed,
-    overlay,
-    scale_intrinsics,
     to_rgb,
 )
 
@@ -257,52 +253,3 @@ def test_a_thumbnail_does_not_hide_the_cut():
 def test_what_is_not_an_image_is_refused(data, message):
     with pytest.raises(ImageError, match=message):
         decode_compressed(data, "gif")
-
-
-PALETTE = [[10, 20, 30], [200, 100, 0]]
-LABELS = np.array([[0, 1], [255, 2]], np.uint8)
-
-
-def test_colorize():
-    colours = colorize(LABELS, PALETTE)
-    np.testing.assert_array_equal(colours, [[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [0, 0, 0]]])
-    np.testing.assert_array_equal(colorize(LABELS.T, np.array(PALETTE, np.uint8)), colours.swapaxes(0, 1))
-
-
-def test_overlay_mixes_and_leaves_unlabelled_pixels():
-    rgb = np.full((2, 2, 3), 100, np.uint8)
-    mixed = overlay(rgb, LABELS, PALETTE, 0.5)
-    np.testing.assert_array_equal(mixed, [[[55, 60, 65], [150, 100, 50]], [[100] * 3, [100] * 3]])
-    np.testing.assert_array_equal(overlay(rgb, LABELS, PALETTE, 0.0), rgb)
-    assert (rgb == 100).all()
-    rgb.flags.writeable = False
-    np.testing.assert_array_equal(overlay(rgb, LABELS, PALETTE, 0.5), mixed)
-    with pytest.raises(ImageError, match="size"):
-        overlay(rgb, LABELS[:1], PALETTE)
-
-
-def test_contact_sheet_places_images_row_by_row():
-    tiles = [np.full((4, 6, 3), value, np.uint8) for value in (10, 20, 30)]
-    tiles[1] = np.full((8, 12, 3), 20, np.uint8)
-    sheet = contact_sheet(tiles, columns=2, gap=1)
-    assert sheet.shape == (9, 13, 3)
-    assert [sheet[0, 0, 0], sheet[0, 7, 0], sheet[5, 0, 0], sheet[5, 7, 0], sheet[4, 0, 0]] == [
-        10,
-        20,
-        30,
-        255,
-        255,
-    ]
-    assert contact_sheet(tiles[:1], columns=5).shape == (4, 6, 3)
-    with pytest.raises(ImageError):
-        contact_sheet([])
-
-
-def test_scale_intrinsics_by_hand():
-    k, p = scale_intrinsics(
-        [400, 0, 320, 0, 410, 240, 0, 0, 1], [400, 0, 320, -40, 0, 410, 240, 0, 0, 0, 1, 0], 0.5, 0.25
-    )
-    np.testing.assert_array_equal(k, [200, 0, 160, 0, 102.5, 60, 0, 0, 1])
-    np.testing.assert_array_equal(p, [200, 0, 160, -20, 0, 102.5, 60, 0, 0, 0, 1, 0])
-    k, p = scale_intrinsics(np.zeros(9), np.zeros(12), 2, 2)
-    assert not k.any() and not p.any()

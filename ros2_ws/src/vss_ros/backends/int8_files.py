@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.networks.card import ModelCard, write_atomic
+from vss_ros.media.files import write_atomic
+from vss_ros.networks.card import ModelCard
 
 OPSET = 18  # the newest that TensorRT 10.3 reads in full
 CARD = "calibration.yaml"

@@ -15,7 +15,7 @@ from torch import nn
 
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
-from vss_ros.networks.card import write_atomic
+from vss_ros.media.files import write_atomic
 
 CPU_OPSET = 20
 TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full

@@ -22,8 +22,9 @@ from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.export_readme import readme
+from vss_ros.media.files import write_atomic
 from vss_ros.networks import build
-from vss_ros.networks.card import ModelCard, load_model, write_atomic
+from vss_ros.networks.card import ModelCard, load_model
 
 TARGETS = {"onnx": "onnx", "exported-program": "pt2", "tensorrt": "plan"}
 # greatest difference to torch, relative to the greatest output

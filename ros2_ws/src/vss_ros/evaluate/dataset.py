@@ -27,7 +27,7 @@ from vss_ros.data.clips import open_dataset
 from vss_ros.evaluate import recordings as evaluate_bag
 from vss_ros.evaluate.settings import POLICIES, parse_modes, settings
 from vss_ros.evaluate.tradeoff import draw_tradeoff
-from vss_ros.media.decode import colorize
+from vss_ros.media.draw import colorize
 from vss_ros.networks.card import read_card
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream, load_stream

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vss_ros.networks.card import write_atomic
+from vss_ros.media.files import write_atomic
 
 WEB = Path(__file__).parents[1] / "web"
 VALUES, POINTS = 150_000, (100, 1500)

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -33,7 +31,8 @@ from vss_ros.data.recordings import Footage, Frame, open_footage
 from vss_ros.evaluate.report import version
 from vss_ros.evaluate.worst import Pictures, jpeg, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
-from vss_ros.media.decode import overlay
+from vss_ros.media.draw import overlay
+from vss_ros.media.files import new_folder
 from vss_ros.networks.card import read_card
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.stream import Result, Stream, load_stream
@@ -125,22 +124,6 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
             **record.summary(),
         }
         (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name, in place of an earlier one, once the block has succeeded."""
-    partial = folder.parent / f".{folder.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise VssError(f"{folder}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def unlabelled(footage: Footage) -> Footage:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from vss_ros.networks.card import write_atomic
+from vss_ros.media.files import write_atomic
 
 
 def draw_curves(run: Path) -> Path:

@@ -123,6 +123,18 @@ def check_camera_info(info: Any) -> None:
         raise VssError(f"R (rectification_matrix): expected a rotation, got {r.tolist()}")
 
 
+def scale_intrinsics(k: Any, p: Any, sx: float, sy: float) -> tuple[np.ndarray, np.ndarray]:
+    """CameraInfo's K (9) and P (12), float64, for an image resized by sx (width) and sy (height).
+
+    The first row of each is multiplied by sx, the second by sy, as image_proc's resize node does; zeros, the
+    mark of an uncalibrated camera, stay zeros.
+    """
+    rows = np.array([[sx], [sy], [1.0]])
+    k = np.asarray(k, np.float64).reshape(3, 3) * rows
+    p = np.asarray(p, np.float64).reshape(3, 4) * rows
+    return k.ravel(), p.ravel()
+
+
 class Rectifier:
     """Undistorts images of one calibration; its maps are computed once.
 

@@ -1,4 +1,4 @@
-"""Camera messages to RGB arrays, and labels to pictures. NumPy and OpenCV only, no ROS.
+"""Camera messages to RGB arrays. NumPy and OpenCV only, no ROS.
 
 Every failure is an `ImageError` that says what was expected, what came and the fix: a camera with a broken
 driver must not end the node.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import math
 import subprocess
 import sys
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -182,56 +180,3 @@ def decode_compressed(data: Any, format: str = "") -> np.ndarray:
     if bgr is None:
         raise ImageError(f"compressed image of format {format!r} ({len(data)} bytes): does not decode")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def colorize(labels: np.ndarray, palette: Any) -> np.ndarray:
-    """(H, W) uint8 class ids as (H, W, 3) uint8 colours of `palette` (C, 3); ids outside of it are black."""
-    table = np.zeros((256, 1, 3), np.uint8)
-    table[: len(palette), 0] = palette
-    return cv2.applyColorMap(np.ascontiguousarray(labels), table)
-
-
-def overlay(rgb: np.ndarray, labels: np.ndarray, palette: Any, alpha: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8: (1 - alpha) * rgb + alpha * class colour.
-
-    Unlabelled pixels, that is ids outside `palette` (255 among them), keep the camera's colour.
-    """
-    if rgb.shape[:2] != labels.shape:
-        raise ImageError(f"overlay: expected labels of the image's size {rgb.shape[:2]}, got {labels.shape}")
-    mixed = cv2.addWeighted(rgb, 1.0 - alpha, colorize(labels, palette), alpha, 0.0)
-    unlabelled = (labels >= len(palette)).view(np.uint8)
-    return cv2.copyTo(rgb, unlabelled, mixed)
-
-
-def heat(values: np.ndarray, most: int) -> np.ndarray:
-    """(H, W) uint8 in 0…most as (H, W, 3) uint8 RGB, from black through red and yellow to white."""
-    scaled = cv2.convertScaleAbs(values, alpha=255 / most)
-    return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_HOT), cv2.COLOR_BGR2RGB)
-
-
-def contact_sheet(images: Sequence[np.ndarray], columns: int = 3, gap: int = 4) -> np.ndarray:
-    """Images (h, w, 3) uint8 row by row on a white sheet; those of another size are fitted to the first's."""
-    if not images or columns < 1:
-        raise ImageError(f"contact sheet: expected images and a column, got {len(images)} and {columns}")
-    height, width = images[0].shape[:2]
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        if image.shape[:2] != (height, width):
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
-
-
-def scale_intrinsics(k: Any, p: Any, sx: float, sy: float) -> tuple[np.ndarray, np.ndarray]:
-    """CameraInfo's K (9) and P (12), float64, for an image resized by sx (width) and sy (height).
-
-    The first row of each is multiplied by sx, the second by sy, as image_proc's resize node does; zeros, the
-    mark of an uncalibrated camera, stay zeros.
-    """
-    rows = np.array([[sx], [sy], [1.0]])
-    k = np.asarray(k, np.float64).reshape(3, 3) * rows
-    p = np.asarray(p, np.float64).reshape(3, 4) * rows
-    return k.ravel(), p.ravel()

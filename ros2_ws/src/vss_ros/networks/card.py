@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, share_dir
+from vss_ros.media.files import write_atomic
 
 if TYPE_CHECKING:  # reading a card must not wait seconds for torch
     from torch import nn
@@ -136,19 +137,3 @@ def save_model(network: nn.Module, card: ModelCard, folder: Path) -> Path:
 def write_card(card: ModelCard, path: Path) -> None:
     text = yaml.safe_dump(dataclasses.asdict(card), sort_keys=False, allow_unicode=True, width=110)
     write_atomic(path, text.encode())
-
-
-def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
-    import os
-    import tempfile
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from vss_ros.config import SegmentConfig, VssError
 from vss_ros.data.source import Source, open_source
-from vss_ros.media.decode import contact_sheet
+from vss_ros.media.draw import contact_sheet
 from vss_ros.networks.card import read_card
 from vss_ros.nodes.processes import Chain, require_ros
 

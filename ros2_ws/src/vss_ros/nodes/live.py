@@ -22,10 +22,11 @@ import numpy as np
 from vss_ros.config import VssError
 from vss_ros.data import metrics
 from vss_ros.data.recordings import masks_of_topic, open_footage
-from vss_ros.evaluate.run import Means, Task, new_folder, percentiles
+from vss_ros.evaluate.run import Means, Task, percentiles
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
-from vss_ros.media.decode import overlay
+from vss_ros.media.draw import overlay
+from vss_ros.media.files import new_folder
 
 MASK, CONSISTENCY = "/segmentation/mask", "/segmentation/consistency"
 

@@ -16,7 +16,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 
 from vss_ros.config import IGNORE
-from vss_ros.media.decode import decode_compressed, scale_intrinsics, to_rgb
+from vss_ros.media.camera_info import scale_intrinsics
+from vss_ros.media.decode import decode_compressed, to_rgb
 
 
 def to_array(message: Image | CompressedImage) -> np.ndarray:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vss_ros.config import VssError
+from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
-from vss_ros.networks.card import write_atomic
 from vss_ros.train.chain import freeze, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe

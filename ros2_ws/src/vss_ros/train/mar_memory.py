@@ -26,7 +26,8 @@ from torch import Tensor
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.data.clips import open_dataset
-from vss_ros.networks.card import load_model, write_atomic
+from vss_ros.media.files import write_atomic
+from vss_ros.networks.card import load_model
 from vss_ros.networks.mar import PER_CLASS
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.samples import read_clip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.data.metrics import confusion
-from vss_ros.media.decode import colorize
+from vss_ros.media.draw import colorize
 from vss_ros.networks import reads_of
 from vss_ros.train.samples import read_clip
 

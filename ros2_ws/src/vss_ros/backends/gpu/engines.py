@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.networks.card import write_atomic
+from vss_ros.media.files import write_atomic
 
 log = logging.getLogger(__name__)
 

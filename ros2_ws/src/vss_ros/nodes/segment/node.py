@@ -22,7 +22,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from vss_ros.config import SegmentConfig, VssError
-from vss_ros.media.decode import ImageError, UnknownEncoding, colorize, heat, overlay
+from vss_ros.media.decode import ImageError, UnknownEncoding
+from vss_ros.media.draw import colorize, heat, overlay
 from vss_ros.nodes import messages, parameters, run
 from vss_ros.nodes.segment import health
 from vss_ros.nodes.segment.inbox import Newest
