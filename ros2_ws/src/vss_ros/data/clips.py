@@ -298,13 +298,13 @@ def vspw_labels(mask: np.ndarray) -> np.ndarray:
 
 
 # first seed, seeds, frames a seed; training takes one clip a seed, wherever on the street
-STREET_SPLITS = {"train": (0, 1600, 1), "val": (200_000, 6, 30), "test": (300_000, 10, 30)}
+STREET_SPLITS = {"train": (0, 4800, 1), "val": (200_000, 6, 30), "test": (300_000, 10, 30)}
 
 
 class Streets:
     """Rendered street scenes (`scenes.Street`): each seed is a video with exact labels for every frame.
 
-    Splits are ranges of seeds: train 1600 seeds of one clip each, val 6 and test 10 seeds of 30 frames.
+    Splits are ranges of seeds: train 4800 seeds of one clip each, val 6 and test 10 seeds of 30 frames.
     """
 
     horizon = 600  # frames of a street that training picks from

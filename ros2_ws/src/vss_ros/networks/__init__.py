@@ -32,7 +32,7 @@ from vss_ros.config import VssError
 from vss_ros.networks import cffm, dcfm, mar, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
-__all__ = ["NETWORKS", "build", "from_authors", "load_imagenet", "reads_of"]
+__all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "reads_of"]
 
 NETWORKS = {
     "cffm": cffm.CFFM,
@@ -61,6 +61,12 @@ def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
     if not 1 <= classes <= 255:
         raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
     return NETWORKS[name](backbone, classes, **options)
+
+
+def encoder_of(network: Any) -> tuple[str, ...]:
+    """How the names begin of what is trained at the encoder's learning rate; a wrapper asks the network in it."""
+    held = getattr(network, "network", None) or getattr(network, "pspnet", None)
+    return getattr(held if held is not None else network, "encoder", ("backbone.",))
 
 
 def reads_of(network: Any) -> tuple[int, ...]:

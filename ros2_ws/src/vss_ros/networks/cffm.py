@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, backbone
-from vss_ros.networks.heads import AllMLP, cross_entropy
+from vss_ros.networks.heads import AllMLP
+from vss_ros.networks.losses import cross_entropy
 
 WINDOW = 7
 SHIFT = 3

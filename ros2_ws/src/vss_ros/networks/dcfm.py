@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.networks.backbones import MIT, RESNET, backbone
-from vss_ros.networks.heads import PPM, AllMLP, cross_entropy, fold_batch_norm
+from vss_ros.networks.heads import PPM, AllMLP, fold_batch_norm
+from vss_ros.networks.losses import CRITERIA, DISTANCES, named
 
 VSPW_CLASSES = 124
 
@@ -34,6 +35,7 @@ class DCFM(nn.Module):
     keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
     lookahead = 0
     interval = 5
+    encoder = ("backbone.", "head.", "ppm.")  # of the authors' two optimisers: all up to the common feature
 
     def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
         super().__init__()
@@ -107,18 +109,28 @@ class DCFM(nn.Module):
         return self.fuse(features, self.remember(features)), batch["labels"][:, 0]
 
     def loss(
-        self, batch: dict[str, Tensor], nonkey: float = 0.4, consistency: float = 10.0
+        self,
+        batch: dict[str, Tensor],
+        key: float = 1.0,
+        nonkey: float = 0.4,
+        consistency: float = 10.0,
+        criterion: str = "cross_entropy",
+        distance: str = "mse",
     ) -> dict[str, Tensor]:
         """Symmetric training (eq. 8–12) on frames (B, 2, 3, H, W): the labelled frame, then a neighbour.
 
         Frame L is segmented once with its own common feature (key) and once with the neighbour's (nonkey); where
-        both frames get the same label, their fused features are drawn together (consistency).
+        both frames get the same label, their fused features are drawn together (consistency). The three numbers are
+        the losses' weights; criterion and distance name what Table VII compares: one of `losses.CRITERIA`, and of
+        `losses.DISTANCES`, both a mean over all entries, of unit vectors of D channels: the weight that counts
+        grows with D (10 at the authors' 256 is 5 here at 128).
         """
+        entropy, apart = named(CRITERIA, "criterion", criterion), named(DISTANCES, "distance", distance)
         labels = batch["labels"][:, 0]
         if batch["frames"].shape[1] == 1:  # no neighbour: the key loss alone, at half the work
             features = self.encode(batch["frames"][:, 0])
-            key = cross_entropy(self.decode(features, self.remember(features)), labels)
-            return {"loss": key, "key": key}
+            loss = entropy(self.decode(features, self.remember(features)), labels)
+            return {"loss": loss, "key": loss}
         features = self.encode(batch["frames"].transpose(0, 1).flatten(0, 1))  # all L, then all U
         memory = self.remember(features)
         (x_l, x_u), (m_l, m_u) = features[0].chunk(2), memory[0].chunk(2)
@@ -127,11 +139,12 @@ class DCFM(nn.Module):
         p_l, p_n, p_u = self.classify(fused).chunk(3)
         same = (p_l.argmax(1, keepdim=True) == p_u.argmax(1, keepdim=True)).to(f_l.dtype)
         parts = {
-            "key": cross_entropy(p_l, labels),
-            "nonkey": cross_entropy(p_n, labels),
-            "consistency": F.mse_loss(same * f_l, same * f_u),
+            "key": entropy(p_l, labels),
+            "nonkey": entropy(p_n, labels),
+            "consistency": apart(same * f_l, same * f_u),
         }
-        return {"loss": parts["key"] + nonkey * parts["nonkey"] + consistency * parts["consistency"], **parts}
+        total = key * parts["key"] + nonkey * parts["nonkey"] + consistency * parts["consistency"]
+        return {"loss": total, **parts}
 
     def fusion_weights(self) -> tuple[Tensor, Tensor]:
         """Weight (D, D + C1/2) and bias of the fusion convolution; in inference its batch norm is folded in."""

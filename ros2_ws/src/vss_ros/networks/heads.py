@@ -1,4 +1,4 @@
-"""Decoder parts that several networks share: the all-MLP head, pyramid pooling, losses on upsampled logits."""
+"""Decoder parts that several networks share: the all-MLP head, pyramid pooling, folded batch norms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from vss_ros.config import IGNORE
 
 
 class Projection(nn.Module):
@@ -94,13 +92,3 @@ def fold_batch_norm(weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> tuple
     """Weight (O, I) and bias (O,) of the linear layer that equals `norm(linear(x))` in inference."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over labelled pixels; logits (B, C, h, w) are first resized to labels (B, H, W).
-
-    Zero when no pixel is labelled.
-    """
-    logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss_ros.networks.heads import cross_entropy
+from vss_ros.networks.losses import cross_entropy
 
 PER_CLASS = 10  # hard pixels, and good ones (K_L, K_H in the paper)
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, backbone
 from vss_ros.networks.cffm import CFFM, OFFSETS
-from vss_ros.networks.heads import AllMLP, cross_entropy
+from vss_ros.networks.heads import AllMLP
+from vss_ros.networks.losses import cross_entropy
 
 STRONGEST = 5  # affinities that are summed to a token's importance (n in the paper)
 KERNELS = {4: 3, 3: 5, 2: 5}

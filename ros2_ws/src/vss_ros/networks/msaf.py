@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import RESNET, backbone
-from vss_ros.networks.heads import cross_entropy
+from vss_ros.networks.losses import cross_entropy
 
 HEAD_WIDTH = 32
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import RESNET, backbone
-from vss_ros.networks.heads import PPM, cross_entropy
+from vss_ros.networks.heads import PPM
+from vss_ros.networks.losses import cross_entropy
 
 
 class PSPNet(nn.Module):

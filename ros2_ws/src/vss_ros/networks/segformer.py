@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, MOBILENET, backbone
-from vss_ros.networks.heads import AllMLP, cross_entropy
+from vss_ros.networks.heads import AllMLP
+from vss_ros.networks.losses import cross_entropy
 
 
 class SegFormer(nn.Module):

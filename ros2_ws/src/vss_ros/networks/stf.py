@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vss_ros.networks.heads import cross_entropy
+from vss_ros.networks.losses import cross_entropy
 from vss_ros.networks.pspnet import MMSEGMENTATION_NAMES, PSPNet
 
 BLOCK = 16

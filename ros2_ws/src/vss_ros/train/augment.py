@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE, VssError
+from vss_ros.train.photometric import change
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 
@@ -22,6 +23,10 @@ class Augmentation:
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the zoom; of the window's side where `window` says so."""
+    window: bool = False
+    """Draw the side of the window that is cut out, as a share of the crop's, and resize it to the crop: the zoom is
+    its inverse. DCFM's authors do so on Cityscapes and CamVid."""
     rotation: float = 0.0
     flip: bool = True
     brightness: float = 0.0
@@ -33,12 +38,16 @@ class Augmentation:
     motion: float = 0.0
     """Half-width of the zoom and, as a share of the crop, of the shift that each frame after the first gets beside:
     stands in for camera motion where the data's own neighbours lie too far apart."""
+    photometric: float = 0.0
+    """Strength, 0 to 1, of what light, weather, surfaces and cameras do to a picture (`photometric.change`)."""
     colour: str = "clip"
     """One draw of colours for the whole clip, one for each frame, or one for the first frame alone."""
 
     def __post_init__(self) -> None:
         if self.colour not in ("clip", "frame", "first"):
             raise VssError(f"colour: expected clip, frame or first, got {self.colour!r}")
+        if not 0 <= self.photometric <= 1:
+            raise VssError(f"photometric: expected a strength in [0, 1], got {self.photometric!r}")
         if not 0 <= self.motion < 1:
             raise VssError(f"motion: expected a share in [0, 1), got {self.motion!r}")
         if any(not 0 <= share <= 1 for share in self.keep):
@@ -64,6 +73,12 @@ class Augmentation:
             cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
             for label, matrix in zip(labels, matrices, strict=True)
         ]
+        if self.photometric:
+            seed = int(rng.integers(2**32))  # the same draws for all frames of the clip
+            images = [
+                change(image, label, self.photometric, np.random.default_rng(seed))
+                for image, label in zip(images, maps, strict=True)
+            ]
         if self.keep:
             share = np.ones(256, np.float32)
             share[: len(self.keep)] = self.keep
@@ -76,6 +91,7 @@ class Augmentation:
         """2×3 map from a frame's pixels to the crop's: scale, rotation about the centre, flip, crop (or pad)."""
         (height, width), (h, w) = size, self.crop
         scale = rng.uniform(*self.scale)
+        scale = 1 / scale if self.window else scale
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         mirror = -1.0 if self.flip and rng.random() < 0.5 else 1.0
         linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -72,7 +72,8 @@ def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> No
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":
         for option in PASSED_ON:
-            line += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+            value = getattr(args, option)
+            line += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         line += ["--resume"] if args.resume and (folder / "last.ckpt").exists() else []
     if subprocess.run([sys.executable, "-m", "vss_ros.cli", *line]).returncode:
         raise VssError(

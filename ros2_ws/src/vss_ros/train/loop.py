@@ -26,14 +26,14 @@ from vss_ros.config import VssError
 from vss_ros.data.clips import open_dataset
 from vss_ros.data.metrics import iou, mean_iou
 from vss_ros.evaluate.tradeoff import draw_curves
-from vss_ros.networks import build
+from vss_ros.networks import build, encoder_of
 from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
 from vss_ros.train.chain import check_clip, run_earlier, weights_before
 from vss_ros.train.checkpoints import load, resume, save, start
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
-from vss_ros.train.recipe import Recipe, read_recipe
+from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
-from vss_ros.train.validate import draw_sample, normalise, validate
+from vss_ros.train.validate import draw_sample, normalise, score_of, validate
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--devices", type=int, default=1, help="processes a node: GPUs, or shares of a CPU")
     parser.add_argument("--nodes", type=int, default=1, help="machines")
-    parser.add_argument("--precision", default="bf16-mixed", choices=("bf16-mixed", "16-mixed", "32-true"))
+    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the recipe's")
     parser.add_argument("--workers", type=int, default=2, help="loader processes a device")
     parser.add_argument(
         "--cache", type=Path, help="folder for clips as rendered or decoded (takes gigabytes)"
@@ -96,11 +96,12 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     from tqdm import tqdm
 
     logger = TensorBoardLogger(out, name="", version="")
+    precision: Any = args.precision or recipe.precision
     fabric = Fabric(
         accelerator=args.accelerator,
         devices=args.devices,
         num_nodes=args.nodes,
-        precision=args.precision,
+        precision=precision,
         loggers=logger,
     )
     fabric.launch()
@@ -183,10 +184,20 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         if step % recipe.validate_every == 0 or done:
             with fabric.autocast():
                 counts = validate(
-                    average.module, held_out, recipe.size, args.cache, args.validate_frames, rank, world
+                    average.module,
+                    held_out,
+                    recipe.size,
+                    args.cache,
+                    args.validate_frames,
+                    rank,
+                    world,
+                    network.interval if len(recipe.offsets) + bool(recipe.neighbours) > 1 else 1,
                 )
-            score = mean_iou(summed(fabric, counts).numpy())
+            counts = summed(fabric, counts).numpy()
+            score = score_of(counts)
             fabric.log("val/mIoU", score, step)
+            for kind, part in zip(("keyframes", "others"), counts, strict=False):
+                fabric.log(f"val/mIoU {kind}", mean_iou(part), step)
             if rank == 0:
                 sample = draw_sample(average.module, held_out, recipe.size, args.cache)
                 logger.experiment.add_image("val/image, truth, labels", sample, step, dataformats="HWC")
@@ -231,7 +242,7 @@ def keep_memory() -> None:
 
 
 def rates(recipe: Recipe) -> tuple[float, float]:
-    """Learning rates of the backbone and of the rest, which differ in the papers."""
+    """Learning rates of the encoder (`encoder_of`) and of the rest, which differ in the papers."""
     return recipe.lr, recipe.lr_head or recipe.lr
 
 
@@ -244,10 +255,11 @@ def rate(step: int, recipe: Recipe) -> float:
 
 
 def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    named = list(network.named_parameters())
-    backbone = [parameter for name, parameter in named if "backbone." in name]
-    rest = [parameter for name, parameter in named if "backbone." not in name]
-    groups = [{"params": part, "lr": lr} for part, lr in zip((backbone, rest), rates(recipe), strict=True)]
+    slow = tuple(f".{part}" for part in encoder_of(network))
+    parts: tuple[list, list] = ([], [])
+    for name, parameter in network.named_parameters():
+        parts[not any(part in f".{name}" for part in slow)].append(parameter)
+    groups = [{"params": part, "lr": lr} for part, lr in zip(parts, rates(recipe), strict=True)]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
@@ -290,7 +302,7 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
         "protocol": f"every frame remembered, {recipe.size[1]}x{recipe.size[0]}, {len(data.classes)} classes"
     }
     for split, frames in splits.items():
-        scores = iou(validate(stored, frames, recipe.size, args.cache, args.card_frames).numpy())
+        scores = iou(validate(stored, frames, recipe.size, args.cache, args.card_frames)[0].numpy())
         per_class = {c: round(float(s), 4) for c, s in zip(data.classes, scores, strict=True) if s == s}
         chosen = ", used to choose the checkpoint" if split == "val" else ""
         metrics[split] = {

@@ -12,6 +12,8 @@ import yaml
 from vss_ros.config import VssError, share_dir
 from vss_ros.train.augment import Augmentation
 
+PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,7 +29,7 @@ class Recipe:
     """Clips an optimiser step, over all devices and accumulated parts."""
     steps: int
     lr: float
-    """Of the backbone, after warm-up."""
+    """Of the backbone and what else the network's authors count to its encoder, after warm-up."""
     options: dict = field(default_factory=dict)
     """Of the network's constructor."""
     offsets: tuple[int, ...] = (0,)
@@ -37,7 +39,7 @@ class Recipe:
     reverse: float = 0.0
     """Share of the clips that run backwards in time (all offsets negated)."""
     lr_head: float = 0.0
-    """Of everything but the backbone; 0: lr."""
+    """Of everything but the encoder; 0: lr."""
     weight_decay: float = 0.01
     optimiser: str = "adamw"
     warmup: int = 0
@@ -47,6 +49,8 @@ class Recipe:
     accumulate: int = 1
     average: float = 0.0
     """Decay of the moving average of the weights, which is what is validated and published; 0: the weights."""
+    precision: str = "bf16-mixed"
+    """Of the network's arithmetic: bf16-mixed, 16-mixed, or 32-true as the papers have it."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
     loss: dict = field(default_factory=dict)
@@ -128,6 +132,10 @@ def convert(path: Path, name: str, kind: str, value: Any) -> Any:
 def check(path: Path, recipe: Recipe) -> None:
     if recipe.optimiser not in ("adamw", "sgd"):
         raise VssError(f"recipe {path}: optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
+    if recipe.precision not in PRECISIONS:
+        raise VssError(
+            f"recipe {path}: precision: expected one of {', '.join(PRECISIONS)}, got {recipe.precision!r}"
+        )
     for name in ("batch", "steps", "accumulate", "validate_every", "save_every"):
         if getattr(recipe, name) < 1:
             raise VssError(f"recipe {path}: {name}: expected at least 1, got {getattr(recipe, name)}")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.data.metrics import confusion
+from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.media.draw import colorize
 from vss_ros.networks import reads_of
 from vss_ros.train.samples import read_clip
@@ -33,26 +33,38 @@ def validate(
     limit: int = 0,
     rank: int = 0,
     world: int = 1,
+    interval: int = 1,
 ) -> Tensor:
-    """Confusion matrix of labelled frames at the labels' own size, as a stream that remembers every frame has it.
+    """Confusion matrices (P, C, C + 1) of labelled frames at the labels' own size, as a stream has them.
 
+    P = 1: every frame is remembered. With an `interval` a network that reads the last keyframe alone answers each
+    frame twice, P = 2: as a keyframe, and with a keyframe of 1 to interval − 1 frames before it, by turns.
     limit: at most that many frames, evenly spread, 0: all; this process takes every world-th of them.
     """
     network.eval()
-    counts = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
+    reuses = interval > 1 and reads_of(network) == (0,)
+    counts = np.zeros((1 + reuses, len(data.classes), len(data.classes) + 1), np.int64)
     chosen = np.arange(len(data)) if not limit else np.linspace(0, len(data) - 1, limit).astype(int)
-    for i in sorted(set(chosen.tolist()))[rank::world]:
-        _, truth, labels = segment(network, data, i, size, cache)
-        counts += confusion(truth, labels, len(data.classes))
+    for place, i in list(enumerate(sorted(set(chosen.tolist()))))[rank::world]:
+        ages = (0, 1 + place % (interval - 1)) if reuses else (0,)
+        for part, age in zip(counts, ages, strict=True):
+            _, truth, labels = segment(network, data, i, size, cache, age)
+            part += confusion(truth, labels, len(data.classes))
     return torch.from_numpy(counts)
+
+
+def score_of(counts: np.ndarray) -> float:
+    """What a checkpoint is chosen by: mean over keyframes and others of their mIoU."""
+    return float(np.mean([mean_iou(part) for part in counts]))
 
 
 @torch.no_grad()
 def segment(
-    network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None
+    network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None, age: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The i-th labelled frame, its truth and its labels by the frames that the network reads; size: its input's."""
-    offsets = reads_of(network)
+    """The i-th labelled frame, its truth and its labels by the frames that the network reads, `age` frames earlier;
+    size: its input's."""
+    offsets = tuple(offset - age for offset in reads_of(network))
     wanted = list(dict.fromkeys((0, *offsets)))
     images, truths = read_clip(data, i, wanted, cache)
     device = next(network.parameters()).device
