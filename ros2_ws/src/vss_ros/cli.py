@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 
 from vss_ros.config import VssError
@@ -47,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = top.parse_args(arguments[:1]).command
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("vss_ros").setLevel(logging.INFO)  # the exporters have much to say of their own
+    os.environ.setdefault(
+        "PYTHONSAFEPATH", "1"
+    )  # for whatever a command starts: no code of the current folder
     try:
         module = importlib.import_module(COMMANDS[command][0])
         parser = argparse.ArgumentParser(prog=f"vss {command}", description=module.__doc__)

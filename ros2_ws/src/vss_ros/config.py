@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def cache_dir() -> Path:
     if base:
         return Path(base)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vss_ros"
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """Command line that runs `main(arguments)` of one of our modules in a process of its own.
+
+    Not `python -m`: that would put the current folder first on the path, so that a `yaml.py` in it would be run.
+    """
+    return [sys.executable, "-u", str(Path(__file__).with_name("child.py")), module, *arguments]
 
 
 def option(

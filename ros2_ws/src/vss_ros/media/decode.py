@@ -113,6 +113,9 @@ def _rows(buffer: np.ndarray, rows: int, row_bytes: int, encoding: str, step: in
 
 # It converts: a cv_bridge built against NumPy 1 imports well under NumPy 2, and segfaults only then.
 _PROBE = """
+import sys
+if sys.path[:1] == [""]:  # the current folder, whose files are not ours to run
+    del sys.path[0]
 from types import SimpleNamespace
 from cv_bridge import CvBridge
 image = SimpleNamespace(encoding="rgb16", height=2, width=2, step=12, is_bigendian=0, data=bytes(24))

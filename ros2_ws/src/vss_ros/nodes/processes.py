@@ -11,14 +11,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vss_ros.config import VssError, share_dir
+from vss_ros.config import VssError, child_command, share_dir
 
 
 class Chain:
@@ -50,7 +49,7 @@ class Chain:
         signal.signal(signal.SIGINT, before)
 
     def start(self, node: str, parameters: dict[str, Any], remaps: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "vss_ros.nodes.run", node, "--ros-args"]
+        command = child_command("vss_ros.nodes.run", node, "--ros-args")
         for name, value in parameters.items():
             command += ["-p", f"{name}:={json.dumps(value) if isinstance(value, (str, bool)) else value}"]
         for old, new in remaps.items():

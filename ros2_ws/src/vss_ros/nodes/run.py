@@ -104,5 +104,10 @@ def end(executor: Any, spinner: threading.Thread, node: Any) -> int:
     return node.exit_code
 
 
+def main(arguments: list[str]) -> int:
+    """The name of a node and its arguments: how our own commands start nodes (`config.child_command`)."""
+    return run(arguments[0], arguments[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

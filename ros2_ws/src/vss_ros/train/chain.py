@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, child_command
 from vss_ros.networks import reads_of
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
@@ -75,7 +75,7 @@ def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> No
             value = getattr(args, option)
             line += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         line += ["--resume"] if args.resume and (folder / "last.ckpt").exists() else []
-    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *line]).returncode:
+    if subprocess.run(child_command("vss_ros.cli", *line)).returncode:
         raise VssError(
             f"vss {command} {recipe} ended early; the same command with --resume goes on from there"
         )

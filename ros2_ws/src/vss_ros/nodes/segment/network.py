@@ -7,13 +7,12 @@ the engines meanwhile, and the node takes the new stream between two frames.
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from typing import Any
 
 import numpy as np
 
-from vss_ros.config import SegmentConfig, VssError, replace
+from vss_ros.config import SegmentConfig, VssError, child_command, replace
 from vss_ros.nodes.segment.constant import ConstantStream
 
 BUILT = ("tensorrt", "ort-tensorrt")
@@ -86,7 +85,7 @@ class Start:
 
 def build_command(config: SegmentConfig) -> list[str]:
     precision = "f16" if config.precision == "auto" else config.precision
-    command = [sys.executable, "-u", "-m", "vss_ros.cli", "build", "--model", config.model]
+    command = child_command("vss_ros.cli", "build", "--model", config.model)
     command += ["--backend", config.backend, "--precision", precision]
     command += ["--calibration", config.calibration] if config.calibration else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
