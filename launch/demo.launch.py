@@ -8,18 +8,16 @@ from pathlib import Path
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
+from vss_ros.nodes import launch_files
+from vss_ros.nodes.launch_files import BOOLEAN, is_true
 
 from launch import LaunchDescription
 
 HERE = Path(__file__).resolve().parent
-BOOLEAN = ["true", "false"]
 ARGUMENTS = (
     ("bagfile", "street", "rosbag2, video, folder of images, or street: the synthetic scene", None),
     ("rate", "1.0", "speed of the clip", None),
     ("loop", "true", "begin again at the end", BOOLEAN),
-    ("image_topic", "/camera/image_raw", "topic on which the clip is published", None),
-    ("model", "", "name of a model or path of its card; empty: the node's default", None),
-    ("visualize", "false", "show camera, overlay and colour mask in rviz", BOOLEAN),
 )
 
 
@@ -29,15 +27,10 @@ def start(context):
     clip = {
         "source": value["bagfile"],
         "rate": float(value["rate"]),
-        "loop": value["loop"] == "true",
+        "loop": is_true(value["loop"]),
         "wait_for_subscriber": 600.0,  # the model is exported and compiled the first time
     }
-    # First the node, since its launch file sets the environment that large images need.
     return [
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(str(HERE / "segment.launch.py")),
-            launch_arguments=[(name, value[name]) for name in ("image_topic", "model", "visualize")],
-        ),
         Node(
             package="vss_ros",
             executable="replay",
@@ -54,4 +47,8 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
         for name, default, text, choices in ARGUMENTS
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+    # First the node, since its launch file sets the environment that large images need; its arguments are ours.
+    segment = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "segment.launch.py")))
+    return LaunchDescription(
+        [*arguments, launch_files.fail_with_any(), segment, OpaqueFunction(function=start)]
+    )

@@ -3,6 +3,7 @@
 ros2 launch vss_ros evaluate.launch.py bag:=drive model:=street report:=drive_report
 """
 
+import re
 import time
 from pathlib import Path
 
@@ -15,48 +16,52 @@ from launch.actions import (
     Shutdown,
     TimerAction,
 )
-from launch.event_handlers import OnProcessExit
+from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
+from launch_ros.substitutions import ExecutableInPackage
+from vss_ros.config import SegmentConfig
+from vss_ros.nodes import launch_files
 
 from launch import LaunchDescription
 
 HERE = Path(__file__).resolve().parent
-BOOLEAN = ["true", "false"]
 RECORDED = ("mask", "consistency", "label_info_json")
+IMAGE = "/camera/image_raw"
 QUIET = 5.0  # seconds without a mask after which the recording is complete
+# Options of the node that the offline answer takes, too, as `vss evaluate` calls them.
+OFFLINE = {
+    "backend": "--backend",
+    "precision": "--precision",
+    "threads": "--threads",
+    "policy": "--policy",
+    "interval": "--k",
+    "threshold": "--thresholds",
+    "drift_threshold": "--drifts",
+    "max_interval": "--max-interval",
+}
 ARGUMENTS = (
     ("bag", "street", "rosbag2, video, folder of images, or street: the synthetic scene", None),
     ("topic", "", "image topic of a bag that has several", None),
     ("truth", "", "true labels: a mask topic of the bag, or a folder of masks", None),
-    ("model", "street", "name of a model or path of its card", None),
-    ("backend", "auto", "runtime of the network", ["auto", "torch", "onnxruntime", "openvino"]),
+    ("model", SegmentConfig.model, "name of a model or path of its card", None),
     ("rate", "1.0", "speed of the replay", None),
     ("report", "report", "folder of the report; runs that are there already stay in it", None),
-    ("visualize", "false", "show camera, overlay and colour mask in rviz", BOOLEAN),
 )
 
 
 def start(context):
     value = context.launch_configurations
-    image = "/camera/image_raw"
     report = Path(value["report"]).absolute()
     recording = report / "recordings" / time.strftime("%Y%m%d-%H%M%S")
     recording.parent.mkdir(parents=True, exist_ok=True)
-    # First the node, since its launch file sets the environment that large images need.
-    segment = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(HERE / "segment.launch.py")),
-        launch_arguments=[
-            ("image_topic", image),
-            *((name, value[name]) for name in ("model", "backend", "visualize")),
-        ],
-    )
+    outputs = f"/{value['namespace']}/segmentation".replace("//", "/")
     recorder = Node(
         package="vss_ros",
         executable="recorder",
         name="recorder",
         parameters=[{"out": str(recording), "video": False, "idle_timeout": QUIET}],
-        remappings=[(name, f"/segmentation/{name}") for name in RECORDED],
+        remappings=[(name, f"{outputs}/{name}") for name in RECORDED],
         output="screen",
     )
     replay = Node(
@@ -72,43 +77,52 @@ def start(context):
                 "stamp_file": f"{recording}.stamps",
             }
         ],
-        remappings=[("image", image), ("camera_info", "/camera/camera_info")],
+        remappings=[("image", IMAGE), ("camera_info", "/camera/camera_info")],
         output="screen",
     )
+    options = {"--topic": value["topic"], "--truth": value["truth"]}
+    options |= {flag: value[name] for name, flag in OFFLINE.items()}
     score = ExecuteProcess(
         cmd=[
-            *("ros2", "run", "vss_ros", "vss", "evaluate", "--bag", value["bag"], "--live", str(recording)),
-            *("--model", value["model"], "--backend", value["backend"], "--out", str(report)),
-            *(("--topic", value["topic"]) if value["topic"] else ()),
-            *(("--truth", value["truth"]) if value["truth"] else ()),
+            *(ExecutableInPackage("vss", "vss_ros"), "evaluate", "--bag", value["bag"]),
+            *("--live", str(recording), "--model", value["model"], "--out", str(report)),
+            *(word for flag, given in options.items() if given for word in (flag, given)),
         ],
         output="screen",
     )
 
-    def recorded(event, context):
-        return [score] if event.returncode == 0 else [Shutdown(reason="the recording failed")]
-
-    def replayed(event, context):
-        if event.returncode:
-            return [Shutdown(reason="the replay failed")]
-        return [TimerAction(period=4 * QUIET, actions=[OpaqueFunction(function=give_up)])]
+    def answered():
+        """Whether the recorder has a mask, which it notes in a row below the table's head."""
+        rows = recording.parent / f".{recording.name}.partial" / "frames.csv"
+        return recording.exists() or (rows.exists() and rows.read_bytes().count(b"\n") >= 2)
 
     def give_up(context):
         """A node that never answers must not keep a robot's test waiting."""
-        rows = recording.parent / f".{recording.name}.partial" / "frames.csv"
-        if rows.exists() and rows.read_bytes().count(b"\n") < 2:
-            return [Shutdown(reason="no mask arrived: see what the segment node says")]
+        why = "no mask arrived: see what the segment node says"
+        return [] if answered() else launch_files.failed(None, context, why)
+
+    def said(event):
+        """A node that cannot be configured lives on, for whoever sets another model; here nobody does."""
+        error = re.search(r"\[ERROR\] .*\[(?:.+\.)?segment\]: (.+)", event.text.decode(errors="replace"))
+        if error and event.process_name.startswith("segment") and not answered():
+            return [OpaqueFunction(function=lambda context: launch_files.failed(None, context, error[1]))]
         return []
 
+    def succeeded(action, then):
+        """What follows when a process has ended well; how it ends otherwise, `fail_with_any` says."""
+
+        def ended(event, context):
+            return [] if event.returncode or context.is_shutdown else [then]
+
+        return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=ended))
+
     return [
-        segment,
         recorder,
         replay,
-        RegisterEventHandler(OnProcessExit(target_action=recorder, on_exit=recorded)),
-        RegisterEventHandler(OnProcessExit(target_action=replay, on_exit=replayed)),
-        RegisterEventHandler(
-            OnProcessExit(target_action=score, on_exit=[Shutdown(reason="the evaluation has ended")])
-        ),
+        RegisterEventHandler(OnProcessIO(on_stdout=said, on_stderr=said)),
+        succeeded(recorder, score),
+        succeeded(replay, TimerAction(period=4 * QUIET, actions=[OpaqueFunction(function=give_up)])),
+        succeeded(score, Shutdown(reason="the evaluation has ended")),
     ]
 
 
@@ -117,4 +131,11 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
         for name, default, text, choices in ARGUMENTS
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+    # First the node, since its launch file sets the environment that large images need; its arguments are ours.
+    segment = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(HERE / "segment.launch.py")),
+        launch_arguments=[("image_topic", IMAGE), ("transport", "raw")],
+    )
+    return LaunchDescription(
+        [*arguments, launch_files.fail_with_any(), segment, OpaqueFunction(function=start)]
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import VssError, child_command, share_dir
+
+PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Variables that name a profile of Fast DDS, for Kilted and later, and for Humble to Jazzy."""
 
 
 class Chain:
@@ -138,9 +142,20 @@ def ros_environment() -> dict[str, str]:
 
 
 def large_images() -> dict[str, str]:
-    """What makes Fast DDS let images above 512 kB through; Humble and Jazzy know the second name."""
-    profile = str(share_dir() / "config" / "fastdds.xml")
-    return {"FASTDDS_DEFAULT_PROFILES_FILE": profile, "FASTRTPS_DEFAULT_PROFILES_FILE": profile}
+    """What makes Fast DDS let images above 512 kB through, for the environment: the one variable that this release
+    of ROS reads; nothing where the user has a profile already."""
+    if any(name in os.environ for name in PROFILES):
+        return {}
+    known = PROFILES[int(is_older_than_kilted())]
+    return {known: str(share_dir() / "config" / "fastdds.xml")}
+
+
+def is_older_than_kilted() -> bool:
+    """Fast DDS 3 came with Kilted, and remarks on the older variable at each start."""
+    try:
+        return int(importlib.metadata.version("rclpy").split(".")[0]) < 8
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
 
 
 def free_domain() -> int:

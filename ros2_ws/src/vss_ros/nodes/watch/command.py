@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     require_ros()
     config = WatchConfig(**{item.name: getattr(args, item.name) for item in fields(WatchConfig)})
-    if not any(name in os.environ for name in large_images()):
-        os.environ.update(large_images())
+    os.environ.update(large_images())
     from vss_ros.nodes import run
 
     arguments = ["--ros-args"]
