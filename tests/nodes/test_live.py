@@ -35,14 +35,14 @@ def record_live(path, answers, delays):
         for index, delay in delays.items():
             arrival = published[index] + delay * MS
             bag.write("/segmentation/mask", IMAGE, mask_message(published[index], answers[index]), arrival)
-            values = {"total_ms": 20.0, "keyframe": int(index == 0), "reset": "first frame"}
+            values = {"total_ms": 20.0, "keyframe": int(index == 0), "reset": "first frame", "dropped": index}
             message = diagnostics(published[index], values)
             bag.write("/segmentation/consistency", DIAGNOSTICS, message, arrival)
     stamp_file(path).write_text("".join(f"{stamp}\n" for stamp in published))
     return path
 
 
-def test_drops_and_delays(offline, evaluate, tmp_path):
+def test_drops_and_delays(offline, evaluate, tmp_path, capsys):
     folder, answers = offline
     # Frames 2 and 3 are dropped, frame 4 takes longer than a period, frame 6 never comes.
     delays = {0: 30, 1: 60, 4: 130, 5: 50, 7: 40}
@@ -50,6 +50,7 @@ def test_drops_and_delays(offline, evaluate, tmp_path):
     bag = tmp_path / "drive"
     command = ("--bag", bag, "--topic", "/camera/image", "--truth", "/truth", "--live", recording)
     assert evaluate(*command) == 0
+    assert "\r" not in capsys.readouterr().err, "no progress bar fills a log"
     rows = lines(folder.with_name(f"{folder.name}_live"))
     assert [row.get("delay_ms") for row in rows] == [delays.get(index) for index in range(8)]
     # What a robot knew when each frame was published: frame 4's mask arrives after frame 5, with frame 6's.
@@ -70,7 +71,9 @@ def test_drops_and_delays(offline, evaluate, tmp_path):
     assert result["notes"][3].startswith("mIoU") is False and "at hand" in result["notes"][3]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [run["run"] for run in report["runs"]] == ["tiny K=4 torch", "tiny K=4 torch live"]
+    # Not the mean of the node's own counter, which grows from frame to frame.
     assert report["runs"][1]["headline"]["dropped"] == 3
+    assert report["runs"][1]["headline"]["drop_share"] == 3 / 8
 
 
 def test_masks_as_fast_as_the_frames_cost_one_period(offline, tmp_path):

@@ -40,7 +40,7 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
     sizes: Counter = Counter()
     broken = []
     chosen = np.unique(np.linspace(0, len(data) - 1, limit or len(data)).astype(int))
-    for i in tqdm(chosen, desc=data.name, leave=False):
+    for i in tqdm(chosen, desc=data.name, leave=False, disable=None):
         try:
             clip = data.clip(int(i))
         except VssError as error:

@@ -145,7 +145,7 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[tuple[Task, str
     reasons: dict[int, str] = {}
     lengths = [length(task) for task in tasks]
     total = None if None in lengths else sum(n or 0 for n in lengths)
-    with tqdm(total=total, unit="frame", disable=not tasks) as bar:
+    with tqdm(total=total, unit="frame", disable=None if tasks else True) as bar:
         if args.jobs == 1 and not args.ray:
             for number, task in enumerate(tasks):
                 bar.set_description(f"{number + 1}/{len(tasks)} {Path(task.folder).parent.name}")

@@ -50,6 +50,7 @@ FIGURES = {
     "keyframe_age": Figure("Frames since the keyframe", unit="frames"),
     "mIoU": Figure("mIoU of the frame", percent=True, worse=-1),
     "mIoU_in_force": Figure("mIoU of the newest mask at hand", percent=True, worse=-1),
+    "drop_share": Figure("Frames that got no mask", percent=True),
     "delay_ms": Figure("From the image's publication to its mask's arrival", unit="ms"),
     "stale_ms": Figure("Age of the newest mask when the frame was published", unit="ms"),
     "differs": Figure("Labels that differ from the offline answer of the same frame", percent=True),

@@ -119,7 +119,8 @@ def render_street(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     street = Street(seed=int(args.input.partition(":")[2] or 0), size=STREET_SIZE, fps=STREET_FPS)
     for name in ("clip", "truth"):
         (folder / name).mkdir()
-    for index in tqdm(range(min(args.max_frames or STREET_FRAMES, STREET_FRAMES)), "rendering", unit="frame"):
+    count = min(args.max_frames or STREET_FRAMES, STREET_FRAMES)
+    for index in tqdm(range(count), "rendering", unit="frame", disable=None):
         rgb, labels = street.frame(index)
         fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
         cv2.imwrite(str(folder / "clip" / f"{index:05}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
@@ -158,17 +159,18 @@ def run_nodes(
 def watch(chain: Chain, expected: int | None, made: Path) -> None:
     """Show the masks that were recorded until the camera has ended and no more come."""
     rows = made.parent / f".{made.name}.partial" / "frames.csv"
-    with tqdm(total=expected, unit="frame", desc="segmenting") as bar:
-        last_mask, started = time.monotonic(), False
+    with tqdm(total=expected, unit="frame", desc="segmenting", disable=None) as bar:
+        last_mask, started, shown = time.monotonic(), False, 0
         while True:
             chain.check(started)
             done = max(rows.read_bytes().count(b"\n") - 1, 0) if rows.exists() else 0
-            if done > bar.n:
+            if done > shown:
                 last_mask = time.monotonic()
                 if not started:
                     started = True
-                    bar.start_t = bar._time()
-                bar.update(done - bar.n)
+                    bar.reset(expected)
+                bar.update(done - shown)
+                shown = done
             if chain.ended("replay") and (done == expected or time.monotonic() - last_mask > QUIET):
                 break
             time.sleep(0.1)

@@ -115,7 +115,7 @@ def build_memory(
     clips = np.arange(len(data))
     if recipe.memory_clips:
         clips = np.linspace(0, len(data) - 1, min(recipe.memory_clips, len(data))).astype(int)
-    for n in tqdm(range(first, len(clips)), initial=first, total=len(clips), mininterval=2):
+    for n in tqdm(range(first, len(clips)), initial=first, total=len(clips), mininterval=2, disable=None):
         best.add(*correct_pixels(network, clip_of(data, int(clips[n]), recipe, cache)))
         if (n + 1) % save_every == 0:
             parts = {"clips": n + 1, "weights": weights, "scores": best.scores, "features": best.features}

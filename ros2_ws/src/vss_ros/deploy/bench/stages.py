@@ -26,12 +26,11 @@ from tqdm import tqdm
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.config import VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import roofline
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -124,7 +123,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
     if not streams:
         raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
     results: dict[str, list] = {name: [] for name in streams}
-    for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr):
+    for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr, disable=None):
         for name, stream in streams.items():
             time.sleep(PAUSE)
             answers = list(stream.run((frame, 0.0) for frame in frames))
@@ -144,12 +143,12 @@ def open_backend(
     precision, _, extra = precision.partition("+")
     if extra not in ("", "compile") or (extra and (runtime != "torch" or not torch.cuda.is_available())):
         raise VssError(f"{runtime}+{precision}+{extra}: expected torch+PRECISION+compile, on CUDA")
-    model = Model(open_network(args, network), size)
+    values = (open_network(args, network), size, IMAGENET_MEAN, IMAGENET_STD)
     if extra:
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
-        return TorchCudaBackend(model, precision, compiled=True)
-    return make_backend(model, runtime, precision=precision, threads=args.threads)
+        return TorchCudaBackend(*values, precision, compiled=True)
+    return make_backend(*values, runtime, precision=precision, threads=args.threads)
 
 
 def rooflines(
@@ -160,7 +159,7 @@ def rooflines(
     for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
         network = open_network(args, args.network).to(device)
         rates = roofline.measure_rates(device, DTYPES[precision])
-        stages = flat_stages(Model(network, size), precision)
+        stages = flat_stages(network, size, IMAGENET_MEAN, IMAGENET_STD, precision)
         rows = roofline.stage_rows(stages, device, rates)
         figures[f"{size[0]}x{size[1]} {precision}"] = {"rates": vars(rates), "stages": rows}
         text += (
