@@ -24,7 +24,8 @@ from vss_ros.data.clips import open_dataset
 from vss_ros.data.street.street import Street
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.keyframes import Adaptive, FixedInterval, LabelDrift
-from vss_ros.stream.stream import Stream, load_stream
+from vss_ros.stream.load import load_stream
+from vss_ros.stream.stream import Stream
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt

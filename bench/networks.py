@@ -22,7 +22,8 @@ import numpy as np
 from vss_ros.data.clips import open_dataset
 from vss_ros.evaluate.dataset import evaluate
 from vss_ros.networks.card import load_model
-from vss_ros.stream.stream import Stream, load_stream
+from vss_ros.stream.load import load_stream
+from vss_ros.stream.stream import Stream
 from vss_ros.train.recipe import read_recipe
 
 MODELS = (

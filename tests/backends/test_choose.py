@@ -9,7 +9,8 @@ from fixtures.networks import lively
 from fixtures.paths import run_python
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.onnx_files import stage_files
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 SIZE = (64, 96)
 NETWORKS = [
@@ -32,7 +33,7 @@ NETWORKS += [
 
 
 def make(network, name, **options):
-    return make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, name, **options)
+    return make_backend(Model(network, SIZE), name, **options)
 
 
 def two_frames(backend, frames):
@@ -96,9 +97,10 @@ def test_signals_after_a_backend_was_replaced():
 import os, signal
 from vss_ros.backends.choose import make_backend
 from vss_ros.networks import build
+from vss_ros.networks.model import Model
 signal.signal(signal.SIGINT, lambda *_: print("heard"))
 network = build("segformer", "mobilenet_v1", 3).eval()
-backends = [make_backend(network, (64, 96), [0.5] * 3, [0.2] * 3, "openvino") for _ in range(2)]
+backends = [make_backend(Model(network, (64, 96)), "openvino") for _ in range(2)]
 while backends:
     del backends[0]
     os.kill(os.getpid(), signal.SIGINT)
@@ -113,7 +115,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def files(network, size=SIZE):
-    return stage_files(network, size, IMAGENET_MEAN, IMAGENET_STD)
+    return stage_files(Model(network, size))
 
 
 def test_exports_are_reused_and_told_apart(cache, monkeypatch):

@@ -11,7 +11,7 @@ import yaml
 from fixtures.paths import run_python
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros.config import VssError
-from vss_ros.stream.stream import load_stream
+from vss_ros.stream.load import load_stream
 
 # argv: runtime, ONNX file, core. Prints the cores of this thread and of those that the runtime starts.
 AFFINITY = """
@@ -58,7 +58,7 @@ def test_threads_of_a_runtime_stay_on_their_cores(runtime, tmp_path, rng):
 
 def test_a_stream_passes_threads_and_affinity_on(tiny_card, monkeypatch):
     made = {}
-    monkeypatch.setattr("vss_ros.stream.stream.pin", lambda cores: made.update(cores=cores) or 3)
+    monkeypatch.setattr("vss_ros.stream.load.pin", lambda cores: made.update(cores=cores) or 3)
     monkeypatch.setattr(
         "vss_ros.backends.torch_cpu.torch.set_num_threads", lambda count: made.update(threads=count)
     )

@@ -16,7 +16,7 @@ from vss_ros.config import VssError
 from vss_ros.deploy.calibrate import farthest
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
 from vss_ros.networks.card import read_card
-from vss_ros.stream.stream import load_stream
+from vss_ros.stream.load import load_stream
 
 
 def test_picked_frames_differ_and_do_not_overlap():
@@ -107,10 +107,13 @@ def folder(tiny_card, tmp_path):
 
 def test_a_calibration_is_found_again_by_its_hash(folder, tmp_path):
     path, card = folder
-    files, total = int8_files.find(path, card, (64, 96))
-    assert {stage: file.read_bytes() for stage, file in files.items()} == {"encode": b"1", "remember": b"2"}
+    found = int8_files.find(path, card, (64, 96))
+    assert {stage: file.read_bytes() for stage, file in found.files.items()} == {
+        "encode": b"1",
+        "remember": b"2",
+    }
     other = int8_files.write(tmp_path / "b", {"encode": b"1", "remember": b"3"}, card, (64, 96), {})
-    assert len(total) == 64 and total != other
+    assert len(found.sha256) == 64 and found.sha256 != other
 
 
 @pytest.mark.parametrize("damage", ["missing", "flip", "yaml", "size", "weights"])

@@ -86,11 +86,8 @@ def test_wrong_options_are_refused(tmp_path, capsys):
     assert cli.main(["export", "--network", "dcfm", "--out", str(tmp_path)]) == 1
     assert cli.main(["export", "--out", str(tmp_path)]) == 1
     assert run(tmp_path / "file" / "x", small=["--size", "big"]) == 1
-    assert run(tmp_path, "--target", "tensorrt") == 1
     err = capsys.readouterr().err
-    assert (
-        "needs --size" in err and "either --model" in err and "NVIDIA GPU" in err and "Traceback" not in err
-    )
+    assert "needs --size" in err and "either --model" in err and "Traceback" not in err
 
 
 @pytest.mark.slow

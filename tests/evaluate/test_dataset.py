@@ -12,7 +12,7 @@ from vss_ros.data import metrics
 from vss_ros.data.clips import CLASSES, open_dataset
 from vss_ros.evaluate.dataset import evaluate
 from vss_ros.evaluate.settings import parse_intervals, parse_modes
-from vss_ros.stream.stream import load_stream
+from vss_ros.stream.load import load_stream
 
 
 @pytest.fixture(scope="module")

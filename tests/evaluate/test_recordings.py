@@ -17,7 +17,7 @@ from vss_ros.data.source import open_source
 from vss_ros.evaluate.run import header, jpeg_message, mask_message
 from vss_ros.evaluate.worst import APART, PER_FIGURE, SPREAD, Pictures
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader, BagWriter
-from vss_ros.stream.stream import load_stream
+from vss_ros.stream.load import load_stream
 
 
 def timeless(result):

@@ -12,6 +12,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import fold_batch_norms
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.networks import build
+from vss_ros.networks.model import Model
 from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
 from vss_ros.networks.stf import resized
@@ -144,7 +145,7 @@ def test_streaming_equals_the_whole_clip(name, backbone, options, rng):
     network = build(name, backbone, 5, **options).eval()
     size, base = (64, 96), name.removeprefix("mar+")
     frames = rng.integers(0, 256, (12, *size, 3), dtype=np.uint8)
-    stream = Stream(make_backend(network, size, IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(1))
+    stream = Stream(make_backend(Model(network, size), "torch"), FixedInterval(1))
     results = list(stream.run((frame, t / 30) for t, frame in enumerate(frames)))
     assert [r.index for r in results] == list(range(len(frames)))
     last = len(frames) - 1
@@ -200,7 +201,7 @@ def test_references_may_come_from_keyframes_only(rng):
     torch.manual_seed(0)
     network = build("msaf", "resnet18", 5).eval()
     frames = rng.integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
-    stream = Stream(make_backend(network, (64, 96), IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(3))
+    stream = Stream(make_backend(Model(network, (64, 96)), "torch"), FixedInterval(3))
     results = list(stream.run((frame, t / 30) for t, frame in enumerate(frames)))
     assert [r.index for r in results if r.is_keyframe] == [0, 3, 6]
     x = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - tensor(IMAGENET_MEAN)) / tensor(IMAGENET_STD)

@@ -13,6 +13,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.labels import confidence, labels
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, StreamConfig, VssError
 from vss_ros.networks import build
+from vss_ros.networks.model import Model
 from vss_ros.stream.keyframes import (
     Adaptive,
     FixedInterval,
@@ -40,7 +41,7 @@ def clip(rng):
 
 
 def make_stream(network, policy, **options):
-    backend = make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch")
+    backend = make_backend(Model(network, SIZE), "torch")
     return Stream(backend, policy, **options)
 
 

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
 from vss_ros.data.clips import Clip
 from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.networks import build, reads_of
 from vss_ros.networks.card import load_model
+from vss_ros.networks.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 from vss_ros.train import chain as stages
@@ -69,7 +70,7 @@ def test_validation_labels_as_the_stream_does(name, backbone, options, reads):
     network, data = build(name, backbone, 3, **options).eval(), Noise()
     assert reads_of(network) == reads
     chosen = [0, 1, 5, 11]
-    stream = Stream(make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch"), FixedInterval(1))
+    stream = Stream(make_backend(Model(network, SIZE), "torch"), FixedInterval(1))
     answers = list(stream.run((image, t / 30) for t, image in enumerate(data.images)))
     for i in chosen:
         _, truth, labels = segment(network, data, i, SIZE)
@@ -88,7 +89,7 @@ def test_sparse_labels_are_answered_as_in_the_whole_video(name, backbone, k):
 
     torch.manual_seed(0)
     network = build(name, backbone, 3, **({"grid": (8, 12)} if name == "stf" else {})).eval()
-    backend = make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "torch")
+    backend = make_backend(Model(network, SIZE), "torch")
     data = Noise()
     data.dense = False
     found = evaluate(Stream(backend, FixedInterval(k)), data)["mIoU"]

@@ -13,7 +13,7 @@ __all__ = ["load_stream"]
 
 
 def load_stream(model: Any = None, **options: Any) -> Any:
-    """See `vss_ros.stream.stream.load_stream`; torch is imported by the first call, not by `import vss_ros`."""
-    from vss_ros.stream.stream import load_stream as load
+    """See `vss_ros.stream.load.load_stream`; torch is imported by the first call, not by `import vss_ros`."""
+    from vss_ros.stream.load import load_stream as load
 
     return load(model, **options)

@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": ("vss_ros.deploy.convert", "checkpoint of a paper's authors → model card and safetensors"),
     "export": (
         "vss_ros.deploy.export",
-        "stages as ONNX, exported programs or TensorRT engines, checked against torch",
+        "stages as ONNX or exported programs, checked against torch",
     ),
     "build": ("vss_ros.deploy.build", "TensorRT engines of a model, ahead of time"),
     "models": ("vss_ros.deploy.models", "list the installed models"),

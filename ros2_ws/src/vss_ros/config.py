@@ -92,7 +92,7 @@ class StreamConfig:
     backend: str = option(
         "auto",
         "runtime of the network; auto is openvino on a CPU, with CUDA tensorrt where engines are built, else torch",
-        choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt", "ort-tensorrt"),
+        choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt"),
     )
     precision: str = option(
         "auto",
@@ -208,7 +208,7 @@ class SegmentConfig(StreamConfig):
     refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
     refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
     allow_fallback: bool = option(
-        False, "run on torch with CUDA, or on the CPU, while backend tensorrt or ort-tensorrt has no engines"
+        False, "run on torch with CUDA, or on the CPU, while backend tensorrt has no engines"
     )
     build_on_start: bool = option(
         False, "build missing engines beside the fallback and switch over to them between two frames"
@@ -220,10 +220,9 @@ class SegmentConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.build_on_start and not (self.allow_fallback and "tensorrt" in self.backend):
+        if self.build_on_start and not (self.allow_fallback and self.backend == "tensorrt"):
             raise VssError(
-                "build_on_start: needs allow_fallback and backend tensorrt or ort-tensorrt; to build before the "
-                "start, run `vss build`"
+                "build_on_start: needs allow_fallback and backend tensorrt; to build before the start, run `vss build`"
             )
         for item in fields(self):
             name = item.name.removesuffix("_warn")

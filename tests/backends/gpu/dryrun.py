@@ -96,8 +96,8 @@ def partition(precision: str) -> int:
     torch_tensorrt = load_torch_tensorrt()
     from torch_tensorrt.dynamo import _compiler
     from vss_ros.backends.gpu.build import exported
-    from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
     from vss_ros.networks import build
+    from vss_ros.networks.model import Model
 
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)
     reports: list = []
@@ -106,9 +106,7 @@ def partition(precision: str) -> int:
     bad = 0
     for name, backbone in NETWORKS:
         network = build(name, backbone, 7, **({"grid": (8, 16)} if "stf" in name else {})).eval()
-        for stage, (program, inputs) in exported(
-            network, SIZE, IMAGENET_MEAN, IMAGENET_STD, precision
-        ).items():
+        for stage, (program, inputs) in exported(Model(network, SIZE), precision).items():
             reports.clear()
             torch_tensorrt.dynamo.compile(program, inputs=list(inputs), dryrun=True, min_block_size=1)
             if not reports:

@@ -236,14 +236,14 @@ def test_time_left_is_guessed_from_engines_of_another_size():
 def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys):
     from vss_ros.backends.stages import fingerprint
     from vss_ros.deploy import models
-    from vss_ros.networks.card import find_models, load_model
+    from vss_ros.networks.card import find_models
+    from vss_ros.networks.model import open_model
 
     assert models.main(SimpleNamespace(all=False)) == 0
     assert "street: dcfm-mit_b0" in capsys.readouterr().out
-    network, card = load_model("street")
-    ours = replace(KEY, weights=fingerprint(network, card.mean, card.std))
+    ours = replace(KEY, weights=fingerprint(open_model("street")))
     now = {"builder": ours.builder, "tensorrt": ours.tensorrt, "gpu": ours.gpu}
-    monkeypatch.setattr(models, "machine", lambda builder: now)
+    monkeypatch.setattr("vss_ros.backends.gpu.build.machine_key", lambda: now)
     monkeypatch.setattr(models, "find_models", lambda: {"street": find_models()["street"]})
     engines.store(ours, CONTENT)
     engines.store(replace(ours, stage="decode", tensorrt="8.6.1"), CONTENT)

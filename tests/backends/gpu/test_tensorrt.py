@@ -19,7 +19,8 @@ from vss_ros.backends.gpu.build import bindings, compile_options, exported, job_
 from vss_ros.backends.gpu.versions import PAIRS, Versions, advice, builder, jetson_linux
 from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
 from vss_ros.backends.typed import Typed
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
+from vss_ros.networks.model import Calibration, Model
 from vss_ros.stream.stream import fit
 
 SIZE = (64, 96)
@@ -97,9 +98,7 @@ def test_only_old_releases_are_told_that_graphs_are_typed():
 
 def test_without_a_gpu_the_backend_says_so():
     with pytest.raises(VssError, match="NVIDIA GPU"):
-        make_backend(lively("segformer", "mit_b0"), SIZE, IMAGENET_MEAN, IMAGENET_STD, "tensorrt")
-    with pytest.raises(VssError, match="ONNX Runtime built with TensorRT"):
-        make_backend(lively("segformer", "mit_b0"), SIZE, IMAGENET_MEAN, IMAGENET_STD, "ort-tensorrt")
+        make_backend(Model(lively("segformer", "mit_b0"), SIZE), "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_without_a_gpu_the_backend_says_so():
 )
 def test_matrix_products_are_narrow_and_normalisations_and_softmax_wide(name, backbone, precision):
     narrow = {"f16": torch.float16, "bf16": torch.bfloat16}[precision]
-    programs = exported(lively(name, backbone), SIZE, IMAGENET_MEAN, IMAGENET_STD, precision)
+    programs = exported(Model(lively(name, backbone), SIZE), precision)
     seen = set()
     for program, _ in programs.values():
         for node in program.graph.nodes:
@@ -130,7 +129,7 @@ def test_narrow_graphs_agree_with_torch():
     frame = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8)
     answers = {}
     for precision in ("f32", "f16", "bf16"):
-        stages = flat_stages(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, precision)
+        stages = flat_stages(Model(network, SIZE), precision)
         with torch.no_grad():
             features = stages["encode"][0](frame)
             memory = stages["remember"][0](*features)
@@ -177,28 +176,6 @@ def test_labels_of_a_graph_are_those_of_the_cpu(rng):
     assert np.abs(sure - labels.confidence(logits, (120, 160))).max() <= 1
 
 
-@pytest.mark.slow
-def test_ort_values_pass_from_stage_to_stage(rng):
-    import onnxruntime
-    from vss_ros.backends.gpu.ort_tensorrt import Stage
-    from vss_ros.backends.onnx_files import to_onnx
-
-    network = lively("dcfm", "mit_b0")
-    stages = flat_stages(network, SIZE, IMAGENET_MEAN, IMAGENET_STD)
-    run = {
-        name: Stage(
-            onnxruntime.InferenceSession(to_onnx(*stages[name], 18), providers=["CPUExecutionProvider"]),
-            "cpu",
-        )
-        for name in ("encode", "remember")
-    }
-    frame = rng.integers(0, 256, (1, *SIZE, 3), dtype=np.uint8)
-    found = run["remember"](*run["encode"](frame))[0].numpy()
-    with torch.no_grad():
-        expected = stages["remember"][0](*stages["encode"][0](torch.from_numpy(frame)))[0].numpy()
-    assert np.abs(found - expected).max() < 1e-5
-
-
 class Engine(nn.Module):
     """Stands in for torch-tensorrt's module."""
 
@@ -243,9 +220,7 @@ def test_a_stage_in_several_engines_is_refused():
 
 
 def test_memory_of_a_build_counts_the_weights():
-    program, _ = exported(lively("segformer", "mit_b0"), SIZE, IMAGENET_MEAN, IMAGENET_STD, "f32")[
-        "propagate"
-    ]
+    program, _ = exported(Model(lively("segformer", "mit_b0"), SIZE), "f32")["propagate"]
     job = job_of(program, bytes)
     assert job.operators > 100 and job.memory > (1 << 30) + 3 * 3.7e6 * 4
 
@@ -256,11 +231,11 @@ def test_int8_engines_are_made_of_the_calibrations_files(tmp_path, monkeypatch):
     graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
     content = onnx.helper.make_model(graph).SerializeToString()
     (tmp_path / "encode.onnx").write_bytes(content)
-    files = {"encode": tmp_path / "encode.onnx"}
-    network = lively("segformer", "mit_b0")
+    calibration = Calibration({"encode": tmp_path / "encode.onnx"}, "hash")
+    model = Model(lively("segformer", "mit_b0"), SIZE, calibration=calibration)
     with pytest.raises(VssError, match="NVIDIA GPU"):
-        tensorrt_build.jobs(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "int8", files)
+        tensorrt_build.jobs(model, "int8")
     monkeypatch.setattr(tensorrt_build, "probe", lambda: Versions("2.14.0", "", "11.4.1", gpu=GPU))
     monkeypatch.setattr(tensorrt_build, "parsed", lambda content, found: content)
-    job = tensorrt_build.jobs(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, "int8", files)["encode"]
+    job = tensorrt_build.jobs(model, "int8")["encode"]
     assert job.operators == 1 and job.make() == content

@@ -10,7 +10,8 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, jobs
 from vss_ros.backends.gpu.versions import builder, probe
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -37,12 +38,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def opened(network, precision, backend="tensorrt"):
-    return make_backend(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, backend, precision=precision)
+    return make_backend(Model(network, SIZE), backend, precision=precision)
 
 
 def built(network, precision):
-    keys = engine_keys(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, precision)
-    for stage, job in jobs(network, SIZE, IMAGENET_MEAN, IMAGENET_STD, precision).items():
+    keys = engine_keys(Model(network, SIZE), precision)
+    for stage, job in jobs(Model(network, SIZE), precision).items():
         engines.build(keys[stage], job.make)
     return opened(network, precision)
 

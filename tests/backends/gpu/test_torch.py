@@ -8,7 +8,7 @@ import pytest
 import torch
 from vss_ros.backends.torch_cpu import TorchBackend
 from vss_ros.config import VssError
-from vss_ros.networks.card import load_model
+from vss_ros.networks.model import open_model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -16,9 +16,8 @@ SIZE = (360, 480)
 
 
 def test_precisions_that_a_cpu_lacks_are_refused():
-    network, card = load_model("street")
     with pytest.raises(VssError, match="f16 needs CUDA"):
-        TorchBackend(network, SIZE, card.mean, card.std, "f16")
+        TorchBackend(open_model("street"), "f16")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -33,9 +32,8 @@ def test_labels_on_a_gpu_equal_those_of_the_cpu(precision, share, compiled, rng)
     frames += [cv2.resize(frame, (640, 480)) for frame in frames]  # resized on the GPU
     answers = []
     for make in ("cpu", "cuda"):
-        network, card = load_model("street")
-        values = (network, SIZE, card.mean, card.std)
-        backend = TorchBackend(*values) if make == "cpu" else TorchCudaBackend(*values, precision, compiled)
+        model = open_model("street", SIZE)
+        backend = TorchBackend(model) if make == "cpu" else TorchCudaBackend(model, precision, compiled)
         stream = Stream(backend, FixedInterval(3))
         answers.append([result.labels for result in stream.run((frame, 0.0) for frame in frames)])
     same = [np.mean(a == b) for a, b in zip(*answers, strict=True)]

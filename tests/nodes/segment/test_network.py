@@ -15,17 +15,17 @@ pytestmark = pytest.mark.ros
 STAND_IN = """
 import sys
 from pathlib import Path
-from vss_ros.stream import stream
+from vss_ros.stream import load
 from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.nodes.segment import network as start
-built, real = Path({path!r}), stream.make_backend
-def make_backend(network, size, mean, std, name, **options):
+built, real = Path({path!r}), load.make_backend
+def make_backend(model, name, **options):
     if name == "tensorrt" and not built.exists():
         raise NoEngine("no engine has been built")
-    backend = real(network, size, mean, std, "torch", precision="f32", threads=1)
+    backend = real(model, "torch", precision="f32", threads=1)
     backend.name = name
     return backend
-stream.make_backend = make_backend
+load.make_backend = make_backend
 start.build_command = lambda config: [sys.executable, "-c", {builder!r}]
 """
 BUILDER = """
@@ -69,7 +69,7 @@ def test_without_engines_configuring_fails_and_says_what_builds_them(start, clie
         "segment", patch=stand_in(tmp_path, ""), model=str(tiny_card), backend="tensorrt", precision="f16"
     )
     assert not client.change("configure") and client.state() == "unconfigured"
-    assert f"vss build --model {tiny_card} --backend tensorrt --precision f16 --size 64x96" in node.text()
+    assert f"vss build --model {tiny_card} --precision f16 --size 64x96" in node.text()
     assert "Traceback" not in node.text()
 
 

@@ -8,7 +8,7 @@ import torch
 from fixtures.ros import client, image, latest, start, values
 from vss_ros.networks import build
 from vss_ros.networks.card import ModelCard, save_model
-from vss_ros.stream.stream import load_stream
+from vss_ros.stream.load import load_stream
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 

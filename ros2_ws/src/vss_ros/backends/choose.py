@@ -15,19 +15,16 @@ likes; they are passed back to it, never looked into.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -37,41 +34,35 @@ NEEDS = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "tensorrt": ("torch",),  # what else it needs differs by machine: tensorrt_versions.advice
-    "ort-tensorrt": ("onnxruntime", "onnx", "onnxscript"),
 }
 
 
 def make_backend(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    model: Model,
     name: str = "auto",
     *,
     precision: str = "f32",
     bf16_agrees: bool = False,
     threads: int = 0,
-    files: dict[str, Path] | None = None,
 ) -> Any:
-    """Backend `name` for a network at input size (height, width); "auto" takes the fastest that is installed.
+    """Backend `name` for a model; "auto" takes the fastest that is installed.
 
-    mean, std: of RGB in 0–1; precision: f32, bf16, f16, int8 or auto (see `best_precision`); bf16_agrees: whether
-    the network was measured to keep its labels in bf16; threads: of the CPU, 0 leaves it to the runtime; files: ONNX
-    files of a calibration, for int8.
-    Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when the
-    engines of tensorrt or ort-tensorrt have not been built: that takes minutes and is left to `vss build`.
+    precision: f32, bf16, f16, int8, which needs the model's calibration, or auto (see `best_precision`); bf16_agrees:
+    whether auto may be bf16; threads: of the CPU, 0 leaves it to the runtime.
+    Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when
+    TensorRT's engines have not been built: that takes minutes and is left to `vss build`.
     """
     if name == "auto":
         name = fastest()
         if name == "torch":
             with contextlib.suppress(VssError):  # on CUDA, once `vss build` has made engines for it
-                return make_backend(network, size, mean, std, "tensorrt", precision=precision)
+                return make_backend(model, "tensorrt", precision=precision)
         log.info("backend auto: %s", name)
     if name not in NEEDS:
         raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
-    if precision == "int8" and name in ("torch", "ort-tensorrt"):
+    if precision == "int8" and name == "torch":
         raise VssError(
-            f"precision int8: backend {name} does not compute in it; use openvino, onnxruntime or tensorrt"
+            "precision int8: backend torch does not compute in it; use openvino, onnxruntime or tensorrt"
         )
     missing = [module for module in NEEDS[name] if find_spec(module) is None]
     if missing:
@@ -82,27 +73,18 @@ def make_backend(
     if name == "torch" and torch.cuda.is_available():
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
-        return TorchCudaBackend(network, size, mean, std, precision)
+        return TorchCudaBackend(model, precision)
     if name == "torch":
         from vss_ros.backends.torch_cpu import TorchBackend
 
-        return TorchBackend(network, size, mean, std, precision=precision, threads=threads)
+        return TorchBackend(model, precision, threads)
     if name == "tensorrt":
-        from vss_ros.backends import int8_files
         from vss_ros.backends.gpu.tensorrt import TensorRTBackend
 
-        hashes = {
-            stage: hashlib.sha256(path.read_bytes()).hexdigest() for stage, path in (files or {}).items()
-        }
-        calibration = int8_files.hash_of(hashes) if hashes else ""
-        return TensorRTBackend(network, size, mean, std, precision, calibration)
-    if name == "ort-tensorrt":
-        from vss_ros.backends.gpu.ort_tensorrt import OrtTensorRTBackend
-
-        return OrtTensorRTBackend(network, size, mean, std, precision)
+        return TensorRTBackend(model, precision)
     from vss_ros.backends.onnx import OnnxBackend
 
-    return OnnxBackend(network, size, mean, std, name, precision=precision, threads=threads, files=files)
+    return OnnxBackend(model, name, precision, threads)
 
 
 def fastest() -> str:
@@ -118,7 +100,7 @@ def fastest() -> str:
 def best_precision(name: str, bf16_agrees: bool) -> str:
     """What precision auto means: f16 for TensorRT, as `vss build` makes engines; bf16 for OpenVINO where the CPU has
     it and the network keeps its labels in it; else f32."""
-    if name in ("tensorrt", "ort-tensorrt"):
+    if name == "tensorrt":
         return "f16"
     return "bf16" if name == "openvino" and bf16_agrees and cpu_has_bf16() else "f32"
 

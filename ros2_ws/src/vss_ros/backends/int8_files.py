@@ -11,6 +11,7 @@ import yaml
 from vss_ros.config import VssError, cache_dir
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.card import ModelCard
+from vss_ros.networks.model import Calibration
 
 OPSET = 18  # the newest that TensorRT 10.3 reads in full
 CARD = "calibration.yaml"
@@ -51,8 +52,8 @@ def hash_of(hashes: dict[str, str]) -> str:
     return hashlib.sha256("".join(hashes[stage] for stage in sorted(hashes)).encode()).hexdigest()
 
 
-def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> tuple[dict[str, Path], str]:
-    """Paths of a calibration's stages and its hash. Raises VssError if it is missing, damaged or of another model."""
+def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> Calibration:
+    """The calibration in a folder. Raises VssError if it is missing, damaged or of another model."""
     again = (
         f"vss calibrate --model {card.name} --size {size[0]}x{size[1]} --frames BAG_OR_FOLDER --out {folder}"
     )
@@ -77,4 +78,4 @@ def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> tuple[dict[str
             f"{folder}: expected a calibration of {card.name} for {size[0]}x{size[1]}, got one of other weights "
             f"or for {made_for[1][0]}x{made_for[1][1]}: {again}"
         )
-    return files, total
+    return Calibration(files, total)

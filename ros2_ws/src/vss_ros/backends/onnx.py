@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from torch import nn
 
 from vss_ros.backends import labels
 from vss_ros.backends.choose import cpu_has_bf16, openvino_core
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -23,22 +23,22 @@ class OnnxBackend:
 
     def __init__(
         self,
-        network: nn.Module,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        model: Model,
         name: str = "openvino",
         precision: str = "f32",
         threads: int = 0,
-        files: dict[str, Path] | None = None,
+        files: Mapping[str, Path] | None = None,
     ):
-        """files: stages to run instead of the network's own export; precision int8 needs those of a calibration."""
+        """files: stages to run instead of the model's own export, or of its calibration with int8."""
         load = load_openvino if name == "openvino" else load_onnxruntime
-        if precision == "int8" and files is None:
-            raise VssError(f"precision int8: backend {name} needs the files of a calibration (vss calibrate)")
-        files = files or stage_files(network, size, mean, std)
+        if precision == "int8" and not model.calibration:
+            raise VssError(f"precision int8: backend {name} needs a calibration (vss calibrate)")
+        if files is None:
+            int8 = model.calibration if precision == "int8" else None
+            files = int8.files if int8 else stage_files(model)
+        network = model.network
         self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
-        self.name, self.precision, self.size, self.std = name, precision, size, std
+        self.name, self.precision, self.size, self.std = name, precision, model.size, model.std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
         self.interval = network.interval
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
 from vss_ros.media.files import write_atomic
+from vss_ros.networks.model import Model
 
 CPU_OPSET = 20
 TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
@@ -23,22 +23,20 @@ TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
 log = logging.getLogger(__name__)
 
 
-def stage_files(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, Path]:
+def stage_files(model: Model) -> dict[str, Path]:
     """Paths of `propagate` and, if the network remembers, of `encode`, `remember`, `decode`; exported once.
 
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
     """
     folder = cache_dir() / "onnx"
-    key = cache_key(network, size, mean, std)
-    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(network)}
+    key = cache_key(model)
+    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(model.network)}
     if all(is_intact(path) for path in paths.values()):
         return paths
-    log.info("exporting %s for %d×%d (once)", type(network).__name__, *size)
+    log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stage, content in export(network, size, mean, std).items():
+        for stage, content in export(model).items():
             write_atomic(paths[stage], content)
             write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
     except OSError as error:
@@ -48,16 +46,9 @@ def stage_files(
     return paths
 
 
-def export(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    opset: int = CPU_OPSET,
-    precision: str = "f32",
-) -> dict[str, bytes]:
-    """ONNX model of every stage at a fixed input size (height, width)."""
-    stages = flat_stages(network, size, mean, std, precision)
+def export(model: Model, opset: int = CPU_OPSET, precision: str = "f32") -> dict[str, bytes]:
+    """ONNX model of every stage at a fixed input size."""
+    stages = flat_stages(model, precision)
     return {name: to_onnx(module, inputs, opset) for name, (module, inputs) in stages.items()}
 
 
@@ -88,9 +79,9 @@ def to_onnx(module: nn.Module | torch.export.ExportedProgram, inputs: tuple, ops
     return buffer.getvalue()
 
 
-def cache_key(network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> str:
+def cache_key(model: Model) -> str:
     versions = [version(name) for name in ("torch", "onnx", "onnxscript")]
-    text = repr((fingerprint(network, mean, std), size, versions)).encode() + Path(__file__).read_bytes()
+    text = repr((fingerprint(model), model.size, versions)).encode() + Path(__file__).read_bytes()
     return hashlib.sha256(text).hexdigest()[:32]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vss_ros.backends.typed import DTYPES, TypedStage
+from vss_ros.networks.model import Model
 
 
 class Encode(nn.Module):
@@ -149,21 +150,15 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def flat_stages(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    precision: str = "f32",
-) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
-    """Every stage of a network with inputs of the right shapes and types, ready to be exported.
+def flat_stages(model: Model, precision: str = "f32") -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    """Every stage of a model with inputs of the right shapes and types, ready to be exported.
 
-    `propagate`, and if the network remembers `encode`, `remember`, `decode`; size: (height, width) of the input;
-    precision: f32, bf16 or f16 (see `typed`). Tensors lie where the network does.
+    `propagate`, and if the network remembers `encode`, `remember`, `decode`; precision: f32, bf16 or f16 (see
+    `typed`). Tensors lie where the network does.
     """
-    network = fold_batch_norms(network)
-    encode = Encode(network, mean, std).eval().to(device_of(network))
-    frame = torch.zeros((1, *size, 3), dtype=torch.uint8, device=device_of(network))
+    network = fold_batch_norms(model.network)
+    encode = Encode(network, model.mean, model.std).eval().to(device_of(network))
+    frame = torch.zeros((1, *model.size, 3), dtype=torch.uint8, device=device_of(network))
     count = memories_read(network)
 
     def typed(module: nn.Module) -> nn.Module:
@@ -189,10 +184,10 @@ def stage_names(network: nn.Module) -> tuple[str, ...]:
     return ("encode", "remember", "decode", "propagate") if network.keeps else ("propagate",)
 
 
-def fingerprint(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> str:
+def fingerprint(model: Model) -> str:
     """Hash of everything that a stage's graph holds: weights, normalisation, the code that computes with them."""
-    digest = hashlib.sha256(repr((type(network).__name__, list(mean), list(std))).encode())
-    for name, tensor in sorted(network.state_dict().items()):
+    digest = hashlib.sha256(repr((type(model.network).__name__, list(model.mean), list(model.std))).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     here = Path(__file__).parent

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vss_ros.backends.stages import Encode, drift
 from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -20,24 +21,16 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        precision: str = "f32",
-        threads: int = 0,
-    ):
+    def __init__(self, model: Model, precision: str = "f32", threads: int = 0):
         if precision not in DTYPES:
             raise VssError(
                 f"precision {precision}: backend torch on a CPU computes in f32 or bf16; f16 needs CUDA, none was found"
             )
         if threads:
             torch.set_num_threads(threads)
-        self.network = network.eval()
-        self.first = Encode(self.network, mean, std)
-        self.precision, self.size, self.std = precision, size, std
+        network = self.network = model.network.eval()
+        self.first = Encode(network, model.mean, model.std)
+        self.precision, self.size, self.std = precision, model.size, model.std
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
         self.interval = network.interval
         self.dtype = DTYPES[precision]

@@ -6,24 +6,23 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import best_precision
 from vss_ros.backends.gpu import engines
-from vss_ros.config import StreamConfig, VssError
+from vss_ros.backends.gpu.build import engine_keys, jobs
+from vss_ros.config import StreamConfig
 from vss_ros.deploy.convert import parse_size
-from vss_ros.networks.card import load_model
-
-BACKENDS = ("tensorrt", "ort-tensorrt")
+from vss_ros.networks.model import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=StreamConfig.model, help="name of an installed model or path of a card"
     )
-    parser.add_argument("--backend", default="tensorrt", choices=BACKENDS)
     parser.add_argument("--precision", default="f16", help="f32, f16, bf16 or int8; auto is f16")
     parser.add_argument(
         "--calibration", type=Path, help="int8: folder of `vss calibrate`; its own if left out"
@@ -36,23 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    network, card = load_model(args.model)
-    height, width = parse_size(args.size) if args.size else card.size
-    size = (height, width)
-    precision = best_precision(args.backend, False) if args.precision == "auto" else args.precision
-    files, calibration = None, ""
-    if precision == "int8":
-        folder = args.calibration or int8_files.folder_of(card, size)
-        files, calibration = int8_files.find(folder, card, size)
-    maker = module_of(args.backend)
-    keys = maker.engine_keys(network, size, card.mean, card.std, precision, calibration)
+    model = open_model(args.model, parse_size(args.size) if args.size else None)
+    precision = best_precision("tensorrt", False) if args.precision == "auto" else args.precision
+    name, size = Path(args.model).stem, model.size
+    if precision == "int8" and model.card:
+        folder = args.calibration or int8_files.folder_of(model.card, size)
+        model = replace(model, calibration=int8_files.find(folder, model.card, size))
+    keys = engine_keys(model, precision)
     missing = [stage for stage, key in keys.items() if args.force or not is_cached(key)]
     if not missing:
-        sys.stdout.write(f"{card.name}: all {len(keys)} engines are built\n")
+        sys.stdout.write(f"{name}: all {len(keys)} engines are built\n")
         return 0
-    sys.stdout.write(f"{card.name}, {size[1]}×{size[0]}, {precision}: {len(missing)} engines to build\n")
-    jobs = maker.jobs(network, size, card.mean, card.std, precision, files)
-    build_all({stage: (keys[stage], jobs[stage]) for stage in missing}, int(args.limit * 1e9), args.force)
+    sys.stdout.write(f"{name}, {size[1]}×{size[0]}, {precision}: {len(missing)} engines to build\n")
+    work = jobs(model, precision)
+    build_all({stage: (keys[stage], work[stage]) for stage in missing}, int(args.limit * 1e9), args.force)
     return 0
 
 
@@ -99,18 +95,6 @@ def report_memory(need: int) -> None:
     sys.stdout.write(f"needs about {need / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} GB are free\n")
     if free < need:
         sys.stdout.write("this may fail: stop what else uses the GPU, or choose a smaller --size\n")
-
-
-def module_of(backend: str) -> Any:
-    if backend == "tensorrt":
-        from vss_ros.backends.gpu import build as tensorrt_build
-
-        return tensorrt_build
-    try:
-        from vss_ros.backends.gpu import ort_tensorrt
-    except ModuleNotFoundError as error:
-        raise VssError(f"backend {backend} needs {error.name}: pip install {error.name}") from error
-    return ort_tensorrt
 
 
 def is_cached(key: engines.Key) -> bool:

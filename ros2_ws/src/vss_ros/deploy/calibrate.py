@@ -27,7 +27,8 @@ from vss_ros.data import metrics
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
-from vss_ros.networks.card import ModelCard, load_model, read_card, write_card
+from vss_ros.networks.card import ModelCard, read_card, write_card
+from vss_ros.networks.model import Model, open_model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -63,17 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.clips < 1 or args.interval < 1:
         raise VssError(f"expected --clips and --interval of at least 1, got {args.clips} and {args.interval}")
-    network, card = load_model(args.model)
-    height, width = parse_size(args.size) if args.size else card.size
-    size = (height, width)
+    model = open_model(args.model, parse_size(args.size) if args.size else None)
+    card, _ = read_card(args.model)
     calibration, held_out = pick_clips(args)
     measured = labelled_clips(args, card) if args.data else held_out
     if args.precision == "bf16":
-        plain = [make_stream(network, card, size, args, precision) for precision in ("f32", "bf16")]
+        plain = [make_stream(model, args, precision) for precision in ("f32", "bf16")]
         reference = run(plain[0], measured)
         report = {"precision": "bf16", **compare(run(plain[1], measured), reference, measured, card)}
     else:
-        report = calibrate(args, network, card, size, calibration, measured)
+        report = calibrate(args, model, card, calibration, measured)
     report["frames"] = sum(map(len, measured))
     report["command"] = "vss calibrate " + shlex.join(sys.argv[2:])
     if args.write_card:
@@ -83,16 +83,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def calibrate(
-    args: argparse.Namespace,
-    network: Any,
-    card: ModelCard,
-    size: tuple[int, int],
-    clips: Clips,
-    measured: Clips,
+    args: argparse.Namespace, model: Model, card: ModelCard, clips: Clips, measured: Clips
 ) -> dict[str, Any]:
     """Quantise, find the groups that cost too much, give them back, write the folder; the report."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(args, network, card, size, Path(folder))
+        trial = Trial(args, model, Path(folder))
         float_labels = run(trial.stream({}), measured)
         log.info("scales of the keyframes' stages from %d keyframes", len(clips))
         seen = trial.record({}, clips)
@@ -127,8 +122,8 @@ def calibrate(
                 name: round(losses[name], 5) for name in sorted(losses, key=lambda n: -losses[n])
             },
         }
-    out = args.out or int8_files.folder_of(card, size)
-    report["sha256"] = int8_files.write(out, {**trial.models, **chosen}, card, size, report)
+    out = args.out or int8_files.folder_of(card, model.size)
+    report["sha256"] = int8_files.write(out, {**trial.models, **chosen}, card, model.size, report)
     report["written"] = str(out)
     return report
 
@@ -140,18 +135,17 @@ class Trial:
     and the file must be right on processors with and without bfloat16.
     """
 
-    def __init__(self, args: Any, network: Any, card: ModelCard, size: tuple[int, int], folder: Path):
-        self.network, self.card, self.size, self.folder = network, card, size, folder
+    def __init__(self, args: Any, model: Model, folder: Path):
+        self.model, self.folder = model, folder
         self.backend, self.interval = args.backend, args.interval
-        self.models = export(network, size, card.mean, card.std, opset=int8_files.OPSET)
+        self.models = export(model, opset=int8_files.OPSET)
 
     def stream(self, replaced: dict[str, bytes]) -> Stream:
         files = {}
         for stage, model in {**self.models, **replaced}.items():
             files[stage] = self.folder / f"{stage}.onnx"
             files[stage].write_bytes(model)
-        network, card = self.network, self.card
-        backend = OnnxBackend(network, self.size, card.mean, card.std, self.backend, files=files)
+        backend = OnnxBackend(self.model, self.backend, files=files)
         return Stream(backend, FixedInterval(self.interval), max_gap=0.0)
 
     def record(self, replaced: dict[str, bytes], clips: Clips) -> dict[str, list]:
@@ -177,8 +171,8 @@ def without(models: dict[str, bytes], groups: dict[str, dict[str, str]], is_floa
     }
 
 
-def make_stream(network: Any, card: ModelCard, size: tuple[int, int], args: Any, precision: str) -> Stream:
-    backend = OnnxBackend(network, size, card.mean, card.std, args.backend, precision=precision)
+def make_stream(model: Model, args: Any, precision: str) -> Stream:
+    backend = OnnxBackend(model, args.backend, precision)
     return Stream(backend, FixedInterval(args.interval), max_gap=0.0)
 
 

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         options=authors_options(args.network, tensors),
         classes=[str(i) for i in range(args.classes)],
         palette=[[(37 * i) % 256, (91 * i + 60) % 256, (173 * i + 120) % 256] for i in range(args.classes)],
-        size=parse_size(args.size),
+        size=list(parse_size(args.size)),
         weights=f"{args.out.stem}.safetensors",
         sha256="",
         licence=args.licence,
@@ -90,10 +90,10 @@ def with_prefix(network: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": value for name, value in tensors.items()}
 
 
-def parse_size(text: str) -> list[int]:
-    """[height, width] of "HEIGHTxWIDTH"."""
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "HEIGHTxWIDTH"."""
     try:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise VssError(f"size: expected HEIGHTxWIDTH such as 512x1024, got {text!r}") from error
-    return [height, width]
+    return height, width

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from vss_ros.backends.onnx_files import CPU_OPSET, TENSORRT_OPSET, to_onnx
 from vss_ros.backends.stages import flat_stages, memories_read
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.export_readme import readme
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import build
-from vss_ros.networks.card import ModelCard, load_model
+from vss_ros.networks.model import Model, open_model
 
-TARGETS = {"onnx": "onnx", "exported-program": "pt2", "tensorrt": "plan"}
+TARGETS = {"onnx": "onnx", "exported-program": "pt2"}
 # greatest difference to torch, relative to the greatest output
 TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 Run = Callable[[str, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -53,24 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    network, card = load(args)
-    if not args.size and not card:
-        raise VssError("--network needs --size HEIGHTxWIDTH")
-    height, width = parse_size(args.size) if args.size else card.size  # type: ignore[union-attr]
-    size = (height, width)
-    mean, std = (card.mean, card.std) if card else (IMAGENET_MEAN, IMAGENET_STD)
-    where = "cuda" if args.target == "tensorrt" and torch.cuda.is_available() else "cpu"
-    stages = flat_stages(network.to(where), size, mean, std, args.precision)
+    model = load(args)
+    stages = flat_stages(model, args.precision)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        write(args, network, card, size, stages)
+        write(args, model, stages)
     except OSError as error:
         raise VssError(f"--out {args.out} cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{len(stages)} stages in {args.out}\n")
     if not args.check:
         return 0
     problems = []
-    for line, is_problem in check(args.out, network, stages):
+    for line, is_problem in check(args.out, model.network, stages):
         sys.stdout.write(f"{'FAIL' if is_problem else 'ok  '} {line}\n")
         problems += [line] if is_problem else []
     if problems:
@@ -78,18 +72,20 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, ModelCard | None]:
+def load(args: argparse.Namespace) -> Model:
+    size = parse_size(args.size) if args.size else None
     if (args.model is None) == (args.network is None):
         raise VssError("expected either --model (trained weights) or --network (fresh weights)")
     if args.model:
-        return load_model(args.model)
-    return build(args.network, args.backbone, args.classes).eval(), None
+        return open_model(args.model, size)
+    if not size:
+        raise VssError("--network needs --size HEIGHTxWIDTH")
+    return Model(build(args.network, args.backbone, args.classes).eval(), size)
 
 
-def write(
-    args: argparse.Namespace, network: nn.Module, card: ModelCard | None, size: tuple[int, int], stages: dict
-) -> None:
+def write(args: argparse.Namespace, model: Model, stages: dict) -> None:
     """Stage files, then the card, the README and, last, bundle.yaml that names them all."""
+    network, card = model.network, model.card
     listed: dict[str, Any] = {}
     for name, (module, inputs) in stages.items():
         content, names = serialise(args, module, inputs)
@@ -110,7 +106,7 @@ def write(
         "target": args.target,
         "precision": args.precision,
         **({"opset": args.opset} if args.target == "onnx" else {}),
-        "size": list(size),
+        "size": list(model.size),
         "keeps": network.keeps,
         "interval": network.interval,
         "lookahead": network.lookahead,
@@ -137,11 +133,6 @@ def serialise(
         return content, ([item.name for item in graph.input], [item.name for item in graph.output])
     with torch.no_grad():
         program = torch.export.export(module, inputs, strict=False)
-    if args.target == "tensorrt":
-        from vss_ros.backends.gpu.build import make_engine, unpack
-
-        ins, outs, plan = unpack(make_engine(program, inputs))
-        return plan, (ins, outs)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     outs = [str(spec.arg.name) for spec in program.graph_signature.output_specs]
@@ -235,25 +226,6 @@ def runner(folder: Path, bundle: dict[str, Any]) -> Run:
     files = {name: folder / stage["file"] for name, stage in bundle["stages"].items()}
     if bundle["target"] == "onnx":
         return onnx_runner(files)
-    if bundle["target"] == "tensorrt":
-        from vss_ros.backends.gpu.build import pack
-        from vss_ros.backends.gpu.tensorrt import open_engine
-
-        stream = torch.cuda.Stream()
-
-        def opened(name: str) -> Any:
-            stage = bundle["stages"][name]
-            inputs, outputs = ([item["name"] for item in stage[kind]] for kind in ("inputs", "outputs"))
-            return open_engine(pack(inputs, outputs, files[name].read_bytes()), stream)
-
-        engines = {name: opened(name) for name in files}
-
-        def run(name: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            outputs = tuple(t.clone() for t in engines[name](*inputs))
-            stream.synchronize()
-            return outputs
-
-        return run
     programs = {name: torch.export.load(path).module() for name, path in files.items()}
     return lambda name, inputs: as_tuple(programs[name](*inputs))
 

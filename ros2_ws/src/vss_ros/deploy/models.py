@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.networks.card import find_models, load_model, read_card
+from vss_ros.networks.card import find_models, read_card
+from vss_ros.networks.model import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +39,7 @@ def list_engines(models: list[str], all_of_them: bool) -> None:
 
     weights = {}
     for name in models:
-        network, card = load_model(name)
-        weights[fingerprint(network, card.mean, card.std)] = name
+        weights[fingerprint(open_model(name))] = name
     entries = engines.entries()
     total = sum(entry.size for entry in entries)
     sys.stdout.write(f"\n{len(entries)} engines, {total / 1e6:.0f} MB, in {engines.engine_dir()}:\n")
@@ -61,25 +61,15 @@ def list_engines(models: list[str], all_of_them: bool) -> None:
 def state(entry: Any, model: str) -> str:
     """ "valid", or why the engine would not be loaded on this machine."""
     from vss_ros.backends.gpu import engines
+    from vss_ros.backends.gpu.build import machine_key
 
     if entry.problem:
         return entry.problem
     if not model:
         return "stale: weights: no installed model has them"
     try:
-        wanted = replace(entry.key, **machine(entry.key.builder))
+        wanted = replace(entry.key, **machine_key())
     except VssError as error:
         return f"cannot be used here: {error}"
     differences = engines.differences(wanted, entry.key)
     return f"stale: {'; '.join(differences)}" if differences else "valid"
-
-
-def machine(builder: str) -> dict[str, str]:
-    """The fields of a key that this machine decides, for an engine of such a builder."""
-    if builder.startswith("onnxruntime"):
-        from vss_ros.backends.gpu.ort_tensorrt import machine_key
-
-        return machine_key()
-    from vss_ros.backends.gpu.build import machine_key
-
-    return machine_key()

@@ -30,7 +30,8 @@ from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.card import read_card
 from vss_ros.stream.keyframes import FixedInterval
-from vss_ros.stream.stream import Stream, load_stream
+from vss_ros.stream.load import load_stream
+from vss_ros.stream.stream import Stream
 
 log = logging.getLogger(__name__)
 WINDOWS = (8, 16)

@@ -35,7 +35,8 @@ from vss_ros.media.draw import overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.card import read_card
 from vss_ros.stream.consistency import Consistency
-from vss_ros.stream.stream import Result, Stream, load_stream
+from vss_ros.stream.load import load_stream
+from vss_ros.stream.stream import Result, Stream
 
 WINDOWS = (8, 16)
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"

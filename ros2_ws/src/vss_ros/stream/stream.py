@@ -6,18 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vss_ros.backends import int8_files
-from vss_ros.backends.choose import best_precision, make_backend, pin
-from vss_ros.backends.gpu.engines import NoEngine
-from vss_ros.config import StreamConfig, VssError, replace
-from vss_ros.networks.card import ModelCard, load_model
-from vss_ros.stream.keyframes import LabelDrift, Policy, input_change, label_drift, make_policy
+from vss_ros.config import VssError
+from vss_ros.networks.card import ModelCard
+from vss_ros.stream.keyframes import LabelDrift, Policy, input_change, label_drift
 
 
 @dataclass
@@ -252,60 +248,6 @@ class Stream:
         if self.max_gap and stamp - self.last_stamp > self.max_gap:
             return f"gap of {stamp - self.last_stamp:.3f} s"
         return ""
-
-
-def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
-    """A stream that is ready to be called.
-
-    model: name of an installed model or path of a card; options: those of `StreamConfig`, also as
-    `keyframe_interval`, and two of `Stream`: `both_sides` (offline: also use the next keyframe) and
-    `measure_drift`. Raises VssError.
-
-        stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
-        result = stream(rgb, stamp)
-    """
-    of_stream = {name: options.pop(name) for name in ("both_sides", "measure_drift") if name in options}
-    if "keyframe_interval" in options:
-        options["interval"] = options.pop("keyframe_interval")
-    if model is not None:
-        options["model"] = str(model)
-    return open_stream(replace(StreamConfig(), **options), **of_stream)
-
-
-def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
-    """`load_stream` for a config that exists already."""
-    network, card = load_model(config.model)
-    size = (config.height or card.size[0], config.width or card.size[1])
-    files = None
-    if config.precision == "int8" and config.backend != "tensorrt":  # whose engines hold their scales
-        folder = Path(config.calibration) if config.calibration else int8_files.folder_of(card, size)
-        files, _ = int8_files.find(folder, card, size)
-    cores = pin(config.affinity) if config.affinity else 0
-    try:
-        backend = make_backend(
-            network,
-            size,
-            card.mean,
-            card.std,
-            config.backend,
-            precision=config.precision,
-            bf16_agrees=card.metrics.get("bf16", {}).get("agreement", 0.0) >= config.bf16_agreement,
-            threads=config.threads or cores,
-            files=files,
-        )
-    except NoEngine as error:
-        precision = best_precision(config.backend, False) if config.precision == "auto" else config.precision
-        options = f"--backend {config.backend} --precision {precision} --size {size[0]}x{size[1]}"
-        options += f" --calibration {config.calibration}" if config.calibration else ""
-        raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
-    return Stream(
-        backend,
-        make_policy(config, backend.interval),
-        card=card,
-        max_gap=config.max_gap,
-        both_sides=both_sides,
-        measure_drift=measure_drift,
-    )
 
 
 def check_frame(rgb: np.ndarray) -> None:

@@ -8,34 +8,43 @@ softmax and LayerNorm in 16 bits.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.versions import Versions, builder, numbers, probe
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 PRECISIONS = ("f32", "f16", "bf16")
 
 
-def engine_keys(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    precision: str,
-    calibration: str = "",
-) -> dict[str, engines.Key]:
+def engine_keys(model: Model, precision: str) -> dict[str, engines.Key]:
     """Cache key of every stage on this machine. Raises VssError where TensorRT cannot run."""
-    return stage_keys(network, size, mean, std, precision, calibration, machine_key())
+    machine, weights = machine_key(), fingerprint(model)
+    calibration = model.calibration.sha256 if model.calibration and precision == "int8" else ""
+    if precision == "int8" and not calibration:
+        raise VssError("precision int8: backend tensorrt needs a calibration (vss calibrate)")
+    return {
+        stage: engines.Key(
+            weights=weights,
+            network=type(model.network).__name__,
+            stage=stage,
+            size=f"{model.size[0]}x{model.size[1]}",
+            precision=precision,
+            calibration=calibration,
+            **machine,
+        )
+        for stage in stage_names(model.network)
+    }
 
 
 def machine_key() -> dict[str, str]:
@@ -44,31 +53,6 @@ def machine_key() -> dict[str, str]:
     kind = builder(found)
     release = found.torch_tensorrt if kind == "torch-tensorrt" else found.torch
     return {"builder": f"{kind} {release}", "tensorrt": found.tensorrt, "gpu": found.gpu}
-
-
-def stage_keys(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    precision: str,
-    calibration: str,
-    machine: dict[str, str],
-) -> dict[str, engines.Key]:
-    """Cache key of every stage; machine: the fields that the builder and this machine decide."""
-    weights = fingerprint(network, mean, std)
-    return {
-        stage: engines.Key(
-            weights=weights,
-            network=type(network).__name__,
-            stage=stage,
-            size=f"{size[0]}x{size[1]}",
-            precision=precision,
-            calibration=calibration,
-            **machine,
-        )
-        for stage in stage_names(network)
-    }
 
 
 @dataclass(frozen=True)
@@ -80,27 +64,21 @@ class Job:
     make: Callable[[], bytes]
 
 
-def jobs(
-    network: nn.Module,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    precision: str,
-    files: dict[str, Path] | None = None,
-) -> dict[str, Job]:
-    """What builds each stage's engine; files: of a calibration, for int8. Raises VssError where that is impossible."""
-    if precision == "int8" and files:
-        return int8_jobs(files)
+def jobs(model: Model, precision: str) -> dict[str, Job]:
+    """What builds each stage's engine. Raises VssError where that is impossible."""
+    if precision == "int8" and model.calibration:
+        return int8_jobs(model.calibration.files)
     if precision not in PRECISIONS:
         raise VssError(f"precision {precision}: backend tensorrt builds {', '.join(PRECISIONS)}")
     builder(probe())  # before the minutes of work below
+    model.network.to("cuda")
     return {
         name: job_of(program, partial(make_engine, program, inputs))
-        for name, (program, inputs) in exported(network.to("cuda"), size, mean, std, precision).items()
+        for name, (program, inputs) in exported(model, precision).items()
     }
 
 
-def int8_jobs(files: dict[str, Path]) -> dict[str, Job]:
+def int8_jobs(files: Mapping[str, Path]) -> dict[str, Job]:
     """What builds the engines of the files that `vss calibrate` made: int8 stands in them, the rest is float32."""
     import onnx
 
@@ -115,14 +93,11 @@ def int8_jobs(files: dict[str, Path]) -> dict[str, Job]:
 
 
 @torch.no_grad()
-def exported(
-    network: nn.Module, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], precision: str
-) -> dict[str, tuple[ExportedProgram, tuple[Tensor, ...]]]:
+def exported(model: Model, precision: str) -> dict[str, tuple[ExportedProgram, tuple[Tensor, ...]]]:
     """torch.export of every stage, with its example inputs."""
-    stages = flat_stages(network, size, mean, std, precision)
     return {
         name: (torch.export.export(module, inputs, strict=False), inputs)
-        for name, (module, inputs) in stages.items()
+        for name, (module, inputs) in flat_stages(model, precision).items()
     }
 
 

@@ -13,6 +13,7 @@ from vss_ros.backends.gpu.build import engine_keys, unpack
 from vss_ros.backends.gpu.graphs import Graph, Transfer
 from vss_ros.backends.stages import Confidence, Label, Resize, drift
 from vss_ros.config import VssError
+from vss_ros.networks.model import Model
 
 Tensors = tuple[Tensor, ...]
 
@@ -26,22 +27,20 @@ class TensorRTBackend:
     name = "tensorrt"
     resizes = True
 
-    def __init__(
-        self,
-        network: nn.Module,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        precision: str = "f16",
-        calibration: str = "",
-    ):
-        keys = engine_keys(network, size, mean, std, precision, calibration)
+    def __init__(self, model: Model, precision: str = "f16"):
+        network = model.network
+        keys = engine_keys(model, precision)
         plans = {stage: engines.load(key) for stage, key in keys.items()}
         self.stream = torch.cuda.Stream()
         self.transfer = Transfer(self.stream)
         self.stages = {stage: open_engine(plan, self.stream) for stage, plan in plans.items()}
         self.small: dict[tuple, Graph] = {}
-        self.precision, self.size, self.std, self.interval = precision, size, std, network.interval
+        self.precision, self.size, self.std, self.interval = (
+            precision,
+            model.size,
+            model.std,
+            network.interval,
+        )
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
 
     def encode(self, frame: np.ndarray) -> Tensors:

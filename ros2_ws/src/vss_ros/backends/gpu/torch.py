@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vss_ros.backends.gpu.graphs import Graph, Transfer
 from vss_ros.backends.gpu.tensorrt import TensorRTBackend
 from vss_ros.backends.stages import flat_stages
+from vss_ros.networks.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +26,19 @@ class TorchCudaBackend(TensorRTBackend):
 
     name = "torch"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        precision: str = "f32",
-        compiled: bool = False,
-    ):
+    def __init__(self, model: Model, precision: str = "f32", compiled: bool = False):
+        network = model.network.cuda()
         self.stream = torch.cuda.Stream()
         self.transfer = Transfer(self.stream)
-        stages = flat_stages(network.cuda(), size, mean, std, precision)
+        stages = flat_stages(model, precision)
         self.stages = {name: captured(*stage, self.stream, compiled) for name, stage in stages.items()}
         self.small: dict[tuple, Graph] = {}
-        self.precision, self.size, self.std, self.interval = precision, size, std, network.interval
+        self.precision, self.size, self.std, self.interval = (
+            precision,
+            model.size,
+            model.std,
+            network.interval,
+        )
         self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
 
 

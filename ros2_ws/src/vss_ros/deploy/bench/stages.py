@@ -26,11 +26,12 @@ from tqdm import tqdm
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import roofline
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build
+from vss_ros.networks.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -143,12 +144,12 @@ def open_backend(
     precision, _, extra = precision.partition("+")
     if extra not in ("", "compile") or (extra and (runtime != "torch" or not torch.cuda.is_available())):
         raise VssError(f"{runtime}+{precision}+{extra}: expected torch+PRECISION+compile, on CUDA")
-    values = (open_network(args, network), size, IMAGENET_MEAN, IMAGENET_STD)
+    model = Model(open_network(args, network), size)
     if extra:
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
-        return TorchCudaBackend(*values, precision, compiled=True)
-    return make_backend(*values, runtime, precision=precision, threads=args.threads)
+        return TorchCudaBackend(model, precision, compiled=True)
+    return make_backend(model, runtime, precision=precision, threads=args.threads)
 
 
 def rooflines(
@@ -159,7 +160,7 @@ def rooflines(
     for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
         network = open_network(args, args.network).to(device)
         rates = roofline.measure_rates(device, DTYPES[precision])
-        stages = flat_stages(network, size, IMAGENET_MEAN, IMAGENET_STD, precision)
+        stages = flat_stages(Model(network, size), precision)
         rows = roofline.stage_rows(stages, device, rates)
         figures[f"{size[0]}x{size[1]} {precision}"] = {"rates": vars(rates), "stages": rows}
         text += (

@@ -15,9 +15,6 @@ import numpy as np
 from vss_ros.config import SegmentConfig, VssError, child_command, replace
 from vss_ros.nodes.segment.constant import ConstantStream
 
-BUILT = ("tensorrt", "ort-tensorrt")
-"""Backends whose engines `vss build` makes."""
-
 
 class Start:
     """`stream` is ready to answer; `take()` gives its successor once, when that is ready.
@@ -35,7 +32,7 @@ class Start:
         try:
             self.stream = make_stream(config)
         except VssError as error:
-            if not (config.allow_fallback and config.backend in BUILT):
+            if not (config.allow_fallback and config.backend == "tensorrt"):
                 raise
             self.stream = make_stream(fallback(config))
             self.reason = f"runs on {self.stream.backend.name} instead of {config.backend}: {error}"
@@ -86,7 +83,7 @@ class Start:
 def build_command(config: SegmentConfig) -> list[str]:
     precision = "f16" if config.precision == "auto" else config.precision
     command = child_command("vss_ros.cli", "build", "--model", config.model)
-    command += ["--backend", config.backend, "--precision", precision]
+    command += ["--precision", precision]
     command += ["--calibration", config.calibration] if config.calibration else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
@@ -104,9 +101,7 @@ def fallback(config: SegmentConfig) -> SegmentConfig:
 def make_stream(config: SegmentConfig) -> Any:
     if config.constant_network:
         return ConstantStream()
-    from vss_ros.stream.stream import (
-        open_stream,  # torch takes seconds to import: not before a model is wanted
-    )
+    from vss_ros.stream.load import open_stream  # torch takes seconds to import: not before a model is wanted
 
     stream = open_stream(config)
     blank = np.zeros((*stream.backend.size, 3), np.uint8)

@@ -1,0 +1,74 @@
+"""From a model's name and options to a stream that is ready to be called."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vss_ros.backends import int8_files
+from vss_ros.backends.choose import best_precision, make_backend, pin
+from vss_ros.backends.gpu.engines import NoEngine
+from vss_ros.config import StreamConfig, replace
+from vss_ros.networks.model import Model, open_model
+from vss_ros.stream.keyframes import make_policy
+from vss_ros.stream.stream import Stream
+
+
+def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
+    """A stream that is ready to be called.
+
+    model: name of an installed model or path of a card; options: those of `StreamConfig`, also as
+    `keyframe_interval`, and two of `Stream`: `both_sides` (offline: also use the next keyframe) and
+    `measure_drift`. Raises VssError.
+
+        stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
+        result = stream(rgb, stamp)
+    """
+    of_stream = {name: options.pop(name) for name in ("both_sides", "measure_drift") if name in options}
+    if "keyframe_interval" in options:
+        options["interval"] = options.pop("keyframe_interval")
+    if model is not None:
+        options["model"] = str(model)
+    return open_stream(replace(StreamConfig(), **options), **of_stream)
+
+
+def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
+    """`load_stream` for a config that exists already."""
+    model = model_of(config)
+    backend = open_backend(model, config)
+    return Stream(
+        backend,
+        make_policy(config, backend.interval),
+        card=model.card,
+        max_gap=config.max_gap,
+        both_sides=both_sides,
+        measure_drift=measure_drift,
+    )
+
+
+def model_of(config: StreamConfig) -> Model:
+    """The model that a config names, at its size and with its calibration."""
+    model = open_model(config.model, (config.height, config.width) if config.height else None)
+    if config.precision != "int8" or model.card is None:
+        return model
+    folder = Path(config.calibration) if config.calibration else int8_files.folder_of(model.card, model.size)
+    return dataclasses.replace(model, calibration=int8_files.find(folder, model.card, model.size))
+
+
+def open_backend(model: Model, config: StreamConfig) -> Any:
+    """The runtime that a config names, with the model on it; NoEngine says how to build what is missing."""
+    cores = pin(config.affinity) if config.affinity else 0
+    try:
+        return make_backend(
+            model,
+            config.backend,
+            precision=config.precision,
+            bf16_agrees=model.bf16_agreement >= config.bf16_agreement,
+            threads=config.threads or cores,
+        )
+    except NoEngine as error:
+        precision = best_precision(config.backend, False) if config.precision == "auto" else config.precision
+        options = f"--precision {precision} --size {model.size[0]}x{model.size[1]}"
+        options += f" --calibration {config.calibration}" if config.calibration else ""
+        raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
