@@ -6,8 +6,10 @@ YAML files, command-line options and ROS parameters are all made by looping over
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
+import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,28 @@ def check(config: Any) -> None:
         low, high = meta.get("low"), meta.get("high")
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             raise VssError(f"{item.name}: expected a value in [{low}, {high}], got {value!r}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from a file is of a field's type, such as list[list[int]].
+
+    A float is finite and may be written as an int; an int is no bool; text can be printed: no control characters.
+    """
+    origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is Any:
+        return True
+    if origin is float:
+        return (type(value) is float and math.isfinite(value)) or (
+            type(value) is int and abs(value) < 1 << 63
+        )
+    if type(value) is not origin:
+        return False
+    if origin is dict:
+        return all(fits(name, str) and (not inside or fits(v, inside[1])) for name, v in value.items())
+    if origin in (list, tuple):
+        kinds = inside if inside[-1:] != (...,) and origin is tuple else inside[:1] * len(value)
+        return not inside or (len(kinds) == len(value) and all(map(fits, value, kinds)))
+    return value.isprintable() if origin is str else True
 
 
 @dataclass(frozen=True)

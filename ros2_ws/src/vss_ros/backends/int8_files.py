@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import write_atomic
+from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks.card import ModelCard
 from vss_ros.networks.model import Calibration
 
@@ -58,18 +59,22 @@ def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> Calibration:
         f"vss calibrate --model {card.name} --size {size[0]}x{size[1]} --frames BAG_OR_FOLDER --out {folder}"
     )
     try:
-        content = yaml.safe_load((folder / CARD).read_text())
-        files = {stage: folder / f"{stage}.onnx" for stage in content["stages"]}
+        if not (folder / CARD).is_file():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(folder / CARD))
+        content = read_yaml(folder / CARD)
+        files = {str(stage): folder / f"{Path(str(stage)).name}.onnx" for stage in content["stages"]}
         damaged = [
             path.name
             for stage, path in files.items()
             if hashlib.sha256(path.read_bytes()).hexdigest() != content["stages"][stage]
         ]
-        made_for = (content["weights"], list(content["size"]))
+        made_for = (content["weights"], [int(side) for side in content["size"]])
+        if len(made_for[1]) != 2:
+            raise ValueError(f"size: expected [height, width], got {content['size']}")
         total = str(content["sha256"])
     except FileNotFoundError as error:
         raise VssError(f"precision int8 needs a calibration, {error.filename} is missing: {again}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (VssError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise VssError(f"{folder / CARD} cannot be read ({error}): {again}") from error
     if damaged:
         raise VssError(f"{folder}: {', '.join(damaged)} is damaged: {again}")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from vss_ros.config import VssError
 from vss_ros.networks import from_authors
 from vss_ros.networks.authors import authors_options
 from vss_ros.networks.card import ModelCard, save_model
+from vss_ros.networks.weights import read_state
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         raise VssError(f"--out: expected the path of a card ending in .yaml, got {args.out}")
     tensors: dict[str, Tensor] = {}
     for path in args.checkpoints:
-        tensors.update(with_prefix(args.network, read_checkpoint(path)))
+        tensors.update(with_prefix(args.network, read_state(path)))
     network = from_authors(args.network, args.backbone, args.classes, tensors)
     card = ModelCard(
         name=args.out.stem,
@@ -61,24 +59,6 @@ def main(args: argparse.Namespace) -> int:
     )
     log.info("wrote %s; name its classes and their palette there", save_model(network, card, args.out.parent))
     return 0
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .pth file, which may hold them under "state_dict"; VssError if it holds anything executable."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise VssError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise VssError(
-            f"checkpoint {path} is damaged or holds objects other than tensors: {reason}"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise VssError(f"checkpoint {path}: expected a dictionary of tensors")
-    return content
 
 
 def with_prefix(network: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from vss_ros.config import VssError, share_dir
+from vss_ros.media.files import read_yaml
 
 COEFFICIENTS = {
     "plumb_bob": (4, 5),  # k1 k2 t1 t2 k3
@@ -33,7 +33,7 @@ def read_camera_info(url: str | Path) -> dict[str, Any]:
     """
     path = resolve(str(url))
     try:
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path)
         info = {
             "width": whole(data, "image_width"),
             "height": whole(data, "image_height"),
@@ -42,12 +42,11 @@ def read_camera_info(url: str | Path) -> dict[str, Any]:
         }
         for key, name in zip("krp", MATRICES, strict=True):
             info[key] = numbers(data[name], name, MATRICES[name])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise VssError(f"{path}: expected the YAML of camera_calibration: {reason}") from error
+    except VssError as error:
+        raise VssError(f"{error}; expected the YAML of camera_calibration") from error
     except KeyError as error:
         raise VssError(f"{path}: expected the YAML of camera_calibration, {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise VssError(f"{path}: expected the YAML of camera_calibration: {error}") from error
     try:
         check_camera_info(info)

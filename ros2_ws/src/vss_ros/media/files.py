@@ -1,15 +1,22 @@
-"""Files and folders that appear only once they are complete."""
+"""Files and folders that appear only once they are complete, and files of others, which may hold anything."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vss_ros.config import VssError
+
+YAML_BYTES, YAML_NODES = 1 << 20, 50_000
+"""Greatest YAML file that is read, and how many values it may hold with its aliases written out."""
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -39,3 +46,64 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise VssError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Content of a plain file of at most `limit` bytes; never waits for a pipe or reads a device. Raises VssError."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise VssError(f"{path}: cannot be read: it is no plain file")
+            if about.st_size > limit:
+                raise VssError(f"{path}: cannot be read: expected at most {limit} bytes, got {about.st_size}")
+            return file.read(limit)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise VssError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+class Loader(yaml.SafeLoader):
+    """Whole numbers have at most 63 bits: Python cannot even print much longer ones."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > 63:
+            raise yaml.constructor.ConstructorError(None, None, "a number is too large", node.start_mark)
+        return value
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of plain values holds. Raises VssError if it is no such file, too large or a trap.
+
+    PyYAML's own errors for wrong values are of many kinds, and aliases of aliases can stand for billions of values.
+    """
+    content = read_bytes(path, YAML_BYTES)
+    try:
+        loader = Loader(content)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if count_nodes(node, {}) > YAML_NODES:
+            raise VssError(f"{path}: cannot be read: expected at most {YAML_NODES} values")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise VssError(f"{path}: cannot be read: it is nested too deeply, or holds itself") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise VssError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def count_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values that a YAML node stands for, each alias as often as it is used; RecursionError if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = -1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [item for pair in parts for item in pair] if pairs else parts
+        known[id(node)] = 1 + sum(count_nodes(item, known) for item in inner)
+    if known[id(node)] < 0:
+        raise RecursionError
+    return known[id(node)]

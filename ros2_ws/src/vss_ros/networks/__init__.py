@@ -60,7 +60,11 @@ def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
         raise VssError(f"unknown network {name!r}: expected one of {', '.join(known)}")
     if not 1 <= classes <= 255:
         raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
-    return NETWORKS[name](backbone, classes, **options)
+    try:
+        return NETWORKS[name](backbone, classes, **options)
+    except (TypeError, ValueError, ArithmeticError, AssertionError, MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise VssError(f"{name}: cannot be made with options {options}: {reason}") from error
 
 
 def encoder_of(network: Any) -> tuple[str, ...]:

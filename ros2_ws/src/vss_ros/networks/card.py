@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, share_dir
-from vss_ros.media.files import write_atomic
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, fits, share_dir
+from vss_ros.media.files import read_bytes, read_yaml, write_atomic
+
+PLAIN_NAME = re.compile(r"[^./\\\\][^/\\\\]{0,199}")
+SHA256 = re.compile("[0-9a-f]{64}")
+GREATEST_OPTION = 4096
+WEIGHTS_BYTES = 4 << 30
+KINDS = {"classes": "a list of names", "palette": "lists of whole numbers", "options": "a mapping"}
 
 if TYPE_CHECKING:  # reading a card must not wait seconds for torch
     from torch import nn
@@ -42,15 +50,60 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = (len(self.palette), {len(colour) for colour in self.palette})
-        if shape != (len(self.classes), {3}):
-            raise VssError(f"model {self.name}: expected one [r, g, b] of palette for each class")
-        if len(self.size) != 2 or min(self.size) < 32:
-            raise VssError(
-                f"model {self.name}: size: expected [height, width] of at least 32, got {self.size}"
+        for item, kind in typing.get_type_hints(type(self)).items():
+            expect(fits(getattr(self, item), kind), self, item, KINDS.get(item, kind))
+        for item in ("name", "weights"):
+            expect(PLAIN_NAME.fullmatch(getattr(self, item)), self, item, "a plain file name")
+        expect(not self.sha256 or SHA256.fullmatch(self.sha256), self, "sha256", "64 hexadecimal digits")
+        expect(
+            0 < len(set(self.classes)) == len(self.classes) <= 255 and all(self.classes),
+            self,
+            "classes",
+            "1 to 255 different names",
+        )
+        colours = [len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in self.palette]
+        expect(
+            colours == [True] * len(self.classes), self, "palette", "one [r, g, b] of 0–255 for each class"
+        )
+        expect(
+            len(self.size) == 2 and 32 <= min(self.size) <= max(self.size) <= 8192,
+            self,
+            "size",
+            "[height, width] of 32 to 8192",
+        )
+        expect(len(self.mean) == 3, self, "mean", "three numbers")
+        expect(len(self.std) == 3 and min(self.std) > 0, self, "std", "three numbers, std > 0")
+        expect(
+            all(map(is_option, self.options.values())), self, "options", f"numbers up to {GREATEST_OPTION}"
+        )
+        for part in ("val", "test", "bf16", "int8"):
+            measured = self.metrics.get(part, {})
+            right = type(measured) is dict and all(
+                fits(measured[name], float) for name in ("mIoU", "agreement") if name in measured
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise VssError(f"model {self.name}: mean, std: expected three numbers each, std > 0")
+            expect(right, self, f"metrics.{part}", "a mapping whose mIoU and agreement are numbers")
+
+
+def expect(holds: Any, card: ModelCard, name: str, what: object) -> None:
+    if not holds:
+        got = repr(getattr(card, name.partition(".")[0]))
+        what = str(what).replace("typing.", "")
+        raise VssError(
+            f"model {card.name!r:.80}: {name}: expected {what}, got {got[:120]}{'…' if len(got) > 120 else ''}"
+        )
+
+
+def is_option(value: Any) -> bool:
+    """Whether it may be given to a network's constructor: one number or word, or a list of numbers."""
+    if isinstance(value, (list, tuple)):
+        return (
+            len(value) <= 8
+            and not any(isinstance(v, (list, str)) for v in value)
+            and all(map(is_option, value))
+        )
+    if isinstance(value, (bool, str)) or value is None:
+        return True
+    return fits(value, float) and abs(value) <= GREATEST_OPTION
 
 
 def find_models() -> dict[str, Path]:
@@ -68,10 +121,10 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
             raise VssError(f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {names}")
         path = models[str(model)]
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VssError(f"model card {path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
+        content = read_yaml(path)
+    except VssError as error:
+        raise VssError(f"model card {error}") from error
+    if not fits(content, dict[str, Any]):
         raise VssError(f"model card {path}: expected a YAML mapping, got {type(content).__name__}")
     known = {item.name: item for item in dataclasses.fields(ModelCard)}
     required = {name for name, item in known.items() if item.default_factory is dataclasses.MISSING} - {
@@ -82,8 +135,8 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
         raise VssError(f"model card {path}: missing {missing}, unknown {unknown}")
     try:
         return ModelCard(**{"name": path.stem, **content}), path
-    except TypeError as error:
-        raise VssError(f"model card {path}: a field has the wrong type ({error})") from error
+    except VssError as error:
+        raise VssError(f"model card {path}: {error}") from error
 
 
 def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -91,29 +144,32 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
 
     Raises VssError if the card or the weights are missing, damaged or do not belong together.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    import torch
 
     from vss_ros.networks import build
+    from vss_ros.networks.weights import parse_safetensors, restore
 
     card, path = read_card(model)
     file = path.parent / card.weights
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise VssError(f"weights {file} of model {card.name} cannot be read: {error.strerror}") from error
+        content = read_bytes(file, WEIGHTS_BYTES)
+    except VssError as error:
+        raise VssError(f"weights of model {card.name}: {error}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
         raise VssError(
             f"weights {file} do not belong to the card {path}: expected sha256 {card.sha256}, got {found}; "
             "restore the file or run `vss train` or `vss convert` again"
         )
+    tensors = parse_safetensors(content, file)
+    with torch.device("meta"):  # costs no memory, whatever the card asks for
+        wanted = build(card.network, card.backbone, len(card.classes), **card.options).state_dict()
+    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise VssError(
+            f"weights {file} do not fit {card.network}-{card.backbone} with options {card.options}"
+        )
     network = build(card.network, card.backbone, len(card.classes), **card.options)
-    try:
-        tensors = {name: tensor.float() for name, tensor in load(content).items()}
-        network.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise VssError(f"weights {file} do not fit {card.network}-{card.backbone}: {error}") from error
+    restore(network, tensors, f"weights {file}")
     return network.eval(), card
 
 

@@ -7,18 +7,18 @@ missing, for a `mar+…` network also `vss memory`, each as a command of its own
 from __future__ import annotations
 
 import argparse
+import inspect
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from vss_ros.config import VssError, child_command
 from vss_ros.networks import reads_of
+from vss_ros.networks.weights import read_safetensors
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
 
@@ -87,7 +87,7 @@ def start_from(network: nn.Module, path: Path, trained: Sequence[str]) -> None:
     Those under the prefixes `trained` stay fresh; every other one must be there. Without such prefixes all must be
     there that belong to the backbone. Raises VssError.
     """
-    tensors = read_weights(path)
+    tensors = read_safetensors(path)
     state, prefixes = network.state_dict(), tuple(trained)
     found = {}
     for name, tensor in tensors.items():
@@ -105,12 +105,11 @@ def load_memory(network: Any, path: Path, weights: Path) -> None:
     """Put the memory that `vss memory` wrote into a `mar+…` network."""
     if not is_current(path, weights):
         raise VssError(f"{path}: expected the memory of {weights}; run `vss memory` with the same recipe")
-    tensors = read_weights(path)
+    tensors = read_safetensors(path)
     for name, parameter in (("key", network.mar.memory_key), ("value", network.mar.memory_value)):
-        if parameter.shape != tensors[name].shape:
-            raise VssError(
-                f"{path}: {name}: expected {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}"
-            )
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != tuple(parameter.shape):
+            raise VssError(f"{path}: {name}: expected {tuple(parameter.shape)}, got {found}")
         parameter.data.copy_(tensors[name])
 
 
@@ -133,6 +132,10 @@ def check_clip(network: Any, recipe: Recipe) -> None:
 
     How far the frames lie apart is the recipe's business: a data set may have another frame rate than the paper's.
     """
+    try:
+        inspect.signature(network.loss).bind(None, **recipe.loss)
+    except TypeError as error:
+        raise VssError(f"loss: {recipe.network} has no such weights: {error}") from None
     reads = reads_of(network)
     if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
         if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:
@@ -147,10 +150,3 @@ def check_clip(network: Any, recipe: Recipe) -> None:
             f"{recipe.network}: expected offsets such as {list(paper)} and neighbours: [], "
             f"got offsets {list(recipe.offsets)}, neighbours {list(recipe.neighbours)}"
         )
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise VssError(f"{path} cannot be read as .safetensors: {error}") from None

@@ -6,18 +6,16 @@ import dataclasses
 import errno
 import io
 import os
-import pickle
-from functools import partial
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
+from vss_ros.networks.weights import read_checkpoint, read_state, restore
 from vss_ros.train.chain import freeze, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe
@@ -41,17 +39,13 @@ def load_initial(network: Any, init: str) -> None:
         return
     path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
     try:
-        read = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
-        tensors = read(path)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        raise VssError(f"init: {path} cannot be read as .safetensors or .pth: {error}") from None
-    if init.startswith("imagenet:"):
-        load_imagenet(network, tensors)
-        return
-    try:
-        network.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise VssError(f"init: {path} does not fit the recipe's network: {error}") from None
+        tensors = read_state(path)
+        if init.startswith("imagenet:"):
+            load_imagenet(network, tensors)
+        else:
+            restore(network, tensors, path)
+    except VssError as error:
+        raise VssError(f"init: {error}") from None
 
 
 def save(path: Path, content: dict) -> None:
@@ -59,6 +53,7 @@ def save(path: Path, content: dict) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     try:
+        keep_previous(path)
         write_atomic(path, buffer.getvalue())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -66,23 +61,69 @@ def save(path: Path, content: dict) -> None:
         raise VssError(f"{path}: the disk is full; make room, then go on with --resume") from None
 
 
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the newest one is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def keep_previous(path: Path) -> None:
+    """The newest checkpoint by a second name, which takes no room and leaves the first where it is."""
+    if path.is_file():
+        second = path.with_name(f".{path.name}.link")
+        second.unlink(missing_ok=True)
+        try:
+            os.link(path, second)
+        except OSError:  # exFAT and the like have no links
+            shutil.copyfile(path, second)
+        os.replace(second, previous(path))
+
+
 def load(path: Path, recipe: Recipe) -> dict:
+    """A checkpoint of this recipe. Raises VssError if it is missing, damaged, foreign, or another recipe's."""
     if not path.is_file():
         raise VssError(f"{path}: no such checkpoint; leave out --resume or --export to train from the start")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    saved = dataclasses.asdict(
-        Recipe(**content["recipe"])
-    )  # with the defaults of fields that are newer than it
-    changed = [name for name, value in dataclasses.asdict(recipe).items() if saved[name] != value]
+    try:
+        content = read_checkpoint(path, own=True)
+        saved = recipe_of(content, path)
+        changed = [name for name, v in dataclasses.asdict(recipe).items() if repr(saved[name]) != repr(v)]
+        if not changed and not (isinstance(content.get("network"), dict) and is_progress(content, recipe)):
+            raise VssError(f"{path} is damaged: it lacks weights, or where the run stood")
+    except VssError as error:
+        before = previous(path)
+        advice = f"; the one before it is {before}: rename it to {path.name}" if before.is_file() else ""
+        raise VssError(f"{error}{advice}") from None
     if changed:
         raise VssError(f"{path}: made by another recipe; these differ: {', '.join(changed)}")
     return content
 
 
+def recipe_of(content: dict, path: Path) -> dict:
+    """The recipe in a checkpoint, with the defaults of fields that are newer than it."""
+    try:
+        return dataclasses.asdict(Recipe(**content["recipe"]))
+    except (KeyError, TypeError) as error:
+        raise VssError(f"{path} is no checkpoint of a run, it holds no recipe: {error}") from None
+
+
+def is_progress(content: dict, recipe: Recipe) -> bool:
+    """Whether step, best score and seconds are what a run of the recipe can have reached."""
+    step = content.get("step")
+    known = type(step) is int and 0 <= step <= recipe.steps
+    return known and all(fits(content.get(name), float) for name in ("best", "seconds"))
+
+
 def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recipe) -> dict:
     """Put everything back as the checkpoint has it; → step, best score, seconds, recipe."""
     content = load(path, recipe)
-    network.load_state_dict(content["network"])
-    average.load_state_dict(content["average"])
-    optimiser.load_state_dict(content["optimiser"])
+    try:
+        network.load_state_dict(content["network"])
+        average.load_state_dict(content["average"])
+        optimiser.load_state_dict(content["optimiser"])
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                values = optimiser.state.get(parameter, {}).values()
+                if not all(v.shape in (parameter.shape, ()) for v in values if isinstance(v, torch.Tensor)):
+                    raise ValueError("the optimiser's state is of other shapes than the parameters")
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise VssError(f"{path} does not fit the recipe's network: {error}") from None
     return {name: content[name] for name in ("step", "best", "seconds", "recipe")}

@@ -29,6 +29,7 @@ from vss_ros.data.clips import open_dataset
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.card import load_model
 from vss_ros.networks.mar import PER_CLASS
+from vss_ros.networks.weights import read_checkpoint
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.samples import read_clip
 
@@ -156,8 +157,13 @@ def resume(best: Extremes, state: Path, weights: str) -> int:
     """Go on from a saved state of the same weights, if there is one; → number of clips that it has seen."""
     if not state.is_file():
         return 0
-    saved = torch.load(state, weights_only=True)
-    if saved["weights"] != weights:
+    try:
+        saved = read_checkpoint(state, own=True)
+    except VssError as error:
+        sys.stderr.write(f"{error}; begins anew\n")
+        return 0
+    shapes = [getattr(saved.get(name), "shape", None) for name in ("scores", "features")]
+    if saved.get("weights") != weights or shapes != [best.scores.shape, best.features.shape]:
         return 0
     best.scores, best.features = saved["scores"], saved["features"]
     return saved["clips"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vss_ros.config import VssError, share_dir
+from vss_ros.config import VssError, fits, share_dir
+from vss_ros.media.files import read_yaml
 from vss_ros.train.augment import Augmentation
 
+GREATEST = 1 << 40
+"""Of any whole number in a recipe."""
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 
 
@@ -89,10 +92,10 @@ def read_recipe(name: str) -> Recipe:
             )
         path = find_recipes()[name]
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VssError(f"recipe {path} cannot be read: {error}") from None
-    if not isinstance(values, dict):
+        values = read_yaml(path)
+    except VssError as error:
+        raise VssError(f"recipe {error}") from None
+    if not fits(values, dict[str, Any]):
         raise VssError(f"recipe {path}: expected a mapping of fields, got {type(values).__name__}")
     fields = {item.name: item for item in dataclasses.fields(Recipe)}
     required = {
@@ -101,55 +104,69 @@ def read_recipe(name: str) -> Recipe:
     missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
     if missing or unknown:
         raise VssError(f"recipe {path}: missing {missing}, unknown {unknown}")
-    recipe = Recipe(
-        **{key: convert(path, key, str(fields[key].type), value) for key, value in values.items()}
-    )
-    check(path, recipe)
+    try:
+        recipe = Recipe(**convert(values, Recipe))
+        check(recipe)
+        check_augmentation(recipe)
+    except VssError as error:
+        raise VssError(f"recipe {path}: {error}") from None
     return recipe
 
 
-def convert(path: Path, name: str, kind: str, value: Any) -> Any:
-    """The value as the field's type, which is given as it is written above."""
+def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Values of a YAML file as the types of a dataclass's fields."""
+    kinds, converted = typing.get_type_hints(kind), {}
+    for name, value in values.items():
+        expected = kinds[name]
+        if typing.get_origin(expected) is tuple and isinstance(value, list):
+            value = tuple(value)
+        if expected is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+            with contextlib.suppress(
+                ValueError, OverflowError
+            ):  # 1e-3 is text in YAML 1.1, which wants 1.0e-3
+                value = float(value)
+        whole = value if isinstance(value, tuple) else (value,)
+        if not fits(value, expected) or any(isinstance(v, int) and abs(v) > GREATEST for v in whole):
+            got = repr(value)
+            shown = str(kind.__annotations__[name])
+            raise VssError(f"{name}: expected {shown}, got {got[:120]}{'…' if len(got) > 120 else ''}")
+        converted[name] = value
+    return converted
+
+
+def check_augmentation(recipe: Recipe) -> None:
+    known = {item.name for item in dataclasses.fields(Augmentation)} - {"crop"}
+    if unknown := sorted(set(recipe.augment) - known):
+        raise VssError(f"augment: unknown {unknown}, expected some of {', '.join(sorted(known))}")
     try:
-        if kind == "tuple[str, ...]":
-            if not isinstance(value, list):
-                raise ValueError
-            return tuple(str(v) for v in value)
-        if kind.startswith("tuple"):
-            numbers = tuple(int(v) for v in value)
-            if kind == "tuple[int, int]" and (len(numbers) != 2 or min(numbers) < 32):
-                raise ValueError
-            return numbers
-        python = {"int": int, "float": float, "str": str, "dict": dict}[kind]
-        if isinstance(value, bool) or (python is int and int(value) != value):
-            raise ValueError
-        return python(value)
-    except (TypeError, ValueError):
-        hint = " of at least 32 each (height, width)" if kind == "tuple[int, int]" else ""
-        raise VssError(f"recipe {path}: {name}: expected {kind}{hint}, got {value!r}") from None
+        Augmentation(recipe.crop, **convert(recipe.augment, Augmentation))
+    except VssError as error:
+        raise VssError(f"augment: {error}") from None
 
 
-def check(path: Path, recipe: Recipe) -> None:
+def check(recipe: Recipe) -> None:
     if recipe.optimiser not in ("adamw", "sgd"):
-        raise VssError(f"recipe {path}: optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
+        raise VssError(f"optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
     if recipe.precision not in PRECISIONS:
-        raise VssError(
-            f"recipe {path}: precision: expected one of {', '.join(PRECISIONS)}, got {recipe.precision!r}"
-        )
+        raise VssError(f"precision: expected one of {', '.join(PRECISIONS)}, got {recipe.precision!r}")
     for name in ("batch", "steps", "accumulate", "validate_every", "save_every"):
         if getattr(recipe, name) < 1:
-            raise VssError(f"recipe {path}: {name}: expected at least 1, got {getattr(recipe, name)}")
+            raise VssError(f"{name}: expected at least 1, got {getattr(recipe, name)}")
+    for name in ("size", "crop"):
+        if not 32 <= min(getattr(recipe, name)) <= max(getattr(recipe, name)) <= 8192:
+            raise VssError(f"{name}: expected (height, width) of 32 to 8192, got {getattr(recipe, name)}")
+    for name in ("seed", "warmup", "memory_clips", "clip_norm", "lr_head", "weight_decay", "power", "floor"):
+        if getattr(recipe, name) < 0:
+            raise VssError(f"{name}: expected at least 0, got {getattr(recipe, name)}")
+    if not all(fits(weight, float) for weight in recipe.loss.values()):
+        raise VssError(f"loss: expected a number a name, got {recipe.loss}")
+    if recipe.after != Path(recipe.after).name:
+        raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
     if not recipe.lr > 0 or not 0 <= recipe.average < 1:
-        raise VssError(f"recipe {path}: expected lr > 0 and average in [0, 1)")
+        raise VssError("expected lr > 0 and average in [0, 1)")
     if not 0 <= recipe.reverse <= 1:
-        raise VssError(f"recipe {path}: reverse: expected a share in [0, 1], got {recipe.reverse}")
+        raise VssError(f"reverse: expected a share in [0, 1], got {recipe.reverse}")
     if recipe.after and recipe.init:
-        raise VssError(f"recipe {path}: expected after or init, not both")
+        raise VssError("expected after or init, not both")
     if recipe.trains and not recipe.after:
-        raise VssError(
-            f"recipe {path}: trains: expected `after`, which says where the other parameters come from"
-        )
-    try:
-        Augmentation(recipe.crop, **recipe.augment)
-    except (TypeError, VssError) as error:
-        raise VssError(f"recipe {path}: augment: {error}") from None
+        raise VssError("trains: expected `after`, which says where the other parameters come from")

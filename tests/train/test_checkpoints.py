@@ -1,0 +1,124 @@
+"""Checkpoints of a run: the last two are kept, and what is damaged or foreign is refused with what to do."""
+
+import zipfile
+
+import pytest
+import torch
+from vss_ros.config import VssError
+from vss_ros.networks import build
+from vss_ros.train.checkpoints import load, load_initial, previous, resume, save
+from vss_ros.train.recipe import Recipe
+
+RECIPE = Recipe("dcfm", "mit_b0", "camvid", (64, 96), (64, 64), batch=2, steps=4, lr=1e-3)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A path, a network, and `write(**changes)` of a checkpoint of them."""
+    import dataclasses
+
+    torch.manual_seed(0)
+    network = build("dcfm", "mit_b0", 3)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    path = tmp_path / "last.ckpt"
+
+    def write(**changes):
+        parts = {name: part.state_dict() for name, part in (("network", network), ("optimiser", optimiser))}
+        state = {"step": 2, "best": 0.5, "seconds": 1.0, "recipe": dataclasses.asdict(RECIPE)}
+        save(path, {**parts, "average": parts["network"], **state, **changes})
+        return path
+
+    return path, network, optimiser, write
+
+
+def test_the_last_two_are_kept(run):
+    path, _, _, write = run
+    for step in (1, 2, 3):
+        write(step=step)
+    assert load(path, RECIPE)["step"] == 3 and load(previous(path), RECIPE)["step"] == 2
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_flipped_bit_is_seen_and_the_one_before_is_named(run):
+    path, _, _, write = run
+    write()
+    write()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in the middle of a tensor: torch itself reads it without a word
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+    with pytest.raises(
+        VssError, match=r"checksum .* is wrong; the one before it is .*last\.previous\.ckpt: rename"
+    ):
+        load(path, RECIPE)
+    previous(path).replace(path)
+    assert load(path, RECIPE)["step"] == 2
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 1 << 16, -1, -100])
+def test_a_cut_one_is_refused(run, length):
+    path = run[3]()
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(VssError, match="damaged"):
+        load(path, RECIPE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -1},
+        {"step": 5},
+        {"step": 1.5},
+        {"step": torch.zeros(2)},
+        {"best": float("nan")},
+        {"seconds": "long"},
+        {"recipe": {}},
+        {"recipe": 3},
+        {"recipe": {**vars(RECIPE), "lr": torch.zeros(3)}},
+        {"network": 3},
+        {"network": {}},
+        {"network": {"x": torch.zeros(1)}},
+        {"average": []},
+        {"optimiser": {}},
+        {"optimiser": {"state": {}, "param_groups": []}},
+        {"extra": torch.zeros(1).expand(1 << 40)},
+        {"extra": torch.zeros(2, 2).to_sparse()},
+    ],
+)
+def test_foreign_ones_are_refused(run, changes):
+    path, network, optimiser, write = run
+    write(**changes)
+    with pytest.raises(VssError, match=str(path)):
+        resume(path, network, network, optimiser, RECIPE)
+
+
+def test_an_optimiser_of_other_shapes_is_refused(run):
+    path, network, optimiser, write = run
+    state = optimiser.state_dict()
+    state["state"][0]["momentum_buffer"] = torch.zeros(7)
+    write(optimiser=state)
+    with pytest.raises(VssError, match="other shapes"):
+        resume(path, network, network, optimiser, RECIPE)
+
+
+def test_a_zip_that_inflates_is_refused(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch.save({"x": torch.zeros(1 << 20)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for item in plain.infolist():
+            bomb.writestr(item.filename, plain.read(item))
+    with pytest.raises(VssError, match="states more bytes than it holds"):
+        load_initial(build("dcfm", "mit_b0", 3), str(path))
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [1], {"a": {"b": torch.zeros(1)}}, {1: torch.zeros(1)}])
+def test_weights_to_start_from_are_tensors_by_name(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(VssError, match=r"init: .*a\.pth"):
+        load_initial(build("dcfm", "mit_b0", 3), str(tmp_path / "a.pth"))

@@ -1,0 +1,59 @@
+"""Recipes with hostile values end in one line that names the field."""
+
+import pytest
+import yaml
+from vss_ros.config import VssError
+from vss_ros.train.recipe import find_recipes, read_recipe
+
+RECIPE = {"network": "dcfm", "backbone": "mit_b0", "data": "camvid", "batch": 2, "steps": 4, "lr": 1e-3}
+RECIPE |= {"size": [64, 96], "crop": [64, 64]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", float("inf")),
+        ("seed", -1),
+        ("seed", 10**400),
+        ("seed", True),
+        ("steps", float("nan")),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 10**400),
+        ("lr", [1]),
+        ("size", "64"),
+        ("size", [64.5, 96]),
+        ("size", [64, 10**9]),
+        ("crop", [64, float("inf")]),
+        ("offsets", [float("inf")]),
+        ("offsets", 3),
+        ("trains", [1]),
+        ("network", 3),
+        ("network", "a\x1b[2Jb"),
+        ("options", [1]),
+        ("options", {1: 2}),
+        ("loss", {"a": "much"}),
+        ("loss", {"a": float("nan")}),
+        ("augment", {"scale": 3}),
+        ("augment", {"scale": [0.5, float("inf")]}),
+        ("augment", {"rotation": "left"}),
+        ("augment", {"keep": "all"}),
+        ("augment", {"flip": 1}),
+        ("augment", {"crop": [64, 64]}),
+        ("after", "../../x"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_its_field(tmp_path, name, value):
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, name: value}))
+    with pytest.raises(VssError, match=rf"recipe .*a\.yaml: .*{name}") as caught:
+        read_recipe(str(path))
+    assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
+
+
+def test_numbers_may_be_written_as_yaml_wants_them(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(RECIPE).replace("lr: 0.001", "lr: 1e-3") + "clip_norm: 1\n")
+    recipe = read_recipe(str(path))
+    assert recipe.lr == 1e-3 and type(recipe.clip_norm) is float and recipe.crop == (64, 64)
+    assert all(read_recipe(name) for name in find_recipes())
