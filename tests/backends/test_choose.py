@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,22 @@ def test_damaged_exports_are_rebuilt(cache, monkeypatch):
     assert files(network)["propagate"].read_bytes() == content
     make(network, "onnxruntime")
     assert not list(cache.rglob(".*"))  # no half-written file is left
+
+
+def test_exports_that_others_could_have_written_are_not_loaded(cache, monkeypatch):
+    network = lively("segformer", "mit_b0")
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"ours"})
+    path = files(network)["propagate"]
+    path.chmod(0o666)
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"new"})
+    assert files(network)["propagate"].read_bytes() == b"new"
+    path.parent.chmod(0o777)
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"newer"})
+    assert files(network)["propagate"].read_bytes() == b"newer" and not path.parent.stat().st_mode & 0o022
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(VssError, match="belongs to user"):
+        files(network)
 
 
 def test_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from torch import nn
 
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import write_atomic
+from vss_ros.media.files import foreign, own_folder, write_atomic
 from vss_ros.networks.model import Model
 
 CPU_OPSET = 20
@@ -35,7 +35,7 @@ def stage_files(model: Model) -> dict[str, Path]:
         return paths
     log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         for stage, content in export(model).items():
             write_atomic(paths[stage], content)
             write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
@@ -91,6 +91,8 @@ def checksum_path(path: Path) -> Path:
 
 def is_intact(path: Path) -> bool:
     try:
+        if any(foreign(item.lstat(), item) for item in (path.parent, path, checksum_path(path))):
+            return False
         return hashlib.sha256(path.read_bytes()).hexdigest() == checksum_path(path).read_text()
     except (OSError, UnicodeDecodeError):
         return False

@@ -32,6 +32,30 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def foreign(info: os.stat_result, path: Path) -> str:
+    """Why a file or folder could hold what someone else wrote, or ""."""
+    if stat.S_ISLNK(info.st_mode):
+        return f"{path} is a link; remove it"
+    if info.st_uid != os.geteuid():
+        return (
+            f"{path} belongs to user {info.st_uid}, not to you ({os.geteuid()}); remove it or set VSS_CACHE"
+        )
+    if info.st_mode & 0o022:
+        return f"{path} is writable for others; remove it if you did not make it so, else chmod go-w {path}"
+    return ""
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder that nobody else may write to. Raises VssError if it is another user's, OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = folder.lstat()
+    if about.st_uid == os.geteuid() and about.st_mode & 0o022 and stat.S_ISDIR(about.st_mode):
+        folder.chmod(stat.S_IMODE(about.st_mode) & ~0o022)  # as umask 002 leaves it
+        about = folder.lstat()
+    if problem := foreign(about, folder):
+        raise VssError(problem)
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder that takes the name, in place of an earlier one, once the block has succeeded."""

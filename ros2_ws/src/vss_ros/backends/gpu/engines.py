@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import write_atomic
+from vss_ros.media.files import foreign, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -175,19 +175,6 @@ def unsafe(folder: Path) -> str:
         return foreign(folder.lstat(), folder)
     except OSError:
         return ""  # not there yet
-
-
-def foreign(info: os.stat_result, path: Path) -> str:
-    """Why a file or folder could hold what someone else wrote, or ""."""
-    if stat.S_ISLNK(info.st_mode):
-        return f"{path} is a link; remove it"
-    if info.st_uid != os.geteuid():
-        return (
-            f"{path} belongs to user {info.st_uid}, not to you ({os.geteuid()}); remove it or set VSS_CACHE"
-        )
-    if info.st_mode & 0o022:
-        return f"{path} is writable for others; remove it if you did not make it so, else chmod go-w {path}"
-    return ""
 
 
 def make_dir() -> None:
