@@ -359,15 +359,18 @@ def open_dataset(
     root: its folder, by default the folder of that name in $VSS_DATA; size: (H, W) of what is rendered.
     Raises VssError for an unknown name and for a folder that is not laid out as published.
     """
-    if name == "street":
-        return Streets(split, (int(size[0]), int(size[1])))
-    if name not in DATASETS:
-        raise VssError(f"unknown data set {name!r}: expected one of street, {', '.join(DATASETS)}")
+    from vss_ros.data.points import POINT_SETS, StreetPoints
+
+    if name in ("street", "street_points"):
+        return (Streets if name == "street" else StreetPoints)(split, (int(size[0]), int(size[1])))
+    files = {**DATASETS, **POINT_SETS}
+    if name not in files:
+        raise VssError(f"unknown data set {name!r}: expected one of street, street_points, {', '.join(files)}")
     if root is None:
         if "VSS_DATA" not in os.environ:
             raise VssError(f"{name}: expected its folder (--root, or data: root in a recipe) or $VSS_DATA")
         root = Path(os.environ["VSS_DATA"]) / name
-    return DATASETS[name](Path(root), split)
+    return files[name](Path(root), split)
 
 
 def need_folder(folder: Path, download: str, name: str) -> None:

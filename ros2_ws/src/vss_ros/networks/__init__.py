@@ -29,7 +29,7 @@ from typing import Any
 from torch import nn
 
 from vss_ros.config import VssError
-from vss_ros.networks import cffm, dcfm, mar, mrcfa, msaf, pspnet, segformer, stf
+from vss_ros.networks import cffm, dcfm, iocformer, mar, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
 __all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "reads_of"]
@@ -37,6 +37,7 @@ __all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "
 NETWORKS = {
     "cffm": cffm.CFFM,
     "dcfm": dcfm.DCFM,
+    "iocformer": iocformer.IOCFormer,
     "mrcfa": mrcfa.MRCFA,
     "msaf": msaf.MSAF,
     "pspnet": pspnet.PSPNet,

@@ -100,7 +100,9 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
     elif isinstance(network.backbone, MobileNet):
         fresh = {key: value for key, value in network.backbone.state_dict().items() if key.startswith("ppm.")}
         tensors = {**fresh, **with_our_input({key: torch.as_tensor(t) for key, t in tensors.items()})}
-        names = [("conv_dw_13", None), ("conv_pw_13", None), ("conv_preds", None)]
+        last = network.backbone.ends[-1]
+        names = [("conv_preds", None)]
+        names += [(f"conv_{kind}_{i}", None) for i in range(last + 1, 14) for kind in ("dw", "pw")]
     else:
         names = [("fc.", None)]
         # plain: conv, bn; deep: three times conv, bn, relu

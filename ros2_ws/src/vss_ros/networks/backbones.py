@@ -219,23 +219,25 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet with output stride 8. `shallow` and `deep` split it after layer1, as DCFM does.
+    """ResNet with output stride 8, or 16 and 32 as DETR has it. `shallow` and `deep` split it after layer1, as DCFM does.
 
-    frame (B, 3, H, W) → maps of layer1 (stride 4), layer2, layer3, layer4 (stride 8).
+    frame (B, 3, H, W) → maps of layer1 (stride 4), layer2, layer3, layer4 (stride 8, or what is asked for).
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, output_stride: int = 8):
         super().__init__()
+        strides = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}[output_stride]
+        dilations = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}[output_stride]
         stem, depths = RESNET[name]
         block = BasicBlock if name == "resnet18" else Bottleneck
         self.layer0 = plain_stem() if stem == "plain" else deep_stem(32 if stem == "v1c" else 64)
         channels = 128 if stem == "deep" else 64
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
         for i, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
-            stride, dilation = 2 if i == 1 else 1, (1, 1, 2, 4)[i]
+            stride, dilation = strides[i], dilations[i]
             blocks = []
             for j in range(depth):
-                contracted = stem == "v1c" and j == 0 and dilation > 1
+                contracted = (stem == "v1c" or output_stride > 8) and j == 0 and dilation > 1
                 step, spread = stride if j == 0 else 1, dilation // 2 if contracted else dilation
                 blocks.append(block(channels, width, step, spread))
                 channels = width * block.expansion
@@ -271,12 +273,14 @@ class MobileNet(nn.Module):
     """MobileNetV1 up to its twelfth separable convolution, with PSPNet's pyramid pooling after the last map, since
     so small a convolutional network sees too little of the scene. `shallow`, `deep`, `forward` as in MiT.
 
-    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels.
+    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels; with output stride 16 it ends
+    before the last one, without pooling.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, output_stride: int = 32):
         super().__init__()
-        layers = MOBILENET[name]
+        self.ends = MOBILENET_MAPS[: 4 if output_stride == 32 else 3]
+        layers = MOBILENET[name][: self.ends[-1]]
         before = 32
         self.conv1 = ConvSame(3, before, 3, stride=2, bias=False)
         self.conv1_bn = nn.BatchNorm2d(before, eps=1e-3)
@@ -286,9 +290,9 @@ class MobileNet(nn.Module):
             self.add_module(f"conv_pw_{i}", nn.Conv2d(before, width, 1, bias=False))
             self.add_module(f"conv_pw_{i}_bn", nn.BatchNorm2d(width, eps=1e-3))
             before = width
-        self.ppm = PPM(before)
-        widths = [layers[i - 1][0] for i in MOBILENET_MAPS]
-        self.channels = (*widths[:-1], 2 * widths[-1])
+        self.ppm = PPM(before) if output_stride == 32 else None
+        widths = [layers[i - 1][0] for i in self.ends]
+        self.channels = (*widths[:-1], 2 * widths[-1]) if self.ppm else tuple(widths)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -300,9 +304,9 @@ class MobileNet(nn.Module):
     def deep(self, x: Tensor) -> list[Tensor]:
         """Output of `shallow` → the four maps."""
         maps = [x]
-        for first, last in pairwise(MOBILENET_MAPS):
+        for first, last in pairwise(self.ends):
             maps.append(self.run(maps[-1], range(first + 1, last + 1)))
-        return [*maps[:-1], self.ppm(maps[-1])]
+        return [*maps[:-1], self.ppm(maps[-1])] if self.ppm else maps
 
     def run(self, x: Tensor, blocks: Iterable[int]) -> Tensor:
         for i in blocks:
@@ -316,11 +320,11 @@ class MobileNet(nn.Module):
         return self.deep(self.shallow(frame))
 
 
-def backbone(name: str) -> MiT | ResNet | MobileNet:
-    """Fresh backbone by its name in MIT, RESNET or MOBILENET."""
+def backbone(name: str, **options: int) -> MiT | ResNet | MobileNet:
+    """Fresh backbone by its name in MIT, RESNET or MOBILENET; options: `output_stride` of the latter two."""
     for names, kind in ((MIT, MiT), (RESNET, ResNet), (MOBILENET, MobileNet)):
         if name in names:
-            return kind(name)
+            return kind(name, **options)
     raise VssError(f"unknown backbone {name!r}: expected one of {', '.join([*MIT, *RESNET, *MOBILENET])}")
 
 

@@ -292,18 +292,11 @@ class Street:
 
     def frame(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Frame number t >= 0: rgb (H, W, 3) uint8 and the class ids (H, W) uint8."""
-        if t < 0:
-            raise ValueError(f"expected a frame number >= 0, got {t}")
-        seconds = t / self.fps
-        here = self.travelled(seconds)
-        slope = (self.bend(here + 8.0) - self.bend(here)) / 8.0
-        view = View(self, here, slope + self.wobble[0] * np.sin(1.7 * seconds), seconds)
-        chunks = [self._chunk(i) for i in range(int((here - 10) // CHUNK), int((here + VIEW) // CHUNK) + 1)]
-        moving = self._traffic(seconds, here)
+        view, chunks, moving = self.at(t)
         canvas = np.empty((self.height, self.width, 4), np.uint8)  # red, green, blue, class
         self._draw_sky(canvas, view)
         self._draw_ground(canvas, view, chunks, moving)
-        self._draw_objects(canvas, view, Scene([c[2] for c in chunks], moving, self.bend))
+        self.draw_objects(canvas, view, Scene([c[2] for c in chunks], moving, self.bend))
         labels = np.ascontiguousarray(canvas[..., 3])
         rgb = cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
         rgb = cv2.LUT(cv2.GaussianBlur(rgb, (5, 5), self.blur), self.curve)
@@ -311,6 +304,17 @@ class Street:
         y, x = np.random.default_rng((self.seed, 8, t)).integers(0, 64, 2)
         grain = self.noise[y : y + self.height, x : x + self.width]
         return cv2.add(rgb, grain, dtype=cv2.CV_8U), labels
+
+    def at(self, t: int) -> tuple[View, list, list]:
+        """The camera at frame number t, the chunks of road in view, and all that moves there."""
+        if t < 0:
+            raise ValueError(f"expected a frame number >= 0, got {t}")
+        seconds = t / self.fps
+        here = self.travelled(seconds)
+        slope = (self.bend(here + 8.0) - self.bend(here)) / 8.0
+        view = View(self, here, slope + self.wobble[0] * np.sin(1.7 * seconds), seconds)
+        chunks = [self._chunk(i) for i in range(int((here - 10) // CHUNK), int((here + VIEW) // CHUNK) + 1)]
+        return view, chunks, self._traffic(seconds, here)
 
     def _draw_sky(self, canvas, view):
         h, w = self.sky.shape[:2]
@@ -370,7 +374,8 @@ class Street:
             cast(self, mesh, x, z, half_x, half_z, 1.2)
         return mesh.pack(self.bend)
 
-    def _draw_objects(self, canvas, view, scene):
+    def draw_objects(self, canvas, view, scene):
+        """Draw all that stands or moves over what is on the canvas (H, W, 4)."""
         faces = Faces(view, scene)
         distance = np.maximum(faces.middle, 0)
         clear = np.exp(-distance / self.haze_length)[:, None]

@@ -1,0 +1,125 @@
+"""Images with a point for each object, to count them: IOCfish5K, a CSV of one's own, rendered streets.
+
+A data set answers `len(data)` and `data.read(i)` → image (H, W, 3) uint8 RGB, points (N, 2) float32: column and row
+in pixels, the middle of the first pixel at 0.5.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+
+from vss_ros.config import VssError
+from vss_ros.data.clips import STREET_SPLITS, make_street, need_folder, need_frames, read_image
+from vss_ros.data.street.instances import road_users
+
+PALETTE = np.array([[255, 70, 40]], np.uint8)
+
+
+class PointFiles:
+    """Image files, and how to find the points of each."""
+
+    def __init__(
+        self, name: str, thing: str, images: Sequence[Path], points: Callable[[Path], Sequence[Sequence[float]]]
+    ):
+        self.name, self.classes, self.palette = name, [thing], PALETTE
+        self.images, self.points = list(images), points
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points outside of the image are left out."""
+        image = read_image(self.images[i], cv2.IMREAD_COLOR)[:, :, ::-1]
+        points = np.array(self.points(self.images[i]), np.float32).reshape(-1, 2)
+        return np.ascontiguousarray(image), points[inside(points, image.shape[:2])]
+
+
+def inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Which points (N, 2) lie in an image of size (height, width)."""
+    x, y = points.T
+    return (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+
+
+def iocfish5k(root: Path, split: str) -> PointFiles:
+    """IOCfish5K: `<split>_id.txt`, `images/<id>.jpg`, `annotations/<id>.xml` with `<object><point><x><y>`."""
+    images, notes = root / "images", root / "annotations"
+    for folder in (images, notes):
+        need_folder(folder, "github.com/GuoleiSun/Indiscernible-Object-Counting", "iocfish5k")
+    names = root / f"{split}_id.txt"
+    if not names.is_file():
+        raise VssError(f"iocfish5k: expected {names} with one image's id a line")
+    paths = [images / f"{name}.jpg" for name in names.read_text().split()]
+    need_frames(paths, names, "<id>")
+
+    def points(path: Path) -> list[tuple[float, float]]:
+        file = notes / f"{path.stem}.xml"
+        try:
+            found = ElementTree.parse(file).iter("point")
+            return [(float(p.findtext("x", "")), float(p.findtext("y", ""))) for p in found]
+        except (OSError, ElementTree.ParseError, ValueError) as error:
+            raise VssError(f"{file}: expected <point><x>…</x><y>…</y></point> elements: {error}") from error
+
+    return PointFiles(f"iocfish5k {split}", "fish", paths, points)
+
+
+def point_csv(root: Path, split: str) -> PointFiles:
+    """`<split>.csv` with the header image,x,y and a line an object; images by their path in the folder.
+
+    An image without any object has one line with x and y left empty. `class.txt`, if there, names what is counted.
+    """
+    file = root / f"{split}.csv"
+    if not file.is_file():
+        raise VssError(f"points: expected {file} with the header image,x,y and a line an object")
+    found: dict[Path, list[tuple[float, float]]] = {}
+    with file.open(newline="") as lines:
+        rows = csv.DictReader(lines)
+        if not {"image", "x", "y"} <= set(rows.fieldnames or ()):
+            raise VssError(f"{file}: expected the columns image,x,y, got {','.join(rows.fieldnames or ())}")
+        for row in rows:
+            points = found.setdefault(root / (row["image"] or ""), [])
+            if not row["x"] and not row["y"]:
+                continue
+            try:
+                points.append((float(row["x"]), float(row["y"])))
+            except (TypeError, ValueError):
+                raise VssError(
+                    f"{file}, line {rows.line_num}: expected numbers x,y in pixels, got {row['x']!r}, {row['y']!r}"
+                ) from None
+    need_frames(list(found), file, "<path of an image>")
+    thing = root / "class.txt"
+    return PointFiles(
+        f"points {split}",
+        thing.read_text().strip() if thing.is_file() else "object",
+        sorted(found),
+        lambda path: found[path],
+    )
+
+
+class StreetPoints:
+    """Cars, pedestrians and riders of rendered streets (`data.clips.Streets`), one frame a seed for training, else
+    every tenth of its videos."""
+
+    def __init__(self, split: str, size: tuple[int, int]):
+        if split not in STREET_SPLITS:
+            raise VssError(f"street_points: expected a split of {', '.join(STREET_SPLITS)}, got {split!r}")
+        self.name, self.classes, self.palette = f"street_points {split}", ["road user"], PALETTE
+        self.size, self.fps = size, 30.0
+        self.first, self.seeds, length = STREET_SPLITS[split]
+        self.frames = [0] if length == 1 else list(range(0, length, 10))
+
+    def __len__(self) -> int:
+        return self.seeds * len(self.frames)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        seed = self.first + i // len(self.frames)
+        t = seed * 7919 % 600 if len(self.frames) == 1 else self.frames[i % len(self.frames)]
+        return road_users(make_street(seed, self.size, self.fps), t)
+
+
+POINT_SETS = {"iocfish5k": iocfish5k, "points": point_csv}

@@ -1,0 +1,312 @@
+"""IOCFormer: points and density of one class of objects (Sun et al., "Indiscernible object counting in underwater
+scenes", CVPR 2023), on Conditional DETR (Meng et al., ICCV 2021).
+
+An image is cut into patches (`stream/tiles.py`), each counted by itself. A point is (row, column), each as a share of
+the patch. The published training script decides where the text is silent or says otherwise: stride 16; the density
+branch on a map of twice the size; the density feature added after each encoder layer through one shared norm; the
+third output of a query (mean distance to its neighbours, a share of the patch) for matching and loss alone.
+
+Deviations: a score is that of the class of objects alone, not the greater of it and an untrained second one. On
+MobileNetV1 (stride 16, too) batch norms are trained; on ResNet they, the stem and layer1 stay ImageNet's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+from vss_ros.networks.backbones import MOBILENET, RESNET, ResNet, backbone
+from vss_ros.networks.matching import count_loss, matched_loss, targets_of
+
+TEMPERATURE = 10000
+OBJECT = 1
+"""Index of the class of objects; the other logit is never a target."""
+
+
+class IOCFormer(nn.Module):
+    task = "counting"
+    keeps = 0
+    lookahead = 0
+    interval = 1
+
+    def __init__(
+        self,
+        name: str,
+        classes: int = 1,
+        queries: int = 700,
+        width: int = 256,
+        layers: int = 6,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        density: bool = True,
+        output_stride: int = 16,
+    ):
+        """queries: most objects of a patch; density: False is CLTR, which has no second opinion (published with
+        output_stride 32). Raises VssError for a backbone other than ResNet and MobileNet, or several classes."""
+        super().__init__()
+        if name not in RESNET and name not in MOBILENET:
+            known = ", ".join([*RESNET, *MOBILENET])
+            raise VssError(f"iocformer: expected a backbone of {known}; got {name!r}")
+        if classes != 1:
+            raise VssError(f"iocformer: counts one class of objects, got {classes}")
+        self.queries = queries
+        self.backbone = backbone(name, output_stride=output_stride)
+        deepest = self.backbone.channels[-1]
+        self.input = nn.Conv2d(deepest, width, 1)
+        self.density = Density(deepest, width) if density else None
+        self.encoder = Encoder(width, layers, feedforward, dropout, density)
+        self.decoder = Decoder(width, layers, feedforward, dropout)
+        for parameter in [*self.encoder.parameters(), *self.decoder.parameters()]:
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.query = nn.Embedding(queries, width)
+        self.classifier = nn.Linear(width, 2)
+        nn.init.constant_(self.classifier.bias, -math.log(99))
+        self.locate = mlp(width, width, width, 3)
+        nn.init.zeros_(self.locate[-1].weight)
+        nn.init.zeros_(self.locate[-1].bias)
+        self.frozen = isinstance(self.backbone, ResNet)
+        if self.frozen:
+            norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+            for module in (self.backbone.layer0, self.backbone.layer1, *norms):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> IOCFormer:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """patch (B, 3, H, W) → feature (B, C, H/16, W/16)."""
+        return (self.backbone(frame)[-1],)
+
+    def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return ()
+
+    def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """→ scores (B, Q) in 0–1; points (B, Q, 2), row and column in 0–1; density (B, 1, H/8, W/8), objects a cell,
+        of no cells without the density branch."""
+        outputs, density = self.answer(features[0], every=False)
+        logits, located = outputs[-1]
+        return logits[..., OBJECT].sigmoid(), located[..., :2], density
+
+    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        return [()]
+
+    def answer(self, feature: Tensor, every: bool) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Logits (B, Q, 2) and located (B, Q, 3) of the last or of every decoder layer, and the density."""
+        x, hint, density = self.input(feature), None, feature.new_zeros(len(feature), 1, 0, 0)
+        if self.density is not None:
+            density, hint = self.density(feature)
+            x = x + hint
+        positions = sine_positions(*x.shape[-2:], x.shape[1], x)  # (h·w, d)
+        tokens = self.encoder(x, hint, positions)
+        references, states = self.decoder(tokens, positions, self.query.weight)
+        outputs = []
+        for state in states if every else states[-1:]:
+            located = self.locate(state)
+            centre = located[..., :2] + torch.logit(references, 1e-5)
+            outputs.append((self.classifier(state), torch.cat([centre, located[..., 2:]], -1).sigmoid()))
+        return outputs, density
+
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        classify: float = 2.0,
+        locate: float = 5.0,
+        density: float = 0.5,
+    ) -> dict[str, Tensor]:
+        """frames (B, 1, 3, H, W); points (B, M, 2), column and row in pixels, NaN beyond an image's last.
+
+        "loss": classify · focal + locate · L1, of every decoder layer with its own matching, + density · |ΣD − K|.
+        """
+        frames, points = batch["frames"][:, 0], batch["points"]
+        targets = targets_of(points, frames.shape[-2:])
+        outputs, map_ = self.answer(self.encode(frames)[0], every=True)
+        parts = [matched_loss(*output, targets) for output in outputs]
+        total = sum(classify * part[0] + locate * part[1] for part in parts)
+        losses = {"classify": parts[-1][0], "locate": parts[-1][1]}
+        if self.density is not None:
+            losses["density"] = count_loss(map_, targets)
+            total = total + density * losses["density"]
+        return {"loss": total, **losses}
+
+
+class Density(nn.Module):
+    """Feature (B, C, h, w) → density (B, 1, 2h, 2w), objects a cell, and what the encoder learns of it (B, d, h, w)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        half = width // 2
+        self.feature = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, half, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
+        self.map = nn.Conv2d(half, 1, 1)
+        self.project = nn.Sequential(
+            nn.Conv2d(half, half, 1), nn.ReLU(inplace=True), nn.Conv2d(half, width, 1), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        double = F.interpolate(feature, scale_factor=2, mode="bilinear", align_corners=True)
+        x = self.feature(double)
+        return F.relu(self.map(x)), self.project(x)[..., ::2, ::2]
+
+
+class Attention(nn.Module):
+    """Multi-head attention on projected queries (B, Q, heads · e), keys and values; only its output is projected."""
+
+    def __init__(self, width: int, heads: int = 8):
+        super().__init__()
+        self.heads = heads
+        self.out = nn.Linear(width, width)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if self.training else 0.0)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """The second half of a post-norm layer: x → norm(x + linear(relu(linear(x))))."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.grow, self.shrink = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shrink(self.dropout(F.relu(self.grow(x))))
+        return self.norm(x + self.dropout(y))
+
+
+class EncoderLayer(nn.Module):
+    """DETR's: queries and keys with the position, values without."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.attention = Attention(width)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.feed = FeedForward(width, hidden, dropout)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        placed = x + positions
+        y = self.attention(self.q(placed), self.k(placed), self.v(x), self.dropout.p)
+        return self.feed(self.norm(x + self.dropout(y)))
+
+
+class Encoder(nn.Module):
+    """Density-enhanced transformer encoder: map (B, d, h, w), and the density's feature → tokens (B, h·w, d)."""
+
+    def __init__(self, width: int, layers: int, hidden: int, dropout: float, density: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width, hidden, dropout) for _ in range(layers))
+        self.merges = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(width, width, 1),
+                nn.ReLU(inplace=True),
+            )
+            for _ in range(layers if density else 0)
+        )
+        self.norm = nn.LayerNorm(width) if density else None  # one for all layers
+
+    def forward(self, x: Tensor, hint: Tensor | None, positions: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens, positions)
+            if hint is not None and self.norm is not None:
+                hint = self.merges[i](hint)
+                tokens = tokens + self.norm(hint.flatten(2).transpose(1, 2))
+        return tokens
+
+
+class DecoderLayer(nn.Module):
+    """Conditional DETR's (section 3.3): in cross-attention content and position are compared apart."""
+
+    def __init__(self, width: int, hidden: int, dropout: float, first: bool):
+        super().__init__()
+        self.qc, self.qp, self.kc, self.kp, self.v = (nn.Linear(width, width) for _ in range(5))
+        self.self_attention = Attention(width)
+        self.cross_qc, self.cross_kc, self.cross_kp, self.cross_v, self.cross_sine = (
+            nn.Linear(width, width) for _ in range(5)
+        )
+        self.cross_qp = nn.Linear(width, width) if first else None
+        self.cross_attention = Attention(width)
+        self.norm1, self.norm2, self.dropout = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
+        self.feed = FeedForward(width, hidden, dropout)
+
+    def forward(self, x: Tensor, query: Tensor, sine: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+        q, k = self.qc(x) + self.qp(query), self.kc(x) + self.kp(query)
+        x = self.norm1(x + self.dropout(self.self_attention(q, k, self.v(x), self.dropout.p)))
+        q, k, place = self.cross_qc(x), self.cross_kc(tokens), self.cross_kp(positions)
+        if self.cross_qp is not None:
+            q, k = q + self.cross_qp(query), k + place
+        q = beside(q, self.cross_sine(sine), self.cross_attention.heads)
+        k = beside(k, place.expand_as(k), self.cross_attention.heads)
+        y = self.cross_attention(q, k, self.cross_v(tokens), self.dropout.p)
+        return self.feed(self.norm2(x + self.dropout(y)))
+
+
+class Decoder(nn.Module):
+    """tokens (B, N, d), positions (N, d), queries (Q, d) → references (Q, 2) in 0–1, states (B, Q, d) of all layers."""
+
+    def __init__(self, width: int, layers: int, hidden: int, dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(width, hidden, dropout, i == 0) for i in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.scale = mlp(width, width, width)
+        self.reference = mlp(width, width, 2)
+
+    def forward(self, tokens: Tensor, positions: Tensor, query: Tensor) -> tuple[Tensor, list[Tensor]]:
+        references = self.reference(query).sigmoid()
+        sine = sine_embedding(references.flip(-1) * 2 * math.pi, query.shape[1])
+        x = query.new_zeros(1, *query.shape).expand(len(tokens), -1, -1)
+        states: list[Tensor] = []
+        for layer in self.layers:
+            scaled = sine * self.scale(x) if states else sine.expand_as(x)
+            x = layer(x, query, scaled, tokens, positions)
+            states.append(self.norm(x))
+        return references, states
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def beside(content: Tensor, place: Tensor, heads: int) -> Tensor:
+    """(B, N, d) twice → (B, N, 2·d): each head gets its part of both."""
+    parts = (x.unflatten(-1, (heads, -1)) for x in (content, place))
+    return torch.cat(list(parts), -1).flatten(2)
+
+
+def sine_embedding(angles: Tensor, width: int) -> Tensor:
+    """angles (N, 2) → (N, width): sines and cosines in turn, half of them for each coordinate (DETR, appendix A.4)."""
+    steps = torch.arange(width // 4, device=angles.device, dtype=angles.dtype)
+    turned = angles[..., None] / TEMPERATURE ** (4 * steps / width)  # (N, 2, width / 4)
+    return torch.stack([turned.sin(), turned.cos()], -1).flatten(1)
+
+
+def sine_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """(h·w, channels) embedding of each cell's row and column, counted from 1, the last one at 2π."""
+    rows, columns = (
+        torch.arange(1, n + 1, device=like.device, dtype=torch.float32) / (n + 1e-6) * 2 * math.pi
+        for n in (height, width)
+    )
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+    return sine_embedding(grid, channels)
