@@ -129,18 +129,18 @@ def test_gradient_of_the_count_is_one_over_the_batch():
 
 def test_without_density_features_the_encoder_is_a_plain_one():
     network = small().eval()
-    for merge in network.encoder.merges:
+    for merge in network.dete.merges:
         for parameter in merge.parameters():
             nn.init.zeros_(parameter)
     x, hint = torch.randn(1, 32, 4, 4), torch.zeros(1, 32, 4, 4)
     positions = sine_positions(4, 4, 32, x)
     with torch.no_grad():
-        found, plain = (network.encoder(x, h, positions) for h in (hint, None))
+        found, plain = (network.dete(x, h, positions) for h in (hint, None))
     assert torch.allclose(found, plain, atol=1e-6)
 
 
 def test_encoder_layer_is_torchs_own_with_positions_on_queries_and_keys():
-    layer = small().encoder.layers[0].eval()
+    layer = small().dete.layers[0].eval()
     theirs = nn.MultiheadAttention(32, 8, batch_first=True).eval()
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat([layer.q.weight, layer.k.weight, layer.v.weight]))

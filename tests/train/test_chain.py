@@ -23,7 +23,7 @@ from vss_ros.stream.stream import Stream
 from vss_ros.train import chain as stages
 from vss_ros.train.mar_memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current
 from vss_ros.train.recipe import find_recipes, read_recipe
-from vss_ros.train.samples import make_loader
+from vss_ros.train.samples import Samples, make_loader
 from vss_ros.train.validate import normalise, segment
 
 SIZE = (64, 96)
@@ -113,7 +113,7 @@ def test_every_small_recipe_feeds_its_network(name):
     network = build(recipe.network, recipe.backbone, 3, **recipe.options)
     stages.check_clip(network, recipe)
     stages.freeze(network, recipe.trains)
-    frames, labels = next(make_loader(Noise(), recipe, 0, workers=0))
+    frames, labels = next(make_loader(Samples(Noise(), recipe), recipe, 0, workers=0))
     with torch.autocast("cpu", torch.bfloat16):
         losses = network.loss({"frames": normalise(frames), "labels": labels.long()}, **recipe.loss)
     losses["loss"].backward()

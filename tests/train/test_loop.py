@@ -336,12 +336,13 @@ def test_weights_to_start_from(tmp_path, tiny_card, root):
 
 def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):
     from vss_ros.data.clips import open_dataset
-    from vss_ros.train.samples import make_loader
+    from vss_ros.train.samples import Samples, make_loader
 
     folder = shutil.copytree(root, tmp_path / "camvid")
     for path in (folder / "train").glob("*.png"):
         path.write_bytes(b"")
     recipe = read_recipe(str(write_recipe(tmp_path)))
     with pytest.raises(VssError) as failure:
-        next(make_loader(open_dataset("camvid", "train", folder), recipe, 0, workers=1))
+        data = open_dataset("camvid", "train", folder)
+        next(make_loader(Samples(data, recipe), recipe, 0, workers=1))
     assert "cannot be read as an image" in str(failure.value) and "Traceback" not in str(failure.value)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
-from vss_ros.data.clips import STREET_SPLITS, make_street, need_folder, need_frames, read_image
+from vss_ros.data.clips import make_street, need_folder, need_frames, read_image
 from vss_ros.data.street.instances import road_users
 
 PALETTE = np.array([[255, 70, 40]], np.uint8)
@@ -101,24 +101,26 @@ def point_csv(root: Path, split: str) -> PointFiles:
     )
 
 
+# first seed, seeds, frames a seed, video frames between them; no seed of one split is in another
+STREET_SPLITS = {"train": (400_000, 200, 8, 75), "val": (410_000, 30, 2, 200), "test": (420_000, 60, 2, 200)}
+
+
 class StreetPoints:
-    """Cars, pedestrians and riders of rendered streets (`data.clips.Streets`), one frame a seed for training, else
-    every tenth of its videos."""
+    """Cars, pedestrians and riders of rendered streets: a few frames of each of many seeds."""
 
     def __init__(self, split: str, size: tuple[int, int]):
         if split not in STREET_SPLITS:
             raise VssError(f"street_points: expected a split of {', '.join(STREET_SPLITS)}, got {split!r}")
         self.name, self.classes, self.palette = f"street_points {split}", ["road user"], PALETTE
         self.size, self.fps = size, 30.0
-        self.first, self.seeds, length = STREET_SPLITS[split]
-        self.frames = [0] if length == 1 else list(range(0, length, 10))
+        self.first, self.seeds, self.each, self.gap = STREET_SPLITS[split]
 
     def __len__(self) -> int:
-        return self.seeds * len(self.frames)
+        return self.seeds * self.each
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        seed = self.first + i // len(self.frames)
-        t = seed * 7919 % 600 if len(self.frames) == 1 else self.frames[i % len(self.frames)]
+        seed = self.first + i // self.each
+        t = i % self.each * self.gap + seed * 37 % self.gap
         return road_users(make_street(seed, self.size, self.fps), t)
 
 

@@ -31,6 +31,14 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, palette: Any, alpha: float = 0.
     return cv2.copyTo(rgb, unlabelled, mixed)
 
 
+def draw_points(rgb: np.ndarray, points: np.ndarray, colour: Any = (255, 70, 40)) -> np.ndarray:
+    """A copy of the image (H, W, 3) uint8 with a ring around each of points (N, 2…), column and row."""
+    picture, radius = np.array(rgb), max(3, round(max(rgb.shape[:2]) / 120))
+    for x, y in points[:, :2]:
+        cv2.circle(picture, (int(x), int(y)), radius, [int(v) for v in colour], 2, cv2.LINE_AA)
+    return picture
+
+
 def heat(values: np.ndarray, most: int) -> np.ndarray:
     """(H, W) uint8 in 0…most as (H, W, 3) uint8 RGB, from black through red and yellow to white."""
     scaled = cv2.convertScaleAbs(values, alpha=255 / most)

@@ -30,7 +30,8 @@ class ModelCard:
     """What must be known to run a model; written by `vss train` and `vss convert`.
 
     classes: names, index = class id; palette: one [r, g, b] a class, 0–255; size: [height, width] of the network's
-    input; mean, std: of RGB in 0–1; weights: safetensors file beside the card; sha256: of that file;
+    input, of a counting network its patches; task: segmentation or counting; mean, std: of RGB in 0–1; weights:
+    safetensors file beside the card; sha256: of that file;
     licence: of the weights; training: how they were made; metrics: what was measured, and on what.
     """
 
@@ -43,6 +44,7 @@ class ModelCard:
     weights: str
     sha256: str
     licence: str
+    task: str = "segmentation"
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
     options: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from vss_ros.networks.backbones import MOBILENET, RESNET, ResNet, backbone
 from vss_ros.networks.matching import count_loss, matched_loss, targets_of
 
 TEMPERATURE = 10000
+SHARP = 6.0
+"""Gain at which queries that begin spread over the patch see about a cell around them."""
 OBJECT = 1
 """Index of the class of objects; the other logit is never a target."""
 
@@ -46,9 +49,11 @@ class IOCFormer(nn.Module):
         dropout: float = 0.1,
         density: bool = True,
         output_stride: int = 16,
+        spread: bool = False,
     ):
         """queries: most objects of a patch; density: False is CLTR, which has no second opinion (published with
-        output_stride 32). Raises VssError for a backbone other than ResNet and MobileNet, or several classes."""
+        output_stride 32); spread: queries begin evenly over the patch and look where they are, for trainings of
+        minutes. Raises VssError for a backbone other than ResNet and MobileNet, or several classes."""
         super().__init__()
         if name not in RESNET and name not in MOBILENET:
             known = ", ".join([*RESNET, *MOBILENET])
@@ -60,12 +65,14 @@ class IOCFormer(nn.Module):
         deepest = self.backbone.channels[-1]
         self.input = nn.Conv2d(deepest, width, 1)
         self.density = Density(deepest, width) if density else None
-        self.encoder = Encoder(width, layers, feedforward, dropout, density)
+        self.dete = Encoder(width, layers, feedforward, dropout, density)
         self.decoder = Decoder(width, layers, feedforward, dropout)
-        for parameter in [*self.encoder.parameters(), *self.decoder.parameters()]:
+        for parameter in [*self.dete.parameters(), *self.decoder.parameters()]:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         self.query = nn.Embedding(queries, width)
+        if spread:
+            self.decoder.spread(queries)
         self.classifier = nn.Linear(width, 2)
         nn.init.constant_(self.classifier.bias, -math.log(99))
         self.locate = mlp(width, width, width, 3)
@@ -107,7 +114,7 @@ class IOCFormer(nn.Module):
             density, hint = self.density(feature)
             x = x + hint
         positions = sine_positions(*x.shape[-2:], x.shape[1], x)  # (h·w, d)
-        tokens = self.encoder(x, hint, positions)
+        tokens = self.dete(x, hint, positions)
         references, states = self.decoder(tokens, positions, self.query.weight)
         outputs = []
         for state in states if every else states[-1:]:
@@ -267,10 +274,24 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width, hidden, dropout, i == 0) for i in range(layers))
         self.norm = nn.LayerNorm(width)
         self.scale = mlp(width, width, width)
-        self.reference = mlp(width, width, 2)
+        self.reference: Any = mlp(width, width, 2)
+
+    def spread(self, queries: int) -> None:
+        """Reference points on a grid of their own, and attention that starts with what lies there."""
+        side = math.ceil(math.sqrt(queries))
+        places = (torch.arange(side) + 0.5) / side
+        grid = torch.stack(torch.meshgrid(places, places, indexing="ij"), -1).flatten(0, 1)[:queries]
+        del self.reference
+        self.reference = nn.Parameter(torch.logit(grid))
+        for module in self.layers:
+            nn.init.orthogonal_(module.cross_kp.weight, SHARP)
+            module.cross_sine.load_state_dict(module.cross_kp.state_dict())
+        nn.init.zeros_(self.scale[-1].weight)
+        nn.init.ones_(self.scale[-1].bias)
 
     def forward(self, tokens: Tensor, positions: Tensor, query: Tensor) -> tuple[Tensor, list[Tensor]]:
-        references = self.reference(query).sigmoid()
+        learnt = isinstance(self.reference, nn.Parameter)
+        references = (self.reference if learnt else self.reference(query)).sigmoid()
         sine = sine_embedding(references.flip(-1) * 2 * math.pi, query.shape[1])
         x = query.new_zeros(1, *query.shape).expand(len(tokens), -1, -1)
         states: list[Tensor] = []

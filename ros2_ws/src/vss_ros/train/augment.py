@@ -87,6 +87,16 @@ class Augmentation:
             ]
         return np.stack(images), np.stack(maps)
 
+    def with_points(
+        self, image: np.ndarray, points: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8 and its points (N, 2), column and row → crop (h, w, 3), and where they lie in it, or
+        beside it. A pixel's centre is half a pixel from its corner."""
+        matrix = self.draw_matrix(image.shape[:2], rng)
+        crop = cv2.warpAffine(image, matrix, (self.crop[1], self.crop[0]), borderValue=FILL)
+        placed = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+        return recolour(crop, *self.draw_colour(rng)), placed
+
     def draw_matrix(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """2×3 map from a frame's pixels to the crop's: scale, rotation about the centre, flip, crop (or pad)."""
         (height, width), (h, w) = size, self.crop

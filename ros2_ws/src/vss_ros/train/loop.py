@@ -17,14 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vss_ros.config import VssError
 from vss_ros.data.clips import open_dataset
-from vss_ros.data.metrics import iou, mean_iou
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
 from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
@@ -33,7 +31,7 @@ from vss_ros.train.checkpoints import load, resume, save, start
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
 from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
-from vss_ros.train.validate import draw_sample, normalise, score_of, validate
+from vss_ros.train.task import task_of
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -119,6 +117,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     held_out = open_dataset(recipe.data, "val", args.root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
+    task = task_of(network, recipe, args.cache)
     start(network, recipe, out)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
@@ -130,11 +129,11 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     average.to(fabric.device)
     model, optimiser = fabric.setup(network, optimiser)
     model.mark_forward_method("loss")
-    state: dict[str, Any] = {"step": 0, "best": -1.0, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
+    state: dict[str, Any] = {"step": 0, "best": -math.inf, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
     # A chain of stages may have been stopped before this recipe's own first step.
     if args.resume and ((out / "last.ckpt").exists() or not recipe.after):
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
-    batches = make_loader(data, recipe, state["step"], rank, world, args.workers, args.cache)
+    batches = make_loader(task.samples(data), recipe, state["step"], rank, world, args.workers)
     bar = tqdm(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
     spent = dict.fromkeys(("data", "network", "optimiser", "validation", "checkpoints"), 0.0)
 
@@ -148,9 +147,9 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         waited, total = 0.0, torch.zeros(())
         for i in range(recipe.accumulate):
             asked = time.perf_counter()
-            frames, labels = next(batches)
+            drawn = next(batches)
             waited += time.perf_counter() - asked
-            batch = {"frames": normalise(frames.to(fabric.device)), "labels": labels.to(fabric.device).long()}
+            batch = task.batch(drawn, fabric.device)
             with fabric.no_backward_sync(model, enabled=i + 1 < recipe.accumulate):
                 losses = model.loss(batch, **recipe.loss)
                 fabric.backward(losses["loss"] / recipe.accumulate)
@@ -182,26 +181,19 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             scalars = {f"loss/{name}": value for name, value in mean.items()}
             fabric.log_dict({**scalars, "lr": recipe.lr * factor, "busy": busy}, step)
         if step % recipe.validate_every == 0 or done:
+            interval = network.interval if len(recipe.offsets) + bool(recipe.neighbours) > 1 else 1
             with fabric.autocast():
-                counts = validate(
-                    average.module,
-                    held_out,
-                    recipe.size,
-                    args.cache,
-                    args.validate_frames,
-                    rank,
-                    world,
-                    network.interval if len(recipe.offsets) + bool(recipe.neighbours) > 1 else 1,
+                counts = task.measure(
+                    average.module, held_out, args.validate_frames, rank, world, interval
                 )
-            counts = summed(fabric, counts).numpy()
-            score = score_of(counts)
-            fabric.log("val/mIoU", score, step)
-            for kind, part in zip(("keyframes", "others"), counts, strict=False):
-                fabric.log(f"val/mIoU {kind}", mean_iou(part), step)
+            scores = task.scores(summed(fabric, counts).numpy())
+            score = scores[task.score]
+            for name, value in scores.items():
+                fabric.log(f"val/{name}", value, step)
             if rank == 0:
-                sample = draw_sample(average.module, held_out, recipe.size, args.cache)
-                logger.experiment.add_image("val/image, truth, labels", sample, step, dataformats="HWC")
-            bar.write(f"step {step}: loss {mean['loss']:.3f}, val mIoU {score:.3f}", file=sys.stderr)
+                sample = task.draw(average.module, held_out)
+                logger.experiment.add_image(f"val/{task.picture}", sample, step, dataformats="HWC")
+            bar.write(f"step {step}: loss {mean['loss']:.3f}, val {task.score} {score:.3f}", file=sys.stderr)
             if score > state["best"]:
                 state["best"] = score
                 if rank == 0:
@@ -272,6 +264,7 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     data = splits["val"]
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     network.load_state_dict(best["network"])
+    task = task_of(network, recipe, args.cache)
     card = ModelCard(
         name=name,
         network=recipe.network,
@@ -279,7 +272,8 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
         options=recipe.options,
         classes=data.classes,
         palette=data.palette.tolist(),
-        size=list(recipe.size),
+        size=task.size(),
+        task=getattr(network, "task", "segmentation"),
         weights=f"{name}.safetensors",
         sha256="",
         licence=recipe.licence,
@@ -298,18 +292,12 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     )
     path = save_model(network, card, out)
     stored, _ = load_model(path)
-    metrics: dict[str, Any] = {
-        "protocol": f"every frame remembered, {recipe.size[1]}x{recipe.size[0]}, {len(data.classes)} classes"
-    }
+    metrics: dict[str, Any] = {"protocol": task.protocol(data)}
     for split, frames in splits.items():
-        scores = iou(validate(stored, frames, recipe.size, args.cache, args.card_frames)[0].numpy())
-        per_class = {c: round(float(s), 4) for c, s in zip(data.classes, scores, strict=True) if s == s}
+        counts = task.measure(stored, frames, args.card_frames).numpy()
         chosen = ", used to choose the checkpoint" if split == "val" else ""
-        metrics[split] = {
-            "frames": f"{min(args.card_frames or len(frames), len(frames))}{chosen}",
-            "mIoU": round(float(np.nanmean(scores)), 4),
-            "IoU": per_class,
-        }
+        used = f"{min(args.card_frames or len(frames), len(frames))}{chosen}"
+        metrics[split] = {"frames": used, **task.figures(counts, frames)}
     return save_model(network, dataclasses.replace(card, metrics=metrics), out)
 
 

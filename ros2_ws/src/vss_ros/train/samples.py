@@ -34,9 +34,7 @@ class Samples(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets."""
         recipe = self.recipe
-        epoch, place = divmod(position, len(self.data))
-        index = int(np.random.default_rng((recipe.seed, epoch)).permutation(len(self.data))[place])
-        rng = np.random.default_rng((recipe.seed, epoch, place))
+        index, rng = place_of(position, len(self.data), recipe.seed)
         offsets = list(recipe.offsets)
         draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
         if recipe.reverse and draw.random() < recipe.reverse:
@@ -45,6 +43,13 @@ class Samples(torch.utils.data.Dataset):
             offsets.append(int(draw.choice(recipe.neighbours)))
         frames, labels = self.augment(*read_clip(self.data, index, offsets, self.cache), rng)
         return torch.from_numpy(frames), torch.from_numpy(labels)
+
+
+def place_of(position: int, length: int, seed: int) -> tuple[int, np.random.Generator]:
+    """Which of `length` samples stands at a position of the run, and what everything random in it is drawn from."""
+    epoch, place = divmod(position, length)
+    index = int(np.random.default_rng((seed, epoch)).permutation(length)[place])
+    return index, np.random.default_rng((seed, epoch, place))
 
 
 def read_clip(
@@ -82,17 +87,12 @@ class Positions(torch.utils.data.Sampler):
 
 
 def make_loader(
-    data: Any,
-    recipe: Recipe,
-    step: int,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 2,
-    cache: Path | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (B, T, h, w, 3), (B, T, h, w) of one process from an optimiser step on."""
+    samples: Any, recipe: Recipe, step: int, rank: int = 0, world: int = 1, workers: int = 2
+) -> Iterator[Any]:
+    """Batches of one process from an optimiser step on; of `Samples` (B, T, h, w, 3), (B, T, h, w)."""
     loader = torch.utils.data.DataLoader(
-        Samples(data, recipe, cache),
+        samples,
+        collate_fn=getattr(samples, "collate", None),
         batch_sampler=Positions(recipe, step, rank, world),
         num_workers=workers,
         worker_init_fn=one_thread,
