@@ -69,7 +69,8 @@ def test_road_users_of_a_street_lie_on_their_pixels():
 
 
 def test_splits_of_streets_share_no_seed():
-    seeds = [set(range(d.first, d.first + d.seeds)) for d in map(lambda s: open_dataset("street_points", s), ("train", "val", "test"))]
+    splits = [open_dataset("street_points", split) for split in ("train", "val", "test")]
+    seeds = [set(range(data.first, data.first + data.seeds)) for data in splits]
     assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]
 
 

@@ -89,7 +89,10 @@ def test_matching_costs_by_hand_and_under_permutation():
 
 
 def test_focal_loss_by_hand_over_the_points_and_over_one_where_there_is_none():
-    logits, located = torch.tensor([[[0.0, 1.0], [0.0, -1.0]]]), torch.tensor([[[0.5, 0.5, 0], [0.1, 0.1, 0]]])
+    logits, located = (
+        torch.tensor([[[0.0, 1.0], [0.0, -1.0]]]),
+        torch.tensor([[[0.5, 0.5, 0], [0.1, 0.1, 0]]]),
+    )
     p = 1 / (1 + math.exp(-1.0))
     half = 0.75 * 0.25 * math.log(2)  # a logit of 0, target 0
     none = 2 * half + 0.75 * (1 - p) ** 2 * -math.log(p) + 0.75 * p**2 * -math.log(1 - p)
@@ -163,7 +166,7 @@ def test_every_decoder_layer_is_matched_and_weighs_as_much():
     assert len(parts) == 2
     found = network.loss(batch)["loss"]
     expected = sum(2 * a + 5 * b for a, b in parts) + 0.5 * count_loss(density, targets)
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     assert set(losses) == {"loss", "classify", "locate", "density"}
 
 
@@ -197,28 +200,47 @@ def dots(rng: np.random.Generator, side: int = 64) -> tuple[np.ndarray, list[tup
 
 
 @pytest.mark.slow
-def test_learns_to_count_dots():
+def test_density_learns_to_count_new_dots():
     rng = np.random.default_rng(0)
-    network = small(queries=50, dropout=0.0)
+    network = small(queries=20, dropout=0.0)
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
-    for step in range(400):
+    for step in range(250):
         images, points = zip(*(dots(rng) for _ in range(8)), strict=True)
         batch = {"frames": torch.from_numpy(np.stack(images))[:, None], "points": padded(*points)}
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * (1 - step / 400)
-        optimiser.zero_grad()
-        network.loss(batch)["loss"].backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+            group["lr"] = 1e-3 * (1 - step / 250)
+        train_step(network, optimiser, batch)
     network.eval()
-    errors, mean, densities = [], [], []
+    errors, truth = [], []
     with torch.no_grad():
         for _ in range(40):
             image, points = dots(rng)
-            scores, _, density = network.decode(network.encode(torch.from_numpy(image)[None]))
-            errors.append(abs(int((scores >= 0.35).sum()) - len(points)))
-            densities.append(abs(float(density.sum()) - len(points)))
-            mean.append(len(points))
-    print(np.mean(errors), np.mean(densities), np.mean(mean))
-    assert np.mean(densities) < np.mean(mean) / 3
-    assert np.mean(errors) < np.mean(mean) / 3
+            density = network.decode(network.encode(torch.from_numpy(image)[None]))[2]
+            errors.append(abs(float(density.sum()) - len(points)))
+            truth.append(len(points))
+    assert np.mean(errors) < np.mean(truth) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [False, True])
+def test_points_of_few_images_are_learnt_by_heart(spread):
+    rng = np.random.default_rng(0)
+    network = small(queries=16, width=64, dropout=0.0, spread=spread)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
+    images, points = zip(*(dots(rng) for _ in range(4)), strict=True)
+    batch = {"frames": torch.from_numpy(np.stack(images))[:, None], "points": padded(*points)}
+    for _ in range(120):
+        train_step(network, optimiser, batch)
+    with torch.no_grad():
+        scores, located, _ = network.decode(network.encode(batch["frames"][:, 0]))
+    for score, place, truth in zip(scores, located, points, strict=True):
+        found = place[score >= 0.35].flip(1) * 64
+        assert len(found) == len(truth)
+        assert torch.cdist(found, torch.tensor(truth)).min(1).values.mean() < 6
+
+
+def train_step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: dict) -> None:
+    optimiser.zero_grad()
+    network.loss(batch)["loss"].backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()

@@ -12,7 +12,7 @@ SIZES = [(256, 256), (360, 480), (100, 70), (1080, 1920), (257, 511), (31, 900)]
 def dots(height: int, width: int, rng: np.random.Generator, count: int = 60) -> tuple[np.ndarray, set]:
     """Black but for white pixels apart from each other, and their (column, row)."""
     image = np.zeros((height, width, 3), np.uint8)
-    places = {(int(x), int(y)) for x, y in zip(rng.integers(0, width, count), rng.integers(0, height, count))}
+    places = {(int(x), int(y)) for x, y in rng.integers(0, (width, height), (count, 2))}
     for x, y in places:
         image[y, x] = 255
     return image, places

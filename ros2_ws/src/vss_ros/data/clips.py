@@ -365,7 +365,9 @@ def open_dataset(
         return (Streets if name == "street" else StreetPoints)(split, (int(size[0]), int(size[1])))
     files = {**DATASETS, **POINT_SETS}
     if name not in files:
-        raise VssError(f"unknown data set {name!r}: expected one of street, street_points, {', '.join(files)}")
+        raise VssError(
+            f"unknown data set {name!r}: expected one of street, street_points, {', '.join(files)}"
+        )
     if root is None:
         if "VSS_DATA" not in os.environ:
             raise VssError(f"{name}: expected its folder (--root, or data: root in a recipe) or $VSS_DATA")

@@ -9,7 +9,9 @@ import numpy as np
 from vss_ros.config import VssError
 
 
-def count_figures(truth: Sequence[float] | np.ndarray, found: Sequence[float] | np.ndarray) -> dict[str, float]:
+def count_figures(
+    truth: Sequence[float] | np.ndarray, found: Sequence[float] | np.ndarray
+) -> dict[str, float]:
     """MAE, mean |error|; MSE, square root of the mean squared error, objects both; NAE, mean |error| / truth over
     images that hold any object (0 if none does). Raises VssError for no image or lists of different length."""
     truth, found = np.asarray(truth, float), np.asarray(found, float)

@@ -25,7 +25,11 @@ class PointFiles:
     """Image files, and how to find the points of each."""
 
     def __init__(
-        self, name: str, thing: str, images: Sequence[Path], points: Callable[[Path], Sequence[Sequence[float]]]
+        self,
+        name: str,
+        thing: str,
+        images: Sequence[Path],
+        points: Callable[[Path], Sequence[Sequence[float]]],
     ):
         self.name, self.classes, self.palette = name, [thing], PALETTE
         self.images, self.points = list(images), points

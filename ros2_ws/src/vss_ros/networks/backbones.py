@@ -219,7 +219,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet with output stride 8, or 16 and 32 as DETR has it. `shallow` and `deep` split it after layer1, as DCFM does.
+    """ResNet with output stride 8, or 16 or 32 as in DETR. `shallow` and `deep` split it after layer1, as DCFM does.
 
     frame (B, 3, H, W) → maps of layer1 (stride 4), layer2, layer3, layer4 (stride 8, or what is asked for).
     """

@@ -91,8 +91,7 @@ class Tiles:
     def cells(self) -> tuple[int, int]:
         """Rows and columns of the density of the padded image."""
         rows, columns = (
-            (side + pad) // CELL
-            for side, pad in zip((self.height, self.width), self.padding, strict=True)
+            (side + pad) // CELL for side, pad in zip((self.height, self.width), self.padding, strict=True)
         )
         return rows, columns
 

@@ -130,5 +130,3 @@ def count(network: Any, image: np.ndarray, patch: int) -> tuple[np.ndarray, np.n
         found.append(tiles.locate(i, scores, points, THRESHOLD))
         tiles.place_density(whole, i, density[0])
     return np.concatenate(found), tiles.of_image(whole)
-
-

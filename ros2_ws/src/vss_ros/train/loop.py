@@ -129,7 +129,12 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     average.to(fabric.device)
     model, optimiser = fabric.setup(network, optimiser)
     model.mark_forward_method("loss")
-    state: dict[str, Any] = {"step": 0, "best": -math.inf, "seconds": 0.0, "recipe": dataclasses.asdict(recipe)}
+    state: dict[str, Any] = {
+        "step": 0,
+        "best": -math.inf,
+        "seconds": 0.0,
+        "recipe": dataclasses.asdict(recipe),
+    }
     # A chain of stages may have been stopped before this recipe's own first step.
     if args.resume and ((out / "last.ckpt").exists() or not recipe.after):
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
@@ -183,9 +188,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         if step % recipe.validate_every == 0 or done:
             interval = network.interval if len(recipe.offsets) + bool(recipe.neighbours) > 1 else 1
             with fabric.autocast():
-                counts = task.measure(
-                    average.module, held_out, args.validate_frames, rank, world, interval
-                )
+                counts = task.measure(average.module, held_out, args.validate_frames, rank, world, interval)
             scores = task.scores(summed(fabric, counts).numpy())
             score = scores[task.score]
             for name, value in scores.items():
