@@ -59,8 +59,9 @@ setup(
             "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",
             "ros-common-interfaces==5.5.1; platform_machine == 'x86_64'",
         ],
-        # Fabric keeps the training loop visible; Matplotlib draws its curves and the evaluation's.
-        "train": ["lightning>=2.5,<3", "matplotlib>=3.8,<4", "tensorboard>=2.18,<3"],
+        # Fabric keeps the training loop visible; Matplotlib draws its curves and the evaluation's; SciPy matches
+        # points one to one.
+        "train": ["lightning>=2.5,<3", "matplotlib>=3.8,<4", "scipy>=1.13,<2", "tensorboard>=2.18,<3"],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=13,<18"],
         # Spreads the evaluation of many recordings over machines.
@@ -73,7 +74,6 @@ setup(
             "psutil>=6,<8",
             "pytest>=8,<10",
             "ruff>=0.9,<1",
-            "scipy>=1.13,<2",  # rank correlations in bench/
             "transformers>=5.20,<6",
             "types-PyYAML",
         ],

@@ -113,7 +113,7 @@ class IOCFormer(nn.Module):
         if self.density is not None:
             density, hint = self.density(feature)
             x = x + hint
-        positions = sine_positions(*x.shape[-2:], x.shape[1], x)  # (h·w, d)
+        positions = sine_positions(x.shape[2], x.shape[3], x.shape[1], x)  # (h·w, d)
         tokens = self.dete(x, hint, positions)
         references, states = self.decoder(tokens, positions, self.query.weight)
         outputs = []

@@ -121,7 +121,7 @@ class Counting(Segmentation):
 @torch.no_grad()
 def count(network: Any, image: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3): column, row, score of the objects in an image (H, W, 3) uint8; density of it, objects a cell."""
-    tiles = Tiles(*image.shape[:2], patch)
+    tiles = Tiles(image.shape[0], image.shape[1], patch)
     device = next(network.parameters()).device
     whole, found = np.zeros(tiles.cells, np.float32), []
     for i in range(len(tiles)):
