@@ -28,7 +28,12 @@ OUTPUTS = (
     "consistency",
 )
 ARGUMENTS = (
-    ("image_topic", "/camera/image_raw", "topic of the camera's images", None),
+    (
+        "image_topic",
+        "/camera/image_raw",
+        "topic of the camera's images; with cameras {camera} stands for each name",
+        None,
+    ),
     (
         "camera_info_topic",
         "",
@@ -57,7 +62,6 @@ def start(context):
     if not Path(value["params_file"]).is_file():
         raise VssError(f"params_file: expected a YAML file of parameters, {value['params_file']} is none")
     parameters = {"use_sim_time": is_true(value["use_sim_time"]), **launch_files.given(SegmentConfig, value)}
-    camera = value["image_topic"].removesuffix("/compressed").rpartition("/")[0]
     # The node activates itself: that works alike in all releases, and without a chain of launch events.
     segment = Node(
         package="vss_ros",
@@ -67,13 +71,12 @@ def start(context):
         # Typed: launch_ros would make a number of the model "7".
         parameters=[
             value["params_file"],
-            {name: ParameterValue(item, value_type=type(item)) for name, item in parameters.items()},
+            {
+                name: item if isinstance(item, list) else ParameterValue(item, value_type=type(item))
+                for name, item in parameters.items()
+            },
         ],
-        remappings=[
-            ("image", value["image_topic"]),
-            ("camera_info", value["camera_info_topic"] or f"{camera}/camera_info"),
-            *((f"~/{name}", f"segmentation/{name}") for name in OUTPUTS),
-        ],
+        remappings=[pair for name in parameters.get("cameras", [""]) for pair in remaps(value, name)],
         respawn=is_true(value["respawn"]),
         respawn_delay=2.0,
         output="screen",
@@ -82,6 +85,21 @@ def start(context):
     # Who starts it again after each failure does not want the launch to fail.
     ends = [] if is_true(value["respawn"]) else [launch_files.fail_with(segment, companions)]
     return [*launch_files.let_large_images_through(), *ends, segment, *companions]
+
+
+def remaps(value, camera):
+    """Topics of one camera, whose name stands before all that is its own; "" for the only one."""
+    below = f"{camera}/" if camera else ""
+    image = value["image_topic"].replace("{camera}", camera)
+    beside = image.removesuffix("/compressed").rpartition("/")[0]
+    return [
+        (f"{below}image", image),
+        (
+            f"{below}camera_info",
+            value["camera_info_topic"].replace("{camera}", camera) or f"{beside}/camera_info",
+        ),
+        *((f"~/{below}{name}", f"segmentation/{below}{name}") for name in OUTPUTS),
+    ]
 
 
 def watcher(value):

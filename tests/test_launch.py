@@ -130,6 +130,18 @@ def test_topics_of_a_namespace_and_of_a_camera(launch):
     assert node.kwargs["namespace"] == "robot1"
 
 
+def test_topics_of_several_cameras(launch):
+    _, actions = launch("segment.launch.py", image_topic="/{camera}/image_raw", cameras="front, left")
+    [node] = of_kind(actions, "Node")
+    assert node.kwargs["parameters"][1]["cameras"] == ["front", "left"]
+    remaps = dict(node.kwargs["remappings"])
+    for name in ("front", "left"):
+        assert remaps[f"{name}/image"] == f"/{name}/image_raw"
+        assert remaps[f"{name}/camera_info"] == f"/{name}/camera_info"
+        assert remaps[f"~/{name}/mask"] == f"segmentation/{name}/mask"
+    assert "~/mask" not in remaps
+
+
 def test_empty_arguments_leave_the_parameter_file_alone(launch):
     _, actions = launch("segment.launch.py")
     [node] = of_kind(actions, "Node")
@@ -322,7 +334,11 @@ def test_parameter_file_holds_the_defaults():
     content = yaml.safe_load((ROOT / "config" / "segment.yaml").read_text())["/**"]["ros__parameters"]
     config = SegmentConfig(**content)
     assert config == SegmentConfig()
-    assert set(SegmentConfig.__dataclass_fields__) - set(content) == {"constant_network", "autostart"}
+    assert set(SegmentConfig.__dataclass_fields__) - set(content) == {
+        "constant_network",
+        "autostart",
+        "cameras",
+    }
 
 
 @pytest.mark.ros

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import sys
 import typing
 from dataclasses import dataclass, field, fields
@@ -18,6 +19,10 @@ IGNORE = 255
 """Label id of a pixel without a label (LabelInfo's UNLABELED in this project)."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in 0–1: the normalisation that ImageNet weights expect."""
+
+
+CAMERA = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+"""A camera's name: part of a ROS topic's."""
 
 
 class VssError(Exception):
@@ -57,9 +62,18 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     runtime: bool = False,
+    inactive: bool = False,
 ) -> Any:
-    """A documented dataclass field; `runtime` options may change while the node runs."""
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "runtime": runtime}
+    """A documented dataclass field; `runtime` options may change while the node runs, `inactive` ones while it is
+    configured and inactive, all others while it is unconfigured."""
+    meta = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "runtime": runtime,
+        "inactive": inactive,
+    }
     return field(default=default, metadata=meta)
 
 
@@ -77,6 +91,8 @@ def check(config: Any) -> None:
         expected = type(item.default)
         if expected is float and type(value) is int:
             object.__setattr__(config, item.name, float(value))
+        elif expected is tuple and isinstance(value, list):
+            object.__setattr__(config, item.name, tuple(value))
         elif type(value) is not expected:
             raise VssError(f"{item.name}: expected {expected.__name__}, got {value!r}")
         if meta.get("choices") and value not in meta["choices"]:
@@ -201,6 +217,11 @@ class StreamConfig:
 class SegmentConfig(StreamConfig):
     """Options of the `segment` node."""
 
+    cameras: tuple[str, ...] = option(
+        (),
+        "names of several cameras, such as [front, left]: image and camera_info are read and all answers published "
+        "below each name, by one network; empty: one camera without a name",
+    )
     transport: str = option("raw", "message type of the image topic", choices=("raw", "compressed"))
     undistort: bool = option(
         False,
@@ -244,6 +265,12 @@ class SegmentConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.cameras:
+            if not isinstance(name, str) or not CAMERA.fullmatch(name) or self.cameras.count(name) > 1:
+                raise VssError(
+                    "cameras: expected names of letters, digits and _ that begin with a letter, each once; "
+                    f"got {', '.join(map(repr, self.cameras))}"
+                )
         if self.build_on_start and not (self.allow_fallback and self.backend == "tensorrt"):
             raise VssError(
                 "build_on_start: needs allow_fallback and backend tensorrt; to build before the start, run `vss build`"

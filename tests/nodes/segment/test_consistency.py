@@ -18,8 +18,8 @@ WARN, ERROR = b"\x01", b"\x02"
 MIRROR = """
 from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.feed
-def mirror(stream, rgb, stamp, source=None):
-    results = answer(stream, rgb, stamp, source)
+def mirror(stream, rgb, *others):
+    results = answer(stream, rgb, *others)
     for result in results:
         result.labels = rgb[..., 0].copy()
     return results
@@ -150,9 +150,9 @@ SLOW = """
 import time
 from vss_ros.nodes.segment import constant
 answer = constant.ConstantStream.feed
-def slow(stream, rgb, stamp, source=None):
+def slow(stream, *arguments):
     time.sleep(0.4 if stream.index < 4 else 3.0)
-    return answer(stream, rgb, stamp, source)
+    return answer(stream, *arguments)
 constant.ConstantStream.feed = slow
 """
 

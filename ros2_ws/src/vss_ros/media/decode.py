@@ -56,6 +56,14 @@ class UnknownEncoding(ImageError):
     """An encoding that neither this module nor cv_bridge converts."""
 
 
+def decode(message: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a sensor_msgs Image or CompressedImage; of rgb8 a view. Raises ImageError."""
+    m = message
+    if hasattr(m, "format"):
+        return decode_compressed(m.data, m.format)
+    return to_rgb(m.data, m.height, m.width, m.encoding, m.step, bool(m.is_bigendian))
+
+
 def to_rgb(
     data: Any, height: int, width: int, encoding: str, step: int, is_bigendian: bool = False
 ) -> np.ndarray:

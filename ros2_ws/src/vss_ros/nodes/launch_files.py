@@ -56,10 +56,17 @@ def given(kind: type, arguments: dict[str, str]) -> dict[str, Any]:
         wanted: Any = type(item.default)
         try:
             if text:
-                values[item.name] = is_true(text) if wanted is bool else wanted(text)
+                values[item.name] = read(text, wanted)
         except ValueError as error:
             raise VssError(f"{item.name}: expected {wanted.__name__}, got {text!r}") from error
     return values
+
+
+def read(text: str, wanted: Any) -> Any:
+    """Text as a bool, as the names of a list such as front,left, or as whatever else is wanted."""
+    if wanted is tuple:
+        return [name.strip() for name in text.strip("[] ").split(",")]
+    return is_true(text) if wanted is bool else wanted(text)
 
 
 def is_true(text: str) -> bool:

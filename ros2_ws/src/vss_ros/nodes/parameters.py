@@ -23,17 +23,28 @@ def declare(node: Node, kind: type[Config]) -> Config:
     values = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         try:
-            values[item.name] = node.declare_parameter(item.name, item.default, describe(item)).value
+            values[item.name] = declare_one(node, item)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise VssError(refusal(item, node, error)) from error
     warn_unknown(node, set(values))
     return kind(**values)
 
 
+def declare_one(node: Node, item: dataclasses.Field) -> Any:
+    if item.default != ():
+        return node.declare_parameter(item.name, item.default, describe(item)).value
+    kind = Parameter.Type.STRING_ARRAY  # an empty list has no type of its own
+    value: Any = node.declare_parameter(item.name, kind, describe(item)).value
+    if value is None:
+        node.set_parameters([Parameter(item.name, kind, [])])
+    return tuple(value or ())
+
+
 def describe(item: dataclasses.Field) -> ParameterDescriptor:
     """Description, range and choices of one field, as `ros2 param describe` and rqt show them."""
     meta = item.metadata
-    when = "at any time" if meta["runtime"] else "only while unconfigured"
+    when = "only while unconfigured"
+    when = "at any time" if meta["runtime"] else "while not active" if meta["inactive"] else when
     descriptor = ParameterDescriptor(description=f"{meta['help']} (may change {when})")
     if meta["choices"]:
         descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
@@ -63,19 +74,33 @@ def warn_unknown(node: Node, known: set[str]) -> None:
             )
 
 
-def change(config: Any, parameters: list[Parameter], configured: bool) -> Any:
+def change(config: Any, parameters: list[Parameter], state: str) -> Any:
     """The config after `ros2 param set`; parameters that are no field of it are left alone.
 
-    Raises VssError with the reason of a refusal: a bad value, or a structural option of a configured node.
+    state: the lifecycle's. Raises VssError with the reason of a refusal: a bad value, or an option that may not
+    change in that state.
     """
     by_name = {item.name: item for item in dataclasses.fields(config)}
-    changes = {p.name: p.value for p in parameters if p.name in by_name}
+    changes = {p.name: read(p.value) for p in parameters if p.name in by_name}
     for name, value in changes.items():
         if name == "autostart" and value != config.autostart:
             raise VssError("autostart: acts only at start; restart the node with -p autostart:=...")
-        if configured and not by_name[name].metadata["runtime"] and value != getattr(config, name):
+        meta = by_name[name].metadata
+        if meta["runtime"] or value == getattr(config, name) or state == "unconfigured":
+            continue
+        if meta["inactive"] and state != "inactive":
+            raise VssError(
+                f"{name}: read-only while the node is active; deactivate first (ros2 lifecycle set NODE deactivate), "
+                "set it, then activate again"
+            )
+        if not meta["inactive"]:
             raise VssError(
                 f"{name}: read-only once configured; deactivate and clean up first (ros2 lifecycle set NODE "
                 "deactivate, then cleanup), set it, then configure and activate again"
             )
     return replace(config, **changes)
+
+
+def read(value: Any) -> Any:
+    """A parameter's value as the dataclasses hold it: arrays are tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -26,9 +26,9 @@ from std_msgs.msg import String
 
 from vss_ros.config import VssError, check, option
 from vss_ros.media.bags import BagWriter
+from vss_ros.media.decode import decode
 from vss_ros.media.video import VideoWriter
 from vss_ros.nodes import run
-from vss_ros.nodes.messages import to_array
 from vss_ros.nodes.parameters import declare
 
 TOPICS = {
@@ -168,7 +168,7 @@ class Recorder(Node):
         message = deserialize_message(raw, kind)
         stamp = stamp_ns(message) if topic != "label_info_json" else arrival
         if topic == "overlay":
-            self.video.write(to_array(message), stamp)
+            self.video.write(decode(message), stamp)
             return
         name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
         self.bag.write(resolved, name, raw, arrival, latched=topic == "label_info_json")

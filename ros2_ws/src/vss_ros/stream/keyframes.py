@@ -74,6 +74,7 @@ class LabelDrift:
 
 
 Policy = FixedInterval | Adaptive | LabelDrift
+EVERY = FixedInterval(1)
 
 
 def make_policy(config: StreamConfig, own: int) -> Policy:

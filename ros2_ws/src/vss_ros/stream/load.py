@@ -11,7 +11,6 @@ from vss_ros.backends.choose import best_precision, make_backend, pin
 from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.config import StreamConfig, replace
 from vss_ros.networks.model import Model, open_model
-from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.stream import Stream
 
 
@@ -37,14 +36,9 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     """`load_stream` for a config that exists already."""
     model = model_of(config)
     backend = open_backend(model, config)
-    return Stream(
-        backend,
-        make_policy(config, backend.interval),
-        card=model.card,
-        max_gap=config.max_gap,
-        both_sides=both_sides,
-        measure_drift=measure_drift,
-    )
+    stream = Stream(backend, card=model.card, both_sides=both_sides, measure_drift=measure_drift)
+    stream.configure(config)
+    return stream
 
 
 def model_of(config: StreamConfig) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import VssError
+from vss_ros.config import StreamConfig, VssError
 from vss_ros.networks.card import ModelCard
-from vss_ros.stream.keyframes import LabelDrift, Policy, input_change, label_drift
+from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, input_change, label_drift, make_policy
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Stream:
     def __init__(
         self,
         backend: Any,
-        policy: Policy,
+        policy: Policy = EVERY,
         *,
         card: ModelCard | None = None,
         max_gap: float = 1.0,
@@ -99,7 +100,20 @@ class Stream:
         self.max_gap = max_gap
         self.both_sides = both_sides
         self.measure_drift = measure_drift
+        self.phase = 0
+        """Frames by which the second keyframe comes early: several cameras take turns."""
         self.reset()
+
+    def configure(self, config: StreamConfig) -> None:
+        """Take over the options that may change between two frames."""
+        self.policy = make_policy(config, self.backend.interval)
+        self.max_gap = config.max_gap
+
+    def another(self) -> Stream:
+        """A stream for another camera, with the same options on the same backend."""
+        other = copy.copy(self)
+        other.reset()
+        return other
 
     @property
     def lookahead(self) -> int:
@@ -132,14 +146,17 @@ class Stream:
             yield from self.feed(rgb, stamp)
         yield from self.flush()
 
-    def feed(self, rgb: np.ndarray, stamp: float, source: Any = None) -> list[Result]:
+    def feed(
+        self, rgb: np.ndarray, stamp: float, source: Any = None, gap: float | None = None
+    ) -> list[Result]:
         """Take a frame; returns the answers that it completes (those of frames `lookahead` earlier).
 
-        source: anything, such as the frame's message; its answer brings it back.
+        source: anything, such as the frame's message; its answer brings it back. gap: the longest time in seconds
+        between two frames that the camera took since the last call, where frames between were left out on purpose.
         """
         check_frame(rgb)
         done: list[Result] = []
-        reason = self.break_reason(rgb.shape[:2], stamp)
+        reason = self.break_reason(rgb.shape[:2], stamp, gap)
         if reason:
             done += self.flush()
             self.reset()
@@ -179,7 +196,8 @@ class Stream:
         if self.keyframe is None:
             return True
         key = self.keyframe
-        return self.policy(t - key.index, lambda: self.input_drift(frame, key.pixels), self.label_drift)
+        age = t - key.index + (self.phase if key.index == 0 else 0)
+        return self.policy(age, lambda: self.input_drift(frame, key.pixels), self.label_drift)
 
     def compare(self, frame: Pending, key: Keyframe) -> None:
         """Measure how far input and features are from the keyframe's."""
@@ -237,7 +255,7 @@ class Stream:
         with timed(frame.times, "decode"):
             return [self.backend.decode(frame.features, memories) for memories in passes]
 
-    def break_reason(self, size: tuple[int, int], stamp: float) -> str:
+    def break_reason(self, size: tuple[int, int], stamp: float, gap: float | None) -> str:
         """Why the memory must not be reused for this frame, or ""."""
         if self.last_stamp is None:
             return "first frame"
@@ -245,8 +263,9 @@ class Stream:
             return f"size changed from {self.last_size} to {size}"
         if stamp < self.last_stamp:
             return f"stamp ran backwards by {self.last_stamp - stamp:.3f} s"
-        if self.max_gap and stamp - self.last_stamp > self.max_gap:
-            return f"gap of {stamp - self.last_stamp:.3f} s"
+        gap = stamp - self.last_stamp if gap is None else gap
+        if self.max_gap and gap > self.max_gap:
+            return f"gap of {gap:.3f} s"
         return ""
 
 

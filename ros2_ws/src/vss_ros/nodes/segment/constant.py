@@ -39,8 +39,7 @@ class ConstantStream:
 
     def __init__(self) -> None:
         self.card = SimpleNamespace(name="constant", classes=CLASSES, palette=PALETTE)
-        self.policy: Any = None
-        self.max_gap = 0.0
+        self.backend = SimpleNamespace(name="constant", precision="f32")
         self.measure_drift = False
         self.reset()
 
@@ -60,7 +59,15 @@ class ConstantStream:
         self.index += 1
         return ConstantResult(self.labels, stamp, self.index - 1, reset=reset)
 
-    def feed(self, rgb: np.ndarray, stamp: float, source: Any = None) -> list[ConstantResult]:
+    def configure(self, config: Any) -> None:
+        """No option changes the answer."""
+
+    def flush(self) -> list[ConstantResult]:
+        return []
+
+    def feed(
+        self, rgb: np.ndarray, stamp: float, source: Any = None, gap: float | None = None
+    ) -> list[ConstantResult]:
         result = self(rgb, stamp)
         result.source = source
         return [result]

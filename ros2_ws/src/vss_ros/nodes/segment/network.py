@@ -17,25 +17,25 @@ from vss_ros.nodes.segment.constant import ConstantStream
 
 
 class Start:
-    """`stream` is ready to answer; `take()` gives its successor once, when that is ready.
+    """`streams`, one for each camera, are ready to answer; `take()` gives their successors once, when they are.
 
-    problem: why `stream` is not what the config asks for, or ""; for diagnostics.
+    problem: why `streams` are not what the config asks for, or ""; for diagnostics.
     Raises VssError if the network cannot be opened and no fallback is allowed.
     """
 
     def __init__(self, config: SegmentConfig):
         self.config = config
         self.reason = self.progress = ""
-        self.successor: Any = None
+        self.successor: list[Any] = []
         self.child: subprocess.Popen | None = None
         self.closed = False
         try:
-            self.stream = make_stream(config)
+            self.streams = make_streams(config)
         except VssError as error:
             if not (config.allow_fallback and config.backend == "tensorrt"):
                 raise
-            self.stream = make_stream(fallback(config))
-            self.reason = f"runs on {self.stream.backend.name} instead of {config.backend}: {error}"
+            self.streams = make_streams(fallback(config))
+            self.reason = f"runs on {self.streams[0].backend.name} instead of {config.backend}: {error}"
             from vss_ros.backends.gpu.engines import NoEngine
 
             if config.build_on_start and isinstance(error, NoEngine):
@@ -45,15 +45,15 @@ class Start:
     def problem(self) -> str:
         return "; ".join(filter(None, (self.reason, self.progress)))
 
-    def take(self) -> Any:
-        """The stream that replaces the fallback, or None."""
-        successor, self.successor = self.successor, None
+    def take(self) -> list[Any]:
+        """The streams that replace the fallback's, if they are there and not taken yet."""
+        successor, self.successor = self.successor, []
         if successor:
             self.reason = self.progress = ""
         return successor
 
     def close(self) -> None:
-        self.closed, self.successor = True, None
+        self.closed, self.successor = True, []
         if self.child:
             self.child.terminate()
 
@@ -72,7 +72,7 @@ class Start:
         try:
             if child.returncode:
                 raise VssError(last or f"exit status {child.returncode}")
-            successor = make_stream(self.config)
+            successor = make_streams(self.config)
         except Exception as error:  # the fallback goes on, whatever went wrong beside it
             self.progress = f"building engines failed: {error}"
             return
@@ -98,13 +98,19 @@ def fallback(config: SegmentConfig) -> SegmentConfig:
     return replace(config, backend="torch", precision=precision, build_on_start=False)
 
 
-def make_stream(config: SegmentConfig) -> Any:
+def make_streams(config: SegmentConfig) -> list[Any]:
+    """A stream for each camera over one backend, their keyframes spread over the frames between two."""
+    cameras = len(config.cameras) or 1
     if config.constant_network:
-        return ConstantStream()
-    from vss_ros.stream.load import open_stream  # torch takes seconds to import: not before a model is wanted
+        return [ConstantStream() for _ in range(cameras)]
+    # torch takes seconds to import: not before a model is wanted
+    from vss_ros.stream.load import open_stream
 
     stream = open_stream(config)
     blank = np.zeros((*stream.backend.size, 3), np.uint8)
     for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
         pass  # runtimes allocate with the first key and non-key frame; better now than on the road
-    return stream
+    streams = [stream, *(stream.another() for _ in range(cameras - 1))]
+    for number, each in enumerate(streams):
+        each.phase = number * each.policy.longest // cameras
+    return streams

@@ -1,12 +1,11 @@
-"""`segment`: camera images in, class masks out, as a lifecycle node.
+"""`segment`: camera images in, class masks out, as a lifecycle node: states, parameters, subscriptions, reports.
 
-The image callback only stores the newest message. A worker thread takes it, runs the network and publishes,
-so a slow network drops frames instead of queueing them: a mask is at most a camera period and a run late.
+What happens to a frame is in `camera`, what is published in `publish`.
 """
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 import traceback
 from typing import Any
@@ -16,29 +15,21 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 
 from vss_ros.config import SegmentConfig, VssError
-from vss_ros.media.decode import ImageError, UnknownEncoding
-from vss_ros.media.draw import colorize, heat, overlay
-from vss_ros.nodes import messages, parameters, run
-from vss_ros.nodes.segment import health
-from vss_ros.nodes.segment.inbox import Newest
+from vss_ros.nodes import parameters, run
+from vss_ros.nodes.segment import report
+from vss_ros.nodes.segment.camera import Camera, Worker
 from vss_ros.nodes.segment.network import Start
-from vss_ros.nodes.segment.rectify import Undistort
-from vss_ros.stream.consistency import RING, Consistency
+from vss_ros.nodes.segment.publish import Answers
 
 SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
-OUTPUT: dict[str, Any] = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
-LATCHED: dict[str, Any] = {
-    "depth": 1,
-    "reliability": ReliabilityPolicy.RELIABLE,
-    "durability": DurabilityPolicy.TRANSIENT_LOCAL,
-}
-LOG_PERIOD = 5.0
+PATIENCE = 3.0
+"""Seconds that deactivation waits for the network's present frame."""
 
 
 class SegmentNode(LifecycleNode):
@@ -50,18 +41,15 @@ class SegmentNode(LifecycleNode):
         self.add_on_set_parameters_callback(self.on_parameters)
         service = self._service_change_state
         service.callback = answer_always(service.callback)
-        self.stream: Any = None
         self.start: Start | None = None
-        self.worker: threading.Thread | None = None
-        self.subscriptions_: list[Any] = []
-        self.images: list[Any] = []
-        self.outputs: list[Any] = []
-        self.camera_info: CameraInfo | None = None
-        self.undistort = Undistort()
+        self.cameras: list[Camera] = []
+        self.worker: Worker | None = None
+        self.hung: Worker | None = None
+        """A worker whose call did not come back; its streams are not used again."""
+        self.images: dict[Camera, list[Any]] = {}
+        self.inputs: list[Any] = []
         self.error = ""
         self.path = self.get_fully_qualified_name().lstrip("/")
-        self.hardware = self.resolve_topic_name("image")
-        self.forget()
         # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # Steady: the reports go on while a paused simulation stops the time.
@@ -118,65 +106,52 @@ class SegmentNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def configure(self) -> None:
+        names = self.config.cameras or ("",)
         self.start = Start(self.config)
-        self.stream, self.applied = self.start.stream, self.config
         if self.start.problem:
             self.get_logger().warning(self.start.problem)
-        output = self.output
-        self.mask = output(Image, "~/mask")
-        self.confidence = output(Image, "~/confidence")
-        self.color_mask = output(Image, "~/color_mask")
-        self.overlay = output(Image, "~/overlay")
-        self.flicker = output(Image, "~/flicker")
-        self.mask_png = output(CompressedImage, "~/mask/compressed")
-        self.info_out = output(CameraInfo, "~/camera_info")
-        self.consistency = output(DiagnosticArray, "~/consistency")
-        self.label_json = output(String, "~/label_info_json", LATCHED)
-        kind = messages.label_info_type()
-        self.label_info = output(kind, "~/label_info", LATCHED) if kind else None
-        if not kind:
+        self.cameras = [
+            Camera(name, stream, Answers(self, name))
+            for name, stream in zip(names, self.start.streams, strict=True)
+        ]
+        if not self.cameras[0].publish.label_info:
             self.get_logger().info("vision_msgs is not installed: the classes are on ~/label_info_json only")
 
     def activate(self) -> None:
-        self.switch_over()
-        self.stream.reset()
-        self.forget()
-        card = self.stream.card
-        self.meter = Consistency(card.classes, self.config.consistency_flow)
-        self.send(self.label_json, messages.label_json(self.config.model, card.classes, card.palette))
-        if self.label_info:
-            header = Header(stamp=self.get_clock().now().to_msg())
-            self.send(self.label_info, messages.label_info(header, card.classes))
-        self.worker = threading.Thread(target=self.work, args=(self.newest,), name="segment", daemon=True)
-        self.worker.start()
-        if self.config.transport == "raw":
-            self.subscribe(Image, "image", self.on_image)
-        else:
-            self.subscribe(CompressedImage, "image", self.on_image)
-            if not self.hardware.endswith("/compressed"):  # where image_transport publishes it
-                self.subscribe(CompressedImage, f"{self.hardware}/compressed", self.on_image)
-        self.images = list(self.subscriptions_)
-        self.subscribe(CameraInfo, "camera_info", self.on_camera_info)
+        if self.hung and self.hung.thread.is_alive():
+            raise VssError(
+                "the network still hangs in its last frame: clean up and configure, or restart the node"
+            )
+        assert self.start is not None
+        for camera, stream in zip(self.cameras, self.start.take(), strict=False):
+            camera.stream = stream
+        for camera in self.cameras:
+            camera.forget()
+            card = camera.stream.card
+            camera.publish.begin(self.config.model, card, camera.health, self.config.consistency_flow)
+        self.worker = Worker(self, self.cameras, self.config, self.start)
+        for camera in self.cameras:
+            self.subscribe_to(camera)
 
-    def stop(self, timeout: float | None = None) -> bool:
+    def stop(self, timeout: float = PATIENCE) -> bool:
         """Unsubscribe and join the worker; False if it did not end in time."""
-        for subscription in self.subscriptions_:
+        for subscription in self.inputs:
             self.destroy_subscription(subscription)
-        self.subscriptions_ = []
-        self.newest.close()
-        if self.worker:
-            self.worker.join(timeout)
-            if self.worker.is_alive():
-                return False
-        self.worker = None
-        return True
+        self.inputs, self.images = [], {}
+        worker, self.worker = self.worker, None
+        if worker is None or worker.close(timeout):
+            return self.hung is None or not self.hung.thread.is_alive()
+        self.hung = worker
+        self.error = f"the network hangs: a frame has not come back for {timeout:.0f} s since the stop"
+        self.get_logger().error(f"{self.error}; clean up and configure, or restart the node")
+        return False
 
     def release(self) -> None:
-        for publisher in self.outputs:
-            self.destroy_lifecycle_publisher(publisher)
+        for camera in self.cameras:
+            camera.publish.close()
         if self.start:
             self.start.close()
-        self.outputs, self.stream, self.start = [], None, None
+        self.cameras, self.start, self.hung = [], None, None
 
     def close(self, timeout: float) -> bool:
         """Before the process ends; False if the worker hangs."""
@@ -190,25 +165,25 @@ class SegmentNode(LifecycleNode):
         """The lifecycle state's label; rclpy has no public way to ask for it."""
         return self._state_machine.current_state[1]
 
-    def forget(self) -> None:
-        """Counters and memory of an earlier activation."""
-        self.newest = Newest()
-        self.health = health.Health()
-        self.last_stamp: float | None = None
-
     # Topics and parameters
 
-    def output(self, kind: Any, topic: str, qos: dict[str, Any] = OUTPUT) -> Any:
-        publisher = self.create_lifecycle_publisher(
-            kind,
-            topic,
-            QoSProfile(**qos),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self.outputs.append(publisher)
-        return publisher
+    def subscribe_to(self, camera: Camera) -> None:
+        """The images and the calibration of a camera, below its name where it has one."""
+        below = f"{camera.name}/" if camera.name else ""
+        topic = self.resolve_topic_name(f"{below}image")
+        camera.publish.hardware = topic
+        assert self.worker is not None
+        put = functools.partial(self.worker.put, camera)
+        if self.config.transport == "raw":
+            images = [self.subscribe(Image, f"{below}image", put)]
+        else:
+            images = [self.subscribe(CompressedImage, f"{below}image", put)]
+            if not topic.endswith("/compressed"):  # where image_transport publishes it
+                images.append(self.subscribe(CompressedImage, f"{topic}/compressed", put))
+        self.images[camera] = images
+        self.subscribe(CameraInfo, f"{below}camera_info", camera.on_info)
 
-    def subscribe(self, kind: Any, topic: str, callback: Any) -> None:
+    def subscribe(self, kind: Any, topic: str, callback: Any) -> Any:
         subscription = self.create_subscription(
             kind,
             topic,
@@ -219,22 +194,16 @@ class SegmentNode(LifecycleNode):
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self.subscriptions_.append(subscription)
-
-    def send(self, publisher: Any, message: Any) -> None:
-        try:
-            publisher.publish(message)
-        except RuntimeError as error:  # RCLError: a reliable writer whose reader does not keep up
-            self.health.unpublished += 1
-            self.get_logger().warning(
-                f"{publisher.topic_name}: not published: {error}", throttle_duration_sec=LOG_PERIOD
-            )
+        self.inputs.append(subscription)
+        return subscription
 
     def on_parameters(self, changes: list[Any]) -> SetParametersResult:
         try:
-            self.config = parameters.change(self.config, changes, configured=self.stream is not None)
+            self.config = parameters.change(self.config, changes, self.state())
         except VssError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        if self.worker:
+            self.worker.config = self.config
         return SetParametersResult(successful=True)
 
     def on_incompatible(self, topic: str) -> None:
@@ -244,176 +213,36 @@ class SegmentNode(LifecycleNode):
             f"set qos_overrides.{name}.subscription.* to what `ros2 topic info -v {name}` shows"
         )
 
-    def on_image(self, message: Any) -> None:
-        self.health.arrived()
-        if self.newest.put((message, time.perf_counter())):
-            self.health.skipped()
-
-    def on_camera_info(self, message: CameraInfo) -> None:
-        self.camera_info = message
-
-    # The worker
-
-    def work(self, newest: Newest) -> None:
-        while (newcomer := newest.take()) is not None:
-            message, arrival = newcomer
-            try:
-                self.segment(message, arrival)
-            except UnknownEncoding as error:
-                self.refuse(str(error), once=getattr(message, "encoding", "compressed"))
-            except ImageError as error:
-                self.refuse(str(error))
-            except Exception as error:  # the network's: one frame is lost, the node lives on
-                self.health.failed += 1
-                self.health.window.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                self.get_logger().error(
-                    f"a frame failed: {self.health.window.failure}", throttle_duration_sec=LOG_PERIOD
-                )
-                self.get_logger().debug(traceback.format_exc())
-
-    def segment(self, message: Any, arrival: float) -> None:
-        """One frame from message to network; a network that looks ahead then answers an earlier one."""
-        rgb, info = messages.to_array(message), self.camera_info
-        for result in self.switch_over():
-            self.publish(result, *result.source)
-        self.apply_changes()
-        if self.config.undistort:
-            rgb, info = self.undistort(rgb, info)
-            if self.undistort.changed:
-                self.stream.reset()
-        source = (message, rgb, info, arrival)
-        for result in self.stream.feed(rgb, self.stamp(message.header), source):
-            self.publish(result, *result.source)
-
-    def publish(self, result: Any, message: Any, rgb: Any, info: CameraInfo | None, arrival: float) -> None:
-        """The answer for one frame to all topics, with that frame's header."""
-        if self.config.undistort:
-            self.undistort.hide(result)
-        self.send(self.mask, messages.to_image(message.header, result.labels))
-        latency = self.latency(message.header)
-        result.times["node"] = (time.perf_counter() - arrival) * 1e3
-        if info:
-            size = result.labels.shape
-            self.send(self.info_out, messages.scaled_camera_info(info, message.header, *size))
-        self.publish_pictures(message.header, rgb, result)
-        self.publish_consistency(message, rgb, result, latency)
-
-    def switch_over(self) -> list[Any]:
-        """Go on with the stream whose engines are built by now; answers that the old one still owed."""
-        successor = self.start.take() if self.start else None
-        if not successor:
-            return []
-        owed = self.stream.flush()
-        self.stream = successor
-        self.set_policy()  # it may have changed since the successor was opened
-        self.get_logger().info(f"engines are built: {self.config.backend} takes over")
-        return owed
-
-    def apply_changes(self) -> None:
-        """Runtime parameters take effect between two frames."""
-        config = self.config
-        if config is not self.applied and not config.constant_network:
-            self.set_policy()
-        self.meter.flow = config.consistency_flow
-        # The drift costs some 5 % of a non-key frame: only with a reader.
-        self.stream.measure_drift = bool(self.consistency.get_subscription_count())
-        self.applied = config
-
-    def set_policy(self) -> None:
-        from vss_ros.stream.keyframes import make_policy
-
-        policy = make_policy(self.config, self.stream.backend.interval)
-        self.stream.policy, self.stream.max_gap = policy, self.config.max_gap
-
-    def stamp(self, header: Header) -> float:
-        """Seconds for the stream; a driver that leaves the stamp at zero gets the time of arrival."""
-        seconds = header.stamp.sec + header.stamp.nanosec * 1e-9
-        if seconds > 0:
-            return seconds
-        self.get_logger().warning(
-            "the camera leaves header.stamp at zero: latency is unknown, gaps are judged by arrival",
-            once=True,
-        )
-        return self.get_clock().now().nanoseconds * 1e-9
-
-    def latency(self, header: Header) -> float | None:
-        """Milliseconds from the image's stamp to now; None while either clock stands at zero."""
-        stamp, now = header.stamp.sec * 1e3 + header.stamp.nanosec * 1e-6, self.get_clock().now().nanoseconds
-        return now * 1e-6 - stamp if stamp > 0 and now > 0 else None
-
-    def publish_pictures(self, header: Header, rgb: Any, result: Any) -> None:
-        """What costs time and few read: only with a subscriber."""
-        palette, alpha = self.stream.card.palette, self.applied.overlay_alpha
-        if self.confidence.get_subscription_count():
-            self.send(self.confidence, messages.to_image(header, result.confidence()))
-        if self.color_mask.get_subscription_count():
-            self.send(self.color_mask, messages.to_image(header, colorize(result.labels, palette)))
-        if self.mask_png.get_subscription_count():
-            self.send(self.mask_png, messages.to_png(header, result.labels))
-        if self.overlay.get_subscription_count():
-            self.send(self.overlay, messages.to_image(header, overlay(rgb, result.labels, palette, alpha)))
-
-    def publish_consistency(self, message: Any, rgb: Any, result: Any, latency: float | None) -> None:
-        """~/consistency for each frame, and the sums that /diagnostics reports each second.
-
-        Beside `consistency.FIGURES`: latency_ms, the mask's age when it is published, and staleness_ms, the age
-        that the mask before it had reached by then (both ≥ 0, None without stamps); dropped, images dropped
-        since activation; reset, why the stream started anew.
-        """
-        last, self.last_stamp = self.last_stamp, result.stamp
-        if result.reset and last is not None:
-            self.health.resets += 1
-            self.get_logger().info(f"the stream starts anew: {result.reset}")
-        figures = self.meter(result, rgb)
-        if latency is not None:
-            figures["latency_ms"] = latency
-            if last is not None and not result.reset:
-                figures["staleness_ms"] = latency + (result.stamp - last) * 1e3
-        figures["dropped"] = self.health.dropped
-        values = {**figures, "reset": result.reset or None}
-        line = messages.status(f"{self.path}: consistency", self.hardware, health.OK, "", values)
-        self.send(self.consistency, DiagnosticArray(header=message.header, status=[line]))
-        if self.flicker.get_subscription_count():
-            self.send(self.flicker, messages.to_image(message.header, heat(self.meter.flicker_map, RING)))
-        encoding = message.format if isinstance(message, CompressedImage) else message.encoding
-        self.health.answered(encoding, result, latency, figures)
-
-    def refuse(self, reason: str, once: str = "") -> None:
-        """Count an unusable image; log it now and then, or once per unknown encoding."""
-        self.health.refused(reason)
-        if once and once not in self.health.unknown_encodings:
-            self.get_logger().error(f"image refused: {reason}")
-        elif not once:
-            self.get_logger().warning(f"image skipped: {reason}", throttle_duration_sec=LOG_PERIOD)
-        self.health.unknown_encodings.update({once} if once else ())
-
     # Once a second
 
     def on_second(self) -> None:
         state = self.state()
-        if state == "active":
-            self.watch_input()
-        self.health.fallback = self.start.problem if self.start else ""
-        window = self.health.next_window()
-        lines = health.report(self.path, self.hardware, state, self.error, self.config, self.health, window)
+        lines = [report.lifecycle(self.path, self.resolve_topic_name("image"), state, self.error)]
+        for camera in self.cameras if state == "active" and self.worker else ():
+            self.watch_input(camera)
+            camera.health.fallback = self.start.problem if self.start else ""
+            camera.health.hang = self.worker.seconds_inside(camera) if self.worker else 0.0
+            camera.health.backend = camera.runtime
+            window = camera.health.next_window()
+            where = camera.publish.name, camera.publish.hardware
+            lines += report.camera(*where, self.config, camera.health, window)
         header = Header(stamp=self.get_clock().now().to_msg())
         self.diagnostics.publish(DiagnosticArray(header=header, status=lines))
 
-    def watch_input(self) -> None:
+    def watch_input(self, camera: Camera) -> None:
         """Say once why no image comes, and once that they are back."""
-        quiet = time.monotonic() - self.health.last_image
+        health, quiet = camera.health, time.monotonic() - camera.health.last_image
         if quiet > self.config.image_timeout:
-            images = [item for item in self.images if self.count_publishers(item.topic_name)]
-            image = (images or self.images)[0]
+            there = [item for item in self.images[camera] if self.count_publishers(item.topic_name)]
+            image = (there or self.images[camera])[0]
             kind = f"sensor_msgs/msg/{image.msg_type.__name__}"
-            seen = self.health.received
-            cause = health.silence_cause(self, image.topic_name, kind, image.qos_profile, seen)
-            if cause != self.health.silence:
+            cause = report.silence_cause(self, image.topic_name, kind, image.qos_profile, health.received)
+            if cause != health.silence:
                 self.get_logger().warning(f"no image for {quiet:.0f} s: {cause}")
-            self.health.silence = cause
-        elif self.health.silence:
-            self.health.silence = ""
-            self.get_logger().info("images arrive again")
+            health.silence = cause
+        elif health.silence:
+            health.silence = ""
+            self.get_logger().info(f"{camera.prefix}images arrive again")
 
 
 def answer_always(callback: Any) -> Any:

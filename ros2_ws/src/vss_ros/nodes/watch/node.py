@@ -19,9 +19,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vss_ros.media.decode import ImageError
+from vss_ros.media.decode import ImageError, decode
 from vss_ros.nodes import run
-from vss_ros.nodes.messages import to_array
 from vss_ros.nodes.parameters import declare
 from vss_ros.nodes.watch.command import WatchConfig
 from vss_ros.nodes.watch.server import Board, WatchServer
@@ -124,7 +123,7 @@ class Watcher(Node):
         if now - self.shown < 0.9 / self.config.fps:  # 0.9: a camera at the very rate keeps every frame
             return
         try:
-            rgb = to_array(deserialize_message(raw, Image))
+            rgb = decode(deserialize_message(raw, Image))
         except ImageError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return

@@ -16,9 +16,8 @@ pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or sou
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
-from vss_ros.media.decode import ImageError
-from vss_ros.nodes import messages
-from vss_ros.nodes.segment.rectify import Undistort
+from vss_ros.media.decode import decode
+from vss_ros.nodes.segment import publish as messages
 
 
 def test_an_image_has_no_padding_and_its_header(rng):
@@ -30,7 +29,7 @@ def test_an_image_has_no_padding_and_its_header(rng):
     colours = rng.integers(0, 255, (3, 5, 3), dtype=np.uint8)
     picture = messages.to_image(header, colours)
     assert (picture.encoding, picture.step) == ("rgb8", 15)
-    assert np.array_equal(messages.to_array(picture), colours)
+    assert np.array_equal(decode(picture), colours)
 
 
 def camera_info(width: int = 640, height: int = 480) -> CameraInfo:
@@ -65,28 +64,6 @@ def test_camera_info_scales_with_the_image():
     assert (half.width, half.height) == (320, 240)
     assert (half.roi.x_offset, half.roi.y_offset, half.roi.width, half.roi.height) == (50, 30, 160, 120)
     assert info.k[0] == 500 and info.roi.x_offset == 100, "the camera's own message must not change"
-
-
-def test_undistorting_a_binned_region_of_interest():
-    info = camera_info()
-    info.distortion_model, info.d, info.r = "plumb_bob", [0.0] * 5, np.eye(3).ravel()
-    info.roi.width, info.roi.height, info.roi.x_offset, info.roi.y_offset = 320, 240, 100, 60
-    info.binning_x = info.binning_y = 2
-    undistort = Undistort()
-    image = np.full((120, 160, 3), 7, np.uint8)
-    rgb, rectified = undistort(image, info)
-    assert rectified.k.tolist() == [250, 0, 110, 0, 200, 90, 0, 0, 1] and not undistort.changed
-    assert rectified.p.tolist() == [250, 0, 110, 5, 0, 200, 90, 10, 0, 0, 1, 0]
-    assert (rectified.width, rectified.height) == (160, 120) and np.array_equal(rgb, image)
-    maps = undistort.rectifier
-    undistort(image, info)
-    assert undistort.rectifier is maps, "the maps are computed once"
-    info.k[0] = 600
-    undistort(image, info)
-    assert undistort.changed and undistort.rectifier is not maps
-    info.k[0] = 0
-    with pytest.raises(ImageError, match=r"undistort: camera_info: K \(camera_matrix\): expected"):
-        undistort(image, info)
 
 
 def test_label_info_numbers_the_classes_as_the_mask_does(monkeypatch):
