@@ -12,6 +12,7 @@ def data_files():
     files = [
         ("share/ament_index/resource_index/packages", ["resource/vss_ros"]),
         ("share/vss_ros", ["package.xml"]),
+        ("share/vss_ros/hook", ["resource/path.dsv"]),  # puts `vss` on PATH, named in colcon.pkg
     ]
     for folder in SHARED:
         found = sorted(str(path) for path in Path(folder).glob("*") if path.is_file())
@@ -40,9 +41,10 @@ setup(
         "pyyaml>=6,<7",
         "rosbags>=0.11,<0.12",  # reads and writes rosbag2 without ROS
         "safetensors>=0.4,<1",  # weights that cannot run code
-        "torch>=2.8,<2.15",
-        "tqdm>=4.66,<5",
+        "tqdm>=4.57,<5",
     ],
+    # torch is in none but `train` and `tensorrt`: from PyPI it brings 5 GB of CUDA, also onto machines without a GPU.
+    # Who runs a model chooses its build (docs/ROBOT.md); without it the error says so.
     extras_require={
         # CPU runtimes: OpenVINO is the fastest measured, ONNX Runtime the portable fallback.
         "cpu": [
@@ -53,7 +55,13 @@ setup(
             "openvino>=2025.3,<2027",
         ],
         # Builds TensorRT engines; pulls the TensorRT that its release needs. On a Jetson: see `vss build`.
-        "tensorrt": ["torch-tensorrt>=2.8,<2.15", "onnx>=1.18,<2", "onnx-ir>=0.1.7,<2", "onnxscript>=0.5,<1"],
+        "tensorrt": [
+            "torch>=2.8,<2.15",
+            "torch-tensorrt>=2.8,<2.15",
+            "onnx>=1.18,<2",
+            "onnx-ir>=0.1.7,<2",
+            "onnxscript>=0.5,<1",
+        ],
         # The real rclpy as wheels (x86-64); on a robot ROS comes from apt.
         "ros": [
             "ros-rclpy[fastrtps]==9.1.2; platform_machine == 'x86_64'",
@@ -61,7 +69,13 @@ setup(
         ],
         # Fabric keeps the training loop visible; Matplotlib draws its curves and the evaluation's; SciPy matches
         # points one to one.
-        "train": ["lightning>=2.5,<3", "matplotlib>=3.8,<4", "scipy>=1.13,<2", "tensorboard>=2.18,<3"],
+        "train": [
+            "torch>=2.8,<2.15",
+            "lightning>=2.5,<3",
+            "matplotlib>=3.8,<4",
+            "scipy>=1.13,<2",
+            "tensorboard>=2.18,<3",
+        ],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=13,<18"],
         # Spreads the evaluation of many recordings over machines.

@@ -58,6 +58,8 @@ def test_colcon_build_installs_nodes_and_shared_files(sources, tmp_path, place):
     for name in SHARED:
         assert {p.name for p in (ROOT / name).glob("*.*")} <= {p.name for p in (share / name).iterdir()}
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "vss_ros").is_file()
+    found = run("bash", "-c", ". install/local_setup.bash && command -v vss", cwd=folder)
+    assert Path(found.strip()) == prefix / "lib" / "vss_ros" / "vss", "on PATH"
     (site,) = prefix.glob("lib/python*/site-packages")
     code = "import vss_ros.config as c; print(c.__file__, c.share_dir())"
     file, found = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(site)).split()
@@ -97,6 +99,29 @@ def test_dependencies_in_package_xml_are_those_that_nodes_import():
             if words[:1] in (["from"], ["import"]) and "_msgs" in words[1]:
                 imported.add(words[1].split(".")[0])
     assert imported and imported <= declared
+    assert "python3-tqdm" in declared and "rviz2" not in declared
+    # A system's Python refuses what rosdep would install by pip.
+    by_pip = [item for item in tree.iter("exec_depend") if item.text and item.text.endswith("-pip")]
+    assert all(item.get("condition") == "$PIP_BREAK_SYSTEM_PACKAGES == 1" for item in by_pip)
+
+
+def test_constraints_are_those_of_the_package():
+    """The ranges of setup.py, but for what apt's binaries need."""
+    stated = (ROOT / "setup.py").read_text()
+    own = ("numpy<2", "opencv-python-headless<4.12", "setuptools<80")
+    lines = (ROOT / "config" / "constraints.txt").read_text().splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    assert set(own) < set(lines)
+    for line in set(lines) - set(own):
+        assert f'"{line}"' in stated, line
+
+
+def test_pip_install_brings_no_cuda():
+    """torch from PyPI does, also where there is no GPU: whoever runs a model chooses its build."""
+    text = (ROOT / "setup.py").read_text()
+    required = text.split("install_requires=[")[1].split("],")[0]
+    assert '"numpy' in required and '"torch' not in required
+    assert '"torch' not in text.split('"cpu": [')[1].split("],")[0]
 
 
 def test_only_nodes_import_rclpy():

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, missing
 
 # command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
 COMMANDS = {
@@ -29,6 +29,7 @@ COMMANDS = {
         "stages as ONNX or exported programs, checked against torch",
     ),
     "build": ("vss_ros.deploy.build", "TensorRT engines of a model, ahead of time"),
+    "doctor": ("vss_ros.deploy.doctor", "what is missing or does not go together on this machine"),
     "models": ("vss_ros.deploy.models", "list the installed models"),
 }
 
@@ -62,9 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("vss_ros"):
             raise
-        print(
-            f"vss {command}: needs the Python package {error.name}: pip install {error.name}", file=sys.stderr
-        )
+        print(f"vss {command}: {missing(error.name or str(error))}; see `vss doctor`", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"vss {command}: stopped", file=sys.stderr)

@@ -46,6 +46,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vss_ros"
 
 
+def missing(module: str) -> str:
+    """One line about a Python module that is not installed, and how to get it."""
+    name = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}.get(module, module)
+    note = ""
+    if module == "torch":
+        note = " (a machine without an NVIDIA GPU takes its CPU build from the index that pytorch.org names: the one "
+        note += "on PyPI brings 5 GB of CUDA)"
+    return f"needs the Python package {module}: pip install {name}{note}"
+
+
 def child_command(module: str, *arguments: str) -> list[str]:
     """Command line that runs `main(arguments)` of one of our modules in a process of its own.
 

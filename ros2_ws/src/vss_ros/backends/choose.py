@@ -35,6 +35,8 @@ NEEDS = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "tensorrt": ("torch",),  # what else it needs differs by machine: tensorrt_versions.advice
 }
+# how much slower than OpenVINO the other backends of a CPU are, float32 and bf16 (README, Speed)
+SLOWER = {"torch": "4 to 9", "onnxruntime": "2 to 3"}
 
 
 def make_backend(
@@ -58,6 +60,13 @@ def make_backend(
             with contextlib.suppress(VssError):  # on CUDA, once `vss build` has made engines for it
                 return make_backend(model, "tensorrt", precision=precision)
         log.info("backend auto: %s", name)
+        if name in SLOWER and not torch.cuda.is_available():
+            log.warning(
+                "on a CPU openvino is %s times as fast as %s (x86-64; README, Speed): pip install %s",
+                SLOWER[name],
+                name,
+                " ".join(NEEDS["openvino"]),
+            )
     if name not in NEEDS:
         raise VssError(f"unknown backend {name!r}: expected auto, {', '.join(NEEDS)}")
     if precision == "int8" and name == "torch":

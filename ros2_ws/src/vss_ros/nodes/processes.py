@@ -116,7 +116,8 @@ class Chain:
 def require_ros() -> None:
     if importlib.util.find_spec("rclpy") is None:
         raise VssError(
-            "rclpy is not installed: pip install 'vss_ros[ros]', or source /opt/ros/DISTRO/setup.bash"
+            "rclpy is not installed: source /opt/ros/DISTRO/setup.bash, or, on x86-64, pip install "
+            "'ros-rclpy[fastrtps]' ros-common-interfaces"
         )
 
 

@@ -122,7 +122,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
             continue
         streams[label] = Stream(backend, FixedInterval(INTERVAL))
     if not streams:
-        raise VssError(f"no backend of {args.backends} is installed: pip install 'vss_ros[cpu]'")
+        raise VssError(f"no backend of {args.backends} is installed: pip install openvino onnx onnxscript")
     results: dict[str, list] = {name: [] for name in streams}
     for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr, disable=None):
         for name, stream in streams.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import SegmentConfig, VssError, child_command, replace
+from vss_ros.config import SegmentConfig, VssError, child_command, missing, replace
 from vss_ros.nodes.segment.constant import ConstantStream
 
 
@@ -103,8 +103,10 @@ def make_streams(config: SegmentConfig) -> list[Any]:
     cameras = len(config.cameras) or 1
     if config.constant_network:
         return [ConstantStream() for _ in range(cameras)]
-    # torch takes seconds to import: not before a model is wanted
-    from vss_ros.stream.load import open_stream
+    try:  # torch takes seconds to import: not before a model is wanted
+        from vss_ros.stream.load import open_stream
+    except ModuleNotFoundError as error:
+        raise VssError(missing(error.name or str(error))) from error
 
     stream = open_stream(config)
     blank = np.zeros((*stream.backend.size, 3), np.uint8)
