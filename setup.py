@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SHARED = ["launch", "config", "config/train", "rviz", "models", "calibration"]
+SHARED = ["launch", "config", "config/train", "config/ablate", "rviz", "models", "calibration"]
 
 
 def data_files():

@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("vss_ros.nodes.demo", "camera stream → nodes → masks, overlay video and report"),
     "train": ("vss_ros.train.loop", "train a network by a recipe"),
     "memory": ("vss_ros.train.mar_memory", "MAR's key-value memory from a training set"),
+    "ablate": ("vss_ros.train.ablate", "train and compare variants of a recipe: the tables of the papers"),
     "evaluate": ("vss_ros.evaluate.dataset", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.data.check", "counts, sizes, classes and broken pairs of a data set"),
     "calibrate": (

@@ -1,0 +1,196 @@
+"""Train and compare variants of a recipe: the tables of the papers, for any data set, with mean and spread over seeds.
+
+A table is a YAML file in config/ablate/: a base recipe, rows with what they change in it, and arguments of `vss
+evaluate`. Runs that are finished are not made again, so the command may be stopped and given once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vss_ros.config import VssError, share_dir
+from vss_ros.media.files import write_atomic
+from vss_ros.train.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: title → fields of the recipe that differ, or `recipe`: another base, or `model`: nothing to train."""
+
+    title: str
+    rows: dict[str, dict[str, Any]]
+    base: str = ""
+    evaluate: str = ""
+    """Arguments of `vss evaluate`; each of its settings is a group of columns."""
+    columns: list[str] = field(default_factory=lambda: ["mIoU", "mVC_8"])
+    """Figures of its report; shares are shown in %, times in ms."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", help="name of a file in config/ablate/, or the path of one")
+    parser.add_argument("--data", help="data set to train and measure on (the recipe's)")
+    parser.add_argument("--recipe", help="recipe to vary, instead of the table's")
+    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
+    parser.add_argument("--split", default="test", help="frames that the figures are from")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each row")
+    parser.add_argument("--steps", type=int, default=0, help="optimiser steps of each run; 0: the recipe's")
+    parser.add_argument("--limit", type=int, default=0, help="measured frames of each video; 0: all")
+    parser.add_argument("--out", type=Path, help="folder of runs and table (runs/ablate/<table>)")
+    parser.add_argument("--cache", type=Path, help="folder for clips as rendered or decoded (in --out)")
+
+
+def main(args: argparse.Namespace) -> int:
+    table = read_table(args.table)
+    out = args.out or Path("runs/ablate") / Path(args.table).stem
+    out.mkdir(parents=True, exist_ok=True)
+    if args.seeds < 1:
+        raise VssError(f"--seeds: expected at least 1, got {args.seeds}")
+    results = {}
+    for title, changes in table.rows.items():
+        seeds = range(1 if "model" in changes else args.seeds)
+        results[title] = [measure(table, changes, f"{slug(title)}_{seed}", seed, args, out) for seed in seeds]
+    text = format_table(table, results, shlex.join(["vss", "ablate", *described(args)]))
+    write_atomic(out / "table.md", text.encode())
+    write_atomic(out / "table.json", json.dumps(results, indent=2).encode())
+    sys.stderr.write(f"{text}\nwrote {out / 'table.md'} and .json\n")
+    return 0
+
+
+def read_table(name: str) -> Table:
+    path = Path(name)
+    installed = {p.stem: p for p in sorted((share_dir() / "config" / "ablate").glob("*.yaml"))}
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in installed:
+            raise VssError(
+                f"table {name!r}: expected the path of a .yaml file or one of {', '.join(installed)}"
+            )
+        path = installed[name]
+    try:
+        table = Table(**yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise VssError(f"table {path} cannot be read: {error}") from None
+    for title, changes in table.rows.items():
+        known = {"recipe", "model", *(item.name for item in dataclasses.fields(Recipe))}
+        if set(changes or {}) - known:
+            raise VssError(f"table {path}: {title}: unknown {sorted(set(changes) - known)}")
+    return dataclasses.replace(table, rows={title: changes or {} for title, changes in table.rows.items()})
+
+
+def measure(
+    table: Table, changes: dict[str, Any], name: str, seed: int, args: argparse.Namespace, out: Path
+) -> list[dict[str, Any]]:
+    """Train a row's run unless that is done; → the rows of its report by `vss evaluate`."""
+    model = str(changes.get("model", ""))
+    data = args.data or "street"
+    if not model:
+        recipe = variant(table, changes, seed, args)
+        data = recipe.data
+        write_recipes(recipe, name, args, out)
+        model = str(out / name / f"{name}.yaml")
+        if not Path(model).is_file():
+            line = ["train", str(out / f"{name}.yaml"), "--out", str(out / name), "--workers", "1"]
+            line += ["--cache", str(args.cache or out / "cache"), "--card-frames", "60", *root_of(args)]
+            vss(*line, *(["--resume"] if (out / name / "last.ckpt").is_file() else []))
+    report = out / "reports" / name
+    if not list(report.glob("*.json")):
+        line = ["evaluate", "--model", model, "--data", data, "--split", args.split, "--out", str(report)]
+        vss(*line, "--limit", str(args.limit), *root_of(args), *shlex.split(table.evaluate))
+    return json.loads(next(report.glob("*.json")).read_text())["rows"]
+
+
+def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Namespace) -> Recipe:
+    """The recipe of a row and seed. Mappings (loss, options, augment) are merged into the base's."""
+    base = read_recipe(changes.get("recipe") or args.recipe or table.base)
+    values: dict[str, Any] = {"seed": base.seed + seed}
+    for key, value in changes.items():
+        if key != "recipe":
+            values[key] = {**getattr(base, key), **value} if isinstance(value, dict) else value
+    if args.steps:
+        values |= {"steps": args.steps, "validate_every": args.steps, "save_every": args.steps}
+        values["warmup"] = min(base.warmup, args.steps // 4)
+    if args.data:
+        values["data"] = args.data
+    return dataclasses.replace(base, **values)
+
+
+def write_recipes(recipe: Recipe, name: str, args: argparse.Namespace, out: Path) -> None:
+    """The recipe beside those that it comes after, which all rows share."""
+    while True:
+        values = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        write_atomic(out / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        if not recipe.after:
+            return
+        name, recipe = recipe.after, read_recipe(recipe.after)
+        recipe = dataclasses.replace(recipe, data=args.data or recipe.data)
+
+
+def format_table(table: Table, results: dict[str, list[list[dict[str, Any]]]], command: str) -> str:
+    """Markdown: a row a variant, a column a setting and figure, mean ± standard deviation over the seeds."""
+    first = next(iter(results.values()))[0]
+    groups = [f"{row['setting']}{'' if row['mode'] == 'P' else ', B mode'}" for row in first]
+    columns = [
+        (i, name) for i in range(len(first)) for name in table.columns if first[i].get(name) is not None
+    ]
+    plain = {name for _, name in columns if name.endswith("ms") or name == "interval"}
+    header = ["", *(f"{groups[i]}: {name}{'' if name in plain else ' %'}" for i, name in columns)]
+    lines = [f"# {table.title}", "", f"`{command}`", "", row_of(header), row_of(["---"] * len(header))]
+    for title, runs in results.items():
+        cells = []
+        for i, name in columns:
+            values = [run[i][name] for run in runs if i < len(run) and run[i].get(name) is not None]
+            scale = 1 if name in plain else 100
+            cells.append(spread([scale * value for value in values]))
+        lines.append(row_of([title, *cells]))
+    counts = {len(runs) for runs in results.values()}
+    lines += [
+        "",
+        f"Mean ± standard deviation over {max(counts)} seeds." if max(counts) > 1 else "One run each.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def row_of(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def slug(title: str) -> str:
+    return re.sub(r"\W+", "_", title).strip("_").lower()
+
+
+def root_of(args: argparse.Namespace) -> list[str]:
+    return ["--root", str(args.root)] if args.root else []
+
+
+def described(args: argparse.Namespace) -> list[str]:
+    """What was asked, without what says only where files lie."""
+    line = [Path(args.table).stem if args.table.endswith((".yaml", ".yml")) else args.table]
+    defaults = {"data": None, "recipe": None, "split": "test", "seeds": 1, "steps": 0, "limit": 0}
+    for name, default in defaults.items():
+        value = getattr(args, name)
+        line += [] if value == default else [f"--{name}", str(value)]
+    return line
+
+
+def vss(*arguments: str) -> None:
+    """A command in a process of its own, so that it leaves no memory behind."""
+    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *arguments]).returncode:
+        raise VssError(f"vss {arguments[0]} failed; the same `vss ablate` goes on from there")

@@ -1,0 +1,118 @@
+"""`vss ablate` trains every row with every seed once, and writes a table with mean and spread."""
+
+import argparse
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from fixtures.paths import ROOT
+from vss_ros.config import VssError
+from vss_ros.networks import build
+from vss_ros.train import ablate
+from vss_ros.train.augment import Augmentation
+from vss_ros.train.chain import check_clip
+from vss_ros.train.recipe import read_recipe
+
+TABLES = sorted(path.stem for path in (ROOT / "config" / "ablate").glob("*.yaml"))
+
+
+def arguments(*line: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    ablate.add_arguments(parser)
+    return parser.parse_args(list(line))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_the_installed_tables_are_recipes_that_the_networks_take(name):
+    table = ablate.read_table(name)
+    assert len(table.rows) >= 1 and table.evaluate
+    for changes in table.rows.values():
+        if "model" in changes:
+            continue
+        recipe = ablate.variant(table, changes, 1, arguments(name, "--steps", "3", "--data", "camvid"))
+        assert (recipe.steps, recipe.data, recipe.seed) == (3, "camvid", 1)
+        network = build(recipe.network, recipe.backbone, 11, **recipe.options)
+        check_clip(network, recipe)
+        assert set(recipe.loss) <= set(inspect.signature(network.loss).parameters)
+        Augmentation(recipe.crop, **recipe.augment)
+
+
+def test_each_run_is_made_once_and_the_table_says_mean_and_spread(tmp_path, monkeypatch):
+    calls = []
+
+    def run(*line: str) -> None:
+        calls.append(line)
+        out = Path(line[line.index("--out") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        if line[0] == "train":
+            recipe = read_recipe(line[1])
+            assert read_recipe(str(tmp_path / f"{recipe.after}.yaml")).network == "segformer"
+            (out / f"{out.name}.yaml").write_text(f"{recipe.seed} {recipe.loss}")
+            return
+        model = Path(line[line.index("--model") + 1]).read_text()
+        score = 0.5 + 0.02 * int(model.split()[0]) + 0.1 * ("1.0" in model)
+        rows = [{"setting": f"K = {k}", "mode": "P", "mIoU": score / k, "mVC_8": None} for k in (1, 2)]
+        (out / "report.json").write_text(json.dumps({"rows": rows}))
+
+    monkeypatch.setattr(ablate, "vss", run)
+    table = {"title": "Two", "base": "small_dcfm", "evaluate": "--k 1,2"}
+    rows = {"none": {"loss": {"nonkey": 0.0}}, "one": {"loss": {"nonkey": 1.0}}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**table, "rows": rows}))
+    line = (str(tmp_path / "two.yaml"), "--out", str(tmp_path), "--seeds", "2")
+    for _ in range(2):
+        assert ablate.main(arguments(*line)) == 0
+    assert [call[0] for call in calls] == ["train", "evaluate"] * 4
+    text = (tmp_path / "table.md").read_text()
+    assert "`vss ablate two --seeds 2`" in text and "over 2 seeds" in text
+    assert "| none | 51.0 ± 1.4 | 25.5 ± 0.7 |" in text and "| one | 61.0 ± 1.4 | 30.5 ± 0.7 |" in text
+    assert "mVC_8" not in text  # no run has it
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_and_measured(tmp_path):
+    root = tmp_path / "data"
+    for split in ("train", "val", "test"):
+        for part in (split, f"{split}annot"):
+            (root / part).mkdir(parents=True)
+        for i in range(3):
+            labels = np.full((64, 96), 3, np.uint8)
+            labels[: 20 + i] = 0
+            cv2.imwrite(
+                str(root / split / f"0001TP_{30 * i:06d}.png"), np.repeat(labels[..., None] * 60, 3, -1)
+            )
+            cv2.imwrite(str(root / f"{split}annot" / f"0001TP_{30 * i:06d}.png"), labels)
+    recipe = dataclasses.replace(
+        read_recipe("small_dcfm"), after="", size=(64, 96), crop=(64, 64), batch=2, neighbours=(0,)
+    )
+    values = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(values))
+    table = {"title": "Real", "base": str(tmp_path / "base.yaml"), "evaluate": "--k 1 --backend torch"}
+    rows = {"a": {}, "b": {"loss": {"nonkey": 0.0}}}
+    (tmp_path / "real.yaml").write_text(yaml.safe_dump({**table, "columns": ["mIoU", "ms"], "rows": rows}))
+    line = ["--data", "camvid", "--root", str(root), "--steps", "2", "--out", str(tmp_path / "out")]
+    assert ablate.main(arguments(str(tmp_path / "real.yaml"), *line)) == 0
+    results = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert set(results) == {"a", "b"} and all(0 <= runs[0][0]["mIoU"] <= 1 for runs in results.values())
+    assert "K = 1: mIoU % | K = 1: ms |" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"title": "x", "rows": {"a": {"rate": 1}}}, "a: unknown .'rate'."),
+        ({"rows": {}}, "cannot be read: .*title"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, content, message):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(VssError, match=message):
+        ablate.read_table(str(tmp_path / "bad.yaml"))
+    with pytest.raises(VssError, match=r"one of .*dcfm_losses"):
+        ablate.read_table("nothing")
+    with pytest.raises(VssError, match="at least 1, got 0"):
+        ablate.main(arguments("schedules", "--seeds", "0", "--out", str(tmp_path)))
