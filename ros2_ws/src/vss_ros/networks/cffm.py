@@ -29,8 +29,8 @@ from vss_ros.networks.losses import cross_entropy
 WINDOW = 7
 SHIFT = 3
 OFFSETS = (9, 6, 3)
-# of each earlier frame, oldest first: pooled tokens a window side, pixels a token side; kernel, padding of unfold
-REFERENCES = ((1, 7, 7, 3), (2, 3, 5, 2), (3, 2, 3, 1))
+# by scale, coarse to fine: pooled tokens a window side, pixels a token side; kernel, padding of unfold
+SCALES = {1: (1, 7, 7, 3), 2: (2, 3, 5, 2), 3: (3, 2, 3, 1)}
 POOLED_TARGET = (1, 7, 5, 2)
 DEPTHS = {"mit_b0": 1, "mit_b1": 2, "mit_b2": 2, "mit_b3": 3, "mit_b4": 3, "mit_b5": 4}
 OUTSIDE = -100.0  # added to the logit of a key outside the map
@@ -39,9 +39,9 @@ OUTSIDE = -100.0  # added to the logit of a key outside the map
 class FocalAttention(nn.Module):
     """Attention of 49 queries to 289 keys (section 3.2); the tables hold the position bias of each group of keys."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, scales: tuple[int, ...]):
         super().__init__()
-        self.heads = heads
+        self.heads, self.scales = heads, scales
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
@@ -50,7 +50,7 @@ class FocalAttention(nn.Module):
         pooled = (WINDOW + POOLED_TARGET[2] - 1) ** 2
         self.relative_position_bias_table_to_windows = nn.ParameterList([small((heads, pooled))])
         self.relative_position_bias_table_to_windows_clips = nn.ParameterList(
-            [small((heads, (WINDOW + kernel - 1) ** 2)) for _, _, kernel, _ in REFERENCES]
+            [small((heads, (WINDOW + kernel - 1) ** 2)) for _, _, kernel, _ in map(SCALES.get, scales)]
         )
 
     def keys(self, pooled: Tensor) -> Tensor:
@@ -63,9 +63,8 @@ class FocalAttention(nn.Module):
         batch, height, width, dim = x.shape
         q, kv = self.qkv(x).split([dim, 2 * dim], -1)
         rows = torch.cat([kv.flatten(1, 2), pooled, *references, torch.zeros_like(pooled[:, :1])], 1)
-        index = key_index(
-            height // WINDOW, width // WINDOW
-        )  # (nW, 289) of rows; the last row is outside the maps
+        # (nW, 289) of rows; the last row is outside the maps
+        index = key_index(height // WINDOW, width // WINDOW, self.scales)
         tokens = rows.index_select(1, torch.tensor(index.ravel(), device=x.device))
         tokens = tokens.reshape(-1, index.shape[1], 2 * dim)  # (B·nW, 289, 2C)
         k, v = (split_heads(part, self.heads) for part in tokens.chunk(2, -1))
@@ -84,7 +83,7 @@ class FocalAttention(nn.Module):
             *self.relative_position_bias_table_to_windows,
             *self.relative_position_bias_table_to_windows_clips,
         ]
-        kernels = [WINDOW, POOLED_TARGET[2], *(kernel for _, _, kernel, _ in REFERENCES)]
+        kernels = [WINDOW, POOLED_TARGET[2], *(SCALES[scale][2] for scale in self.scales)]
         groups = [
             table[:, relative_index(kernel).to(table.device)]
             for table, kernel in zip(tables, kernels, strict=True)
@@ -94,21 +93,23 @@ class FocalAttention(nn.Module):
 
 
 class CFFMBlock(nn.Module):
-    def __init__(self, dim: int, heads: int = 8, ratio: int = 4):
+    def __init__(self, dim: int, scales: tuple[int, ...], heads: int = 8, ratio: int = 4):
         super().__init__()
+        self.scales = scales
         self.norm1 = nn.LayerNorm(dim)
         self.pool_layers = nn.ModuleList([mean_pooling(WINDOW)])
-        self.pool_layers_clips = nn.ModuleList([mean_pooling(side) for _, side, _, _ in REFERENCES])
-        self.attn = FocalAttention(dim, heads)
+        self.pool_layers_clips = nn.ModuleList([mean_pooling(SCALES[scale][1]) for scale in scales])
+        self.attn = FocalAttention(dim, heads, scales)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, ratio * dim), "fc2": nn.Linear(ratio * dim, dim)})
 
     def summarise(self, x: Tensor) -> tuple[Tensor, ...]:
-        """An earlier frame (B, C, h, w) → its keys and values in each of its three roles."""
+        """An earlier frame (B, C, h, w) → its keys and values in each of its roles."""
         x = self.padded(x)
         rows, columns = x.shape[1] // WINDOW, x.shape[2] // WINDOW
         roles = []
-        for (tokens, side, _, _), layer in zip(REFERENCES, self.pool_layers_clips, strict=True):
+        for scale, layer in zip(self.scales, self.pool_layers_clips, strict=True):
+            tokens, side = SCALES[scale][:2]
             size = (tokens * rows * side, tokens * columns * side)
             resized = x
             if size != tuple(x.shape[1:3]):
@@ -137,22 +138,36 @@ class CFFMBlock(nn.Module):
 
 
 class CFFM(nn.Module):
-    """Memory of a frame: for each block its pooled keys and values as t−9, as t−6 and as t−3."""
+    """Memory of a frame: for each block its pooled keys and values as t−9, as t−6 and as t−3.
 
-    keeps = OFFSETS[0]
+    Other earlier frames are options: `offsets` counts back from the target, oldest first, and `scales` says how finely
+    each is pooled: 1 (coarse and wide), 2 or 3 (fine and narrow). On Cityscapes the authors take the same.
+    """
+
     lookahead = 0
     interval = 1
 
     def __init__(
-        self, name: str, classes: int, depth: int | None = None, width: int = 256, dropout: float = 0.1
+        self,
+        name: str,
+        classes: int,
+        depth: int | None = None,
+        width: int = 256,
+        dropout: float = 0.1,
+        offsets: Sequence[int] = OFFSETS,
+        scales: Sequence[int] = (1, 2, 3),
     ):
         super().__init__()
         if name not in MIT:
             raise VssError(f"cffm: expected a backbone of {', '.join(MIT)}; got {name!r}")
+        if len(offsets) != len(scales) or not set(scales) <= set(SCALES):
+            raise VssError(f"cffm: scales: expected one of 1, 2, 3 for each of {offsets}, got {scales}")
+        self.offsets = check_offsets("cffm", offsets)
+        self.keeps = self.offsets[0]
         self.backbone = backbone(name)
         self.head = AllMLP(self.backbone.channels, width)
         self.linear_pred = nn.Conv2d(width, classes, 1)
-        self.blocks = nn.ModuleList([CFFMBlock(width) for _ in range(depth or DEPTHS[name])])
+        self.blocks = nn.ModuleList([CFFMBlock(width, tuple(scales)) for _ in range(depth or DEPTHS[name])])
         self.linear_pred2 = nn.Conv2d(2 * width, classes, 1)
         self.dropout = nn.Dropout2d(dropout)
 
@@ -167,7 +182,7 @@ class CFFM(nn.Module):
         """Target and its enhanced copy, (B, 512, H/8, W/8); memories of t−9, t−6, t−3."""
         x = features[0]
         for j, block in enumerate(self.blocks):
-            x = block(x, [memory[3 * j + role] for role, memory in enumerate(memories)])
+            x = block(x, [memory[len(memories) * j + role] for role, memory in enumerate(memories)])
         return torch.cat([features[0], x], 1)
 
     def classify(self, fused: Tensor) -> Tensor:
@@ -180,17 +195,27 @@ class CFFM(nn.Module):
 
     def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
         """t−9, t−6, t−3; where one is not remembered, the next older one, or the oldest."""
-        return [tuple(max((k for k in keys if k <= t - offset), default=min(keys)) for offset in OFFSETS)]
+        return [
+            tuple(max((k for k in keys if k <= t - offset), default=min(keys)) for offset in self.offsets)
+        ]
 
     def loss(self, batch: dict[str, Tensor], auxiliary: float = 0.5) -> dict[str, Tensor]:
-        """CE of the target plus `auxiliary` times that of every labelled frame alone; frames (B, 4, 3, H, W)."""
+        """CE of the target plus `auxiliary` times that of every labelled frame alone; frames (B, T, 3, H, W), the
+        target last."""
         frames, labels = batch["frames"], batch["labels"]
         trunk = self.head(self.backbone(frames.flatten(0, 1)))
         alone = cross_entropy(self.linear_pred(self.dropout(trunk)), labels.flatten(0, 1))
         small = halved(trunk).unflatten(0, frames.shape[:2])
-        memories = [self.remember((small[:, i],)) for i in range(3)]
-        final = cross_entropy(self.decode((small[:, 3],), *memories), labels[:, 3])
+        memories = [self.remember((small[:, i],)) for i in range(len(self.offsets))]
+        final = cross_entropy(self.decode((small[:, -1],), *memories), labels[:, -1])
         return {"loss": final + auxiliary * alone, "final": final, "alone": alone}
+
+
+def check_offsets(network: str, offsets: Sequence[int]) -> tuple[int, ...]:
+    """Frames back from the target, oldest first. Raises VssError."""
+    if not offsets or min(offsets) < 1 or list(offsets) != sorted(set(offsets), reverse=True):
+        raise VssError(f"{network}: offsets: expected frames back, oldest first, as (9, 6, 3); got {offsets}")
+    return tuple(offsets)
 
 
 DIAGONALS = ((-SHIFT, -SHIFT), (-SHIFT, SHIFT), (SHIFT, -SHIFT), (SHIFT, SHIFT))
@@ -229,7 +254,7 @@ def unwindows(x: Tensor, batch: int, height: int, width: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def key_index(rows: int, columns: int) -> np.ndarray:
+def key_index(rows: int, columns: int, scales: tuple[int, ...] = (1, 2, 3)) -> np.ndarray:
     """Where the 289 keys of each of rows·columns windows lie: (nW, 289) int64.
 
     Counts through the target's pixels, its pooled map and those of t−9, t−6, t−3, all in raster order; the number
@@ -243,7 +268,7 @@ def key_index(rows: int, columns: int) -> np.ndarray:
 
     around = np.concatenate([window(np.roll(pixels, shift, (0, 1))) for shift in DIAGONALS], 1)
     groups = [window(pixels), around[:, surrounding_positions()]]
-    maps = (POOLED_TARGET, *REFERENCES)
+    maps = (POOLED_TARGET, *(SCALES[scale] for scale in scales))
     first, outside = pixels.size, pixels.size + rows * columns * sum(side**2 for side, _, _, _ in maps)
     for side, _, kernel, padding in maps:
         grid = first + np.arange(rows * columns * side**2).reshape(rows * side, columns * side)

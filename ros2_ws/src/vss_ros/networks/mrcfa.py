@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, backbone
-from vss_ros.networks.cffm import CFFM, OFFSETS
+from vss_ros.networks.cffm import CFFM, OFFSETS, check_offsets
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
 
@@ -90,14 +90,29 @@ def upsampled(x: Tensor, like: Tensor) -> Tensor:
 
 
 class MRCFA(nn.Module):
-    """Memory of a frame: keys of its 1/32 tokens at three scales and their features, (B, N, C) each."""
+    """Memory of a frame: keys of its tokens at three scales and their features, (B, N, C) each.
 
-    keeps = OFFSETS[0]
+    `offsets`: the earlier frames, counted back from the target, oldest first. `grid`: stride of an earlier frame's
+    tokens, 32, or 16 as in the Cityscapes model, which is not released: its published size says so.
+    """
+
     lookahead = 0
     interval = 1
 
-    def __init__(self, name: str, classes: int, width: int = 256, dropout: float = 0.1):
+    def __init__(
+        self,
+        name: str,
+        classes: int,
+        width: int = 256,
+        dropout: float = 0.1,
+        offsets: Sequence[int] = OFFSETS,
+        grid: int = 32,
+    ):
         super().__init__()
+        if grid not in (16, 32):
+            raise VssError(f"mrcfa: grid: expected 16 or 32, got {grid}")
+        self.offsets, self.finer = check_offsets("mrcfa", offsets), 32 // grid
+        self.keeps = self.offsets[0]
         if name not in MIT:
             raise VssError(f"mrcfa: expected a backbone of {', '.join(MIT)}; got {name!r}")
         self.share = 0.8 if name == "mit_b0" else 0.5  # of the tokens that STM keeps (p in the paper)
@@ -107,11 +122,12 @@ class MRCFA(nn.Module):
         self.linear_pred = nn.Conv2d(width, classes, 1)
         self.query = nn.ModuleList([nn.Linear(c, c) for c in channels[1:]])
         self.key = nn.ModuleList([nn.Linear(c, c) for c in channels[1:]])
-        self.sr2 = nn.Conv2d(channels[1], channels[1], 4, stride=4)
-        self.sr3 = nn.Conv2d(channels[2], channels[2], 2, stride=2)
-        self.sr1_feat = nn.Conv2d(width, width, 4, stride=4)
+        near, far = 4 // self.finer, 2 // self.finer
+        self.sr2 = nn.Conv2d(channels[1], channels[1], near, stride=near)
+        self.sr3 = nn.Conv2d(channels[2], channels[2], far, stride=far)
+        self.sr1_feat = nn.Conv2d(width, width, near, stride=near)
         self.affinities = Affinities(wide=name == "mit_b1")
-        self.deco = nn.ModuleList([nn.Conv2d(width, classes, 1) for _ in range(4)])
+        self.deco = nn.ModuleList([nn.Conv2d(width, classes, 1) for _ in range(len(offsets) + 1)])
         self.dropout = nn.Dropout2d(dropout)
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
@@ -128,6 +144,10 @@ class MRCFA(nn.Module):
         size = c4.shape[-2:]
         reduced = (self.sr2(padded(c2, size, 4)), self.sr3(padded(c3, size, 2)), c4)
         keys = [layer(tokens(x)) for layer, x in zip(self.key, reduced, strict=True)]
+        if self.finer > 1:  # the affinity at 1/32 is linear in its keys: enlarging these enlarges it
+            coarse = keys[2].transpose(1, 2).unflatten(2, size)
+            grid = (size[0] * self.finer, size[1] * self.finer)
+            keys[2] = tokens(F.interpolate(coarse, size=grid, mode="bilinear", align_corners=False))
         return (*keys, tokens(self.sr1_feat(padded(trunk, size, 4))))
 
     def retrieve(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
@@ -157,7 +177,7 @@ class MRCFA(nn.Module):
         return sum(found[1:], found[0]) / len(found) + features[3]
 
     def classify(self, fused: Tensor) -> Tensor:
-        logits = self.deco[3](self.dropout(fused))
+        logits = self.deco[-1](self.dropout(fused))
         return F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def decode(self, features: Sequence[Tensor], *memories: Sequence[Tensor]) -> Tensor:
@@ -168,16 +188,17 @@ class MRCFA(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], auxiliary: float = 0.5) -> dict[str, Tensor]:
         """CE of the target, averaged over the heads on what each frame and all gave, plus `auxiliary` times that of
-        every labelled frame alone; frames (B, 4, 3, H, W), oldest first."""
+        every labelled frame alone; frames (B, T, 3, H, W), oldest first."""
         frames, labels = batch["frames"], batch["labels"]
         trunk, *features = self.prepare(self.backbone(frames.flatten(0, 1)))
         alone = cross_entropy(self.linear_pred(self.dropout(trunk)), labels.flatten(0, 1))
         by_frame = [feature.unflatten(0, frames.shape[:2]) for feature in features]
-        target = [feature[:, 3] for feature in by_frame]
-        found = [self.retrieve(target, self.remember([f[:, i] for f in by_frame])) for i in range(3)]
-        outputs = [*found, sum(found[1:], found[0]) / 3 + target[3]]
+        target = [feature[:, -1] for feature in by_frame]
+        earlier = range(len(self.offsets))
+        found = [self.retrieve(target, self.remember([f[:, i] for f in by_frame])) for i in earlier]
+        outputs = [*found, sum(found[1:], found[0]) / len(found) + target[3]]
         losses = [
-            cross_entropy(head(self.dropout(x)), labels[:, 3])
+            cross_entropy(head(self.dropout(x)), labels[:, -1])
             for head, x in zip(self.deco, outputs, strict=True)
         ]
         final = torch.stack(losses).mean()

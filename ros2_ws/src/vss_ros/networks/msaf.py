@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import RESNET, backbone
+from vss_ros.networks.heads import PPM
 from vss_ros.networks.losses import cross_entropy
 
 HEAD_WIDTH = 32
@@ -76,19 +77,26 @@ class Alignment(nn.Module):
 
 
 class MSAF(nn.Module):
-    """Memory of a frame: its pyramid features as t−1 (B, d, H/16, W/16) and as t−2 (B, d, H/32, W/32)."""
+    """Memory of a frame: its pyramid features as t−1 (B, d, H/16, W/16) and as t−2 (B, d, H/32, W/32).
+
+    `pyramid` pools the last stage as PSPNet does, the paper's strongest image network.
+    """
 
     keeps = 2
     lookahead = 0
     interval = 1
 
-    def __init__(self, name: str, classes: int, width: int | None = None, reduction: int = 1):
+    def __init__(
+        self, name: str, classes: int, width: int | None = None, reduction: int = 1, pyramid: bool = False
+    ):
         super().__init__()
         if name not in RESNET:
             raise VssError(f"msaf: expected a backbone of {', '.join(RESNET)}; got {name!r}")
         d = width or (128 if name == "resnet18" else 256)
         self.backbone = backbone(name)
         _, c3, c4, c5 = self.backbone.channels
+        self.ppm = PPM(c5) if pyramid else nn.Identity()
+        c5 *= 2 if pyramid else 1
         self.reduce = unit(c5, d, 1)
         self.near = Block(d, spatial=True)
         self.far = Block(d, spatial=True)
@@ -106,6 +114,7 @@ class MSAF(nn.Module):
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
         """frame (B, 3, H, W) → motion feature and three stage features, (B, d, H/8, W/8) each."""
         _, f3, f4, f5 = self.backbone(frame)
+        f5 = self.ppm(f5)
         stages = (stage(x) for stage, x in zip(self.stages, (f3, f4, f5), strict=True))
         return (self.reduce(f5), *stages)
 

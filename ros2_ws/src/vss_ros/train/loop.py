@@ -283,7 +283,8 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
         training={
             "command": f"vss train {args.recipe}"
             + (f" --devices {args.devices}" if args.devices > 1 else ""),
-            "data": f"{recipe.data}, split train",
+            "data": f"{recipe.data}, split train"
+            + (f"; {recipe.mixed_share:.0%} of the clips from {recipe.mixed}" if recipe.mixed else ""),
             "start": recipe.after or recipe.init or "random weights",
             **earlier(str(weights_before(recipe, out)) if recipe.after else recipe.init),
             "steps": best["step"],

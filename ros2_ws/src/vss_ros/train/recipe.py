@@ -43,6 +43,10 @@ class Recipe:
     """Share of the clips that run backwards in time (all offsets negated)."""
     lr_head: float = 0.0
     """Of everything but the encoder; 0: lr."""
+    mixed: str = ""
+    """Data set of the same classes whose clips take the place of some of the data's own, such as street; and"""
+    mixed_share: float = 0.5
+    """how many, drawn for each clip."""
     weight_decay: float = 0.01
     optimiser: str = "adamw"
     warmup: int = 0
@@ -158,14 +162,15 @@ def check(recipe: Recipe) -> None:
     for name in ("seed", "warmup", "memory_clips", "clip_norm", "lr_head", "weight_decay", "power", "floor"):
         if getattr(recipe, name) < 0:
             raise VssError(f"{name}: expected at least 0, got {getattr(recipe, name)}")
-    if not all(fits(weight, float) for weight in recipe.loss.values()):
-        raise VssError(f"loss: expected a number a name, got {recipe.loss}")
+    if not all(fits(value, float) or isinstance(value, str) for value in recipe.loss.values()):
+        raise VssError(f"loss: expected a weight, or the name of a loss, a name; got {recipe.loss}")
     if recipe.after != Path(recipe.after).name:
         raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
     if not recipe.lr > 0 or not 0 <= recipe.average < 1:
         raise VssError("expected lr > 0 and average in [0, 1)")
-    if not 0 <= recipe.reverse <= 1:
-        raise VssError(f"reverse: expected a share in [0, 1], got {recipe.reverse}")
+    for name in ("reverse", "mixed_share"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise VssError(f"{name}: expected a share in [0, 1], got {getattr(recipe, name)}")
     if recipe.after and recipe.init:
         raise VssError("expected after or init, not both")
     if recipe.trains and not recipe.after:

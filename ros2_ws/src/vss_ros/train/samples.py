@@ -25,23 +25,28 @@ class Samples(torch.utils.data.Dataset):
     """Augmented clips; position ÷ len(data) is the epoch, each with an order of its own.
 
     With a cache folder each clip is rendered or decoded once, so its neighbour and direction are drawn once, too.
+    Clips of `mixed` take the places of some, as the recipe says.
     """
 
-    def __init__(self, data: Any, recipe: Recipe, cache: Path | None = None):
-        self.data, self.recipe, self.cache = data, recipe, cache
+    def __init__(self, data: Any, recipe: Recipe, cache: Path | None = None, mixed: Any = None):
+        self.data, self.recipe, self.cache, self.mixed = data, recipe, cache, mixed
+        if mixed is not None and list(mixed.classes) != list(data.classes):
+            raise VssError(f"mixed: {mixed.name} has other classes than {data.name}")
         self.augment = Augmentation(recipe.crop, **recipe.augment)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets."""
-        recipe = self.recipe
-        index, rng = place_of(position, len(self.data), recipe.seed)
+        recipe, data = self.recipe, self.data
+        index, rng = place_of(position, len(data), recipe.seed)
+        if self.mixed is not None and rng.random() < recipe.mixed_share:
+            data, index = self.mixed, int(rng.integers(len(self.mixed)))
         offsets = list(recipe.offsets)
         draw = np.random.default_rng((recipe.seed, index)) if self.cache else rng
         if recipe.reverse and draw.random() < recipe.reverse:
             offsets = [-offset for offset in offsets]
         if recipe.neighbours:
             offsets.append(int(draw.choice(recipe.neighbours)))
-        frames, labels = self.augment(*read_clip(self.data, index, offsets, self.cache), rng)
+        frames, labels = self.augment(*read_clip(data, index, offsets, self.cache), rng)
         return torch.from_numpy(frames), torch.from_numpy(labels)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vss_ros.data.clips import open_dataset
 from vss_ros.data.metrics import iou, mean_iou
 from vss_ros.train.recipe import Recipe
 from vss_ros.train.samples import Samples
@@ -32,7 +33,9 @@ class Segmentation:
 
     def samples(self, data: Any) -> torch.utils.data.Dataset:
         """What the loader draws from by position; its `collate`, if any, joins several."""
-        return Samples(data, self.recipe, self.cache)
+        recipe = self.recipe
+        mixed = open_dataset(recipe.mixed, "train", None, recipe.size) if recipe.mixed else None
+        return Samples(data, recipe, self.cache, mixed)
 
     def batch(self, drawn: Any, device: torch.device) -> dict[str, Tensor]:
         """What `network.loss` takes, of what the loader gave."""
