@@ -318,3 +318,22 @@ def test_stages_in_a_circle_and_wrong_recipes_are_refused(tmp_path, monkeypatch)
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({**values, **wrong}))
         with pytest.raises(VssError, match=message):
             read_recipe(str(tmp_path / "c.yaml"))
+
+
+def test_frozen_modules_keep_weights_and_statistics():
+    network = build("dcfm", "mobilenet_v1", 3)
+    stages.freeze_matching(network, r"backbone\.conv(1|_.w_[12])(_bn)?")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    batch = {"frames": torch.randn(2, 1, 3, 64, 96), "labels": torch.zeros(2, 1, 64, 96, dtype=torch.long)}
+    network.loss(batch)["loss"].backward()
+    optimiser.step()
+    same = {
+        key.split(".")[1]
+        for key, v in network.state_dict().items()
+        if torch.equal(v, before[key]) and "conv" in key
+    }
+    kinds = [f"conv_{kind}_{i}{norm}" for kind in ("dw", "pw") for i in (1, 2) for norm in ("", "_bn")]
+    assert {"conv1", "conv1_bn", *kinds} <= same and "conv_pw_3" not in same and "conv_dw_3_bn" not in same
+    with pytest.raises(VssError, match="frozen: no module"):
+        stages.freeze_matching(network, "nothing")

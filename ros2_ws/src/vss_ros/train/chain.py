@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -125,6 +126,17 @@ def freeze(network: nn.Module, trained: Sequence[str]) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
+
+
+def freeze_matching(network: nn.Module, pattern: str) -> None:
+    """Let modules infer, and their parameters rest, whose whole names the regular expression matches."""
+    if not pattern:
+        return
+    found = [module for name, module in network.named_modules() if re.fullmatch(pattern, name)]
+    if not found:
+        raise VssError(f"frozen: no module of the network is called like {pattern!r}")
+    for module in found:
+        module.eval().requires_grad_(False)
 
 
 def check_clip(network: Any, recipe: Recipe) -> None:

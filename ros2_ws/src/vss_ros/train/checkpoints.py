@@ -16,7 +16,7 @@ from vss_ros.config import VssError, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
 from vss_ros.networks.weights import read_checkpoint, read_state, restore
-from vss_ros.train.chain import freeze, load_memory, start_from, weights_before
+from vss_ros.train.chain import freeze, freeze_matching, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe
 
@@ -31,6 +31,7 @@ def start(network: Any, recipe: Recipe, out: Path) -> None:
     else:
         load_initial(network, recipe.init)
     freeze(network, recipe.trains)
+    freeze_matching(network, recipe.frozen)
 
 
 def load_initial(network: Any, init: str) -> None:

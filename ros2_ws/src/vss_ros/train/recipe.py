@@ -72,6 +72,9 @@ class Recipe:
     trains: tuple[str, ...] = ()
     """Prefixes of the parameters that are trained, from fresh ones; all others stay as `after` left them. Empty: all
     are trained, and everything that fits is taken from `after`."""
+    frozen: str = ""
+    """Regular expression: modules whose whole names it matches keep what they start from, statistics included. Early
+    layers cost the most to train and change the least."""
     memory_clips: int = 0
     """Training clips, evenly spread, that MAR's memory is built from; 0: all."""
     seed: int = 0
