@@ -50,7 +50,7 @@ class FocalAttention(nn.Module):
         pooled = (WINDOW + POOLED_TARGET[2] - 1) ** 2
         self.relative_position_bias_table_to_windows = nn.ParameterList([small((heads, pooled))])
         self.relative_position_bias_table_to_windows_clips = nn.ParameterList(
-            [small((heads, (WINDOW + kernel - 1) ** 2)) for _, _, kernel, _ in map(SCALES.get, scales)]
+            [small((heads, (WINDOW + SCALES[scale][2] - 1) ** 2)) for scale in scales]
         )
 
     def keys(self, pooled: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vss_ros.config import VssError, fits, share_dir
 from vss_ros.media.files import read_yaml
+from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.train.augment import Augmentation
 
 GREATEST = 1 << 40
@@ -61,7 +62,7 @@ class Recipe:
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
     loss: dict = field(default_factory=dict)
-    """Weights of the network's losses."""
+    """Arguments of the network's `loss`: weights, and kinds of losses by name."""
     augment: dict = field(default_factory=dict)
     """Fields of Augmentation other than crop."""
     init: str = ""
@@ -165,8 +166,11 @@ def check(recipe: Recipe) -> None:
     for name in ("seed", "warmup", "memory_clips", "clip_norm", "lr_head", "weight_decay", "power", "floor"):
         if getattr(recipe, name) < 0:
             raise VssError(f"{name}: expected at least 0, got {getattr(recipe, name)}")
-    if not all(fits(value, float) or isinstance(value, str) for value in recipe.loss.values()):
-        raise VssError(f"loss: expected a weight, or the name of a loss, a name; got {recipe.loss}")
+    kinds = {*CRITERIA, *DISTANCES}
+    if not all(
+        value in kinds if isinstance(value, str) else fits(value, float) for value in recipe.loss.values()
+    ):
+        raise VssError(f"loss: expected weights, and names of {', '.join(sorted(kinds))}; got {recipe.loss}")
     if recipe.after != Path(recipe.after).name:
         raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
     if not recipe.lr > 0 or not 0 <= recipe.average < 1:
