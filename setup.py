@@ -39,8 +39,10 @@ setup(
         # 5.x breaks cv_bridge; headless because a robot has no screen.
         "opencv-python-headless>=4.8,<5",
         "pyyaml>=6,<7",
-        "rosbags>=0.11,<0.12",  # reads and writes rosbag2 without ROS
+        "mcap>=1.6,<2",  # the official reader and writer of mcap; brings lz4 and zstandard
+        "rosbags>=0.11,<0.12",  # the types of ROS messages and bags of ROS 1, without ROS
         "safetensors>=0.4,<1",  # weights that cannot run code
+        "simplejpeg>=1.8,<2",  # libjpeg-turbo with its warnings; OpenCV answers a damaged JPEG with a picture
         "tqdm>=4.57,<5",
     ],
     # torch is in none but `train` and `tensorrt`: from PyPI it brings 5 GB of CUDA, also onto machines without a GPU.

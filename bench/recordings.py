@@ -1,6 +1,6 @@
 """How fast recordings are read, and whether ten minutes of one are evaluated without the memory growing.
 
-python bench/recordings.py read     # frames a second of one core: sqlite3 and mcap, raw and JPEG, 640x480
+python bench/recordings.py read     # frames a second of one core: mcap, raw and JPEG, 640x480
 python bench/recordings.py memory   # a bag of ten minutes at 15 Hz through `vss evaluate --bag`
 """
 
@@ -32,12 +32,12 @@ def raw_message(stamp: int, rgb: np.ndarray) -> object:
     return typestore().types[IMAGE](header(stamp), height, width, "bgr8", 0, 3 * width, bgr)
 
 
-def record(path: Path, pictures: list[np.ndarray], frames: int, storage: str, compressed: bool) -> None:
+def record(path: Path, pictures: list[np.ndarray], frames: int, compressed: bool) -> None:
     """A bag of 15 Hz that shows the pictures forwards and backwards."""
     kind, make = (COMPRESSED, jpeg_message) if compressed else (IMAGE, raw_message)
     messages = [make(0, rgb) for rgb in pictures]
     order = [*range(len(messages)), *range(len(messages) - 2, 0, -1)]
-    with BagWriter(path, storage) as bag:
+    with BagWriter(path) as bag:
         for index in range(frames):
             stamp = 10**18 + index * 10**9 // 15
             message = messages[order[index % len(order)]]
@@ -48,21 +48,18 @@ def record(path: Path, pictures: list[np.ndarray], frames: int, storage: str, co
 def read(folder: Path) -> None:
     cv2.setNumThreads(1)
     pictures = scenes(30)
-    for storage in ("sqlite3", "mcap"):
-        for compressed in (False, True):
-            path = folder / f"{storage}{compressed}"
-            record(path, pictures, 600, storage, compressed)
-            source = open_source(path)
-            start = time.process_time()
-            frames = sum(1 for _ in source)
-            seconds = time.process_time() - start
-            print(
-                f"{storage:8} {'JPEG' if compressed else 'bgr8'}: {frames / seconds:6.0f} frames/s of one core"
-            )
+    for compressed in (False, True):
+        path = folder / f"drive{compressed}"
+        record(path, pictures, 600, compressed)
+        source = open_source(path)
+        start = time.process_time()
+        frames = sum(1 for _ in source)
+        seconds = time.process_time() - start
+        print(f"{'JPEG' if compressed else 'bgr8'}: {frames / seconds:6.0f} frames/s of one core")
 
 
 def memory(folder: Path) -> None:
-    record(folder / "drive", scenes(60), 9000, "mcap", True)
+    record(folder / "drive", scenes(60), 9000, True)
 
     def show(done: int) -> None:
         if done % 900 == 0 or done == 100:

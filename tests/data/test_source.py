@@ -1,14 +1,17 @@
 """Every kind of source, whole and damaged."""
 
 import logging
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
+from fixtures.bags import START, STEP, image, write_mcap
 from fixtures.paths import find_data
 from vss_ros.config import VssError
+from vss_ros.data.camera import cameras
 from vss_ros.data.source import open_source
-from vss_ros.media.bags import BagWriter, typestore
+from vss_ros.media.bags import COMPRESSED, IMAGE, PACKET, BagReader, BagWriter, typestore
 
 
 def frames_of(source):
@@ -67,11 +70,26 @@ def test_other_formats(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["frame_0.png", "frame_5.png"])
-def test_a_damaged_image_is_named(folder, name):
+def test_a_damaged_image_is_left_out_and_named(folder, name, caplog):
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(VssError, match=name):
-        frames_of(open_source(folder))
+    source = open_source(folder)
+    frames, stamps = frames_of(source)
+    number = int(name[6])
+    assert [int(rgb[5, 5, 0]) for rgb in frames] == [i for i in range(12) if i != number]
+    np.testing.assert_allclose(stamps, np.delete(np.arange(12) / 30, number), atol=1e-8)
+    assert caplog.text.count("1 of 12 images do not decode and are left out") == 1 and name in caplog.text
+    for path in folder.glob("frame_*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(VssError, match=r"frame_0\.png"):
+        open_source(folder)
+
+
+def test_images_and_videos_that_are_too_large_are_refused(folder, video):
+    assert open_source(folder, max_pixels=24 * 32).size == (24, 32)
+    for path in (folder, folder / "frame_0.png", video):
+        with pytest.raises(VssError, match="raise max_pixels"):
+            open_source(path, max_pixels=24 * 32 - 1)
 
 
 def test_what_is_not_there(tmp_path):
@@ -216,9 +234,11 @@ def test_nanoseconds_are_exact(tmp_path):
 @pytest.mark.parametrize(
     ("headers", "expected", "reason"),
     [
-        ([0, 0, 0], [1000, 1001, 1002], "zero"),
+        ([0, 0, 0], [1000, 1001, 1002], "header stamps are zero"),
         ([50, 51, 50, 51], [50, 51, 52, 53], "not increasing"),
         ([50, 51, 51, 60], [50, 51, 52, 53], "not increasing"),
+        ([5, 6, 1_700_000_000, 1_700_000_001], [5, 6, 7, 8], "jump by 1699999993 s"),
+        ([50, 51, 20, 21], [50, 51, 52, 53], "not increasing"),
     ],
 )
 def test_unusable_header_stamps(tmp_path, caplog, headers, expected, reason):
@@ -226,7 +246,7 @@ def test_unusable_header_stamps(tmp_path, caplog, headers, expected, reason):
     with caplog.at_level(logging.WARNING):
         _, stamps = frames_of(open_source(path))
     assert stamps == expected
-    assert caplog.text.count(f"header stamps are {reason}") == 1
+    assert caplog.text.count(f"{reason}; times of recording are used instead") == 1
 
 
 def test_fps_retimes_a_recording(tmp_path):
@@ -245,6 +265,82 @@ def test_an_unknown_encoding_in_a_recording_is_named(tmp_path):
 def test_depth_as_compressed_image_is_no_picture(tmp_path):
     path = record(tmp_path / "bag", [SECOND], topics=("/camera/depth/compressedDepth", "/camera/image_raw"))
     assert open_source(path).name.endswith("/camera/image_raw")
+
+
+def test_one_empty_and_one_cut_image_are_left_out(tmp_path, caplog):
+    images = [image(index) for index in range(6)]
+    images[2].height = images[2].width = images[2].step = 0
+    images[4].data = images[4].data[:-1]
+    source = open_source(write_mcap(tmp_path / "a.mcap", images))
+    for _ in range(2):
+        assert [int(rgb[0, 0, 0]) for rgb, _ in source] == [0, 1, 3, 5]
+    assert caplog.text.count("2 of 6 images do not decode and are left out; image 2: image of 0x0") == 1
+
+
+def test_the_base_topic_stands_for_its_compressed_one(tmp_path):
+    bag = find_data("bags") / "derived_colour_sqlite3"
+    assert open_source(bag).length == 20, "the camera's topic with the most images"
+    path = tmp_path / "bag"
+    with BagWriter(path) as bag:
+        for index in range(3):
+            data = np.frombuffer(cv2.imencode(".png", flat(index))[1].tobytes(), np.uint8)
+            message = typestore().types[COMPRESSED](image(index).header, "png", data)
+            bag.write("/front/image_raw/compressed", COMPRESSED, message, index)
+    for topic in (None, "/front/image_raw", "/front/image_raw/compressed"):
+        assert open_source(path, topic).length == 3
+    with pytest.raises(
+        VssError, match="no images on '/front/image'; expected one of /front/image_raw/compressed"
+    ):
+        open_source(path, "/front/image")
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [
+        (["/a/image_raw", "/b/image_raw"], ["/a/image_raw", "/b/image_raw"]),
+        (["/a/image_raw", "/segmentation/mask", "/segmentation/label_info_json"], ["/a/image_raw"]),
+        (["/a/image_raw", "/a/depth:16UC1", "/a/far:32FC1"], ["/a/image_raw"]),
+        (["/a/depth:16UC1"], ["/a/depth"]),
+    ],
+)
+def test_the_cameras_of_a_recording(tmp_path, topics, expected):
+    with BagWriter(tmp_path / "bag") as bag:
+        for topic in topics:
+            name, _, encoding = topic.partition(":")
+            bag.write(name, IMAGE, image(0, encoding or "mono8"), 1)
+    with BagReader(tmp_path / "bag") as bag:
+        assert cameras(bag) == expected
+
+
+@pytest.mark.parametrize(("encoder", "name"), [("libx264", "libx264"), ("libx265", "hevc;bgr8;bgr8;nv12")])
+def test_packets_of_ffmpeg_image_transport(tmp_path, encoder, name, caplog):
+    av = pytest.importorskip("av")
+    context = av.CodecContext.create(encoder, "w")
+    context.width, context.height, context.pix_fmt = 64, 48, "yuv420p"
+    context.time_base = Fraction(1, 10)
+    context.options = {"x265-params": "log-level=none"}  # with B-frames, whose packets are out of order
+    packets = []
+    for index in range(12):
+        frame = av.VideoFrame.from_ndarray(flat(20 * index, 48, 64), format="rgb24")
+        frame.pts = index
+        packets += context.encode(frame)
+    packets += context.encode(None)
+    make = typestore().types[PACKET]
+    with BagWriter(tmp_path / "bag") as bag:
+        for packet in packets:
+            data = np.frombuffer(bytes(packet), np.uint8)
+            message = make(image(packet.pts).header, 64, 48, name, packet.pts, 1, False, data)
+            bag.write("/front/image_raw/ffmpeg", PACKET, message, START + packet.dts * STEP + 10**9)
+    source = open_source(tmp_path / "bag", "/front/image_raw")
+    frames, _ = frames_of(source)
+    assert [round(rgb.mean() / 20) for rgb in frames] == list(range(12))
+    with BagWriter(tmp_path / "late") as bag:  # begins within a group of pictures
+        for packet in packets[3:]:
+            data = np.frombuffer(bytes(packet), np.uint8)
+            message = make(image(packet.pts).header, 64, 48, name, packet.pts, 0, False, data)
+            bag.write("/front/image_raw/ffmpeg", PACKET, message, START + packet.dts * STEP + 10**9)
+    with pytest.raises(VssError, match=r"does not decode|at least one image"):
+        open_source(tmp_path / "late")
 
 
 def test_street():

@@ -12,8 +12,9 @@ from fixtures.paths import find_data
 from fixtures.recordings import FRAMES, evaluate, lines, masks, picture, record, results, truth
 from vss_ros.config import VssError
 from vss_ros.data import metrics
-from vss_ros.data.recordings import find_inputs, open_footage, with_files
+from vss_ros.data.recordings import find_inputs, open_footage
 from vss_ros.data.source import open_source
+from vss_ros.data.truth import with_files
 from vss_ros.evaluate.run import header, jpeg_message, mask_message
 from vss_ros.evaluate.worst import APART, PER_FIGURE, SPREAD, Pictures
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader, BagWriter
@@ -148,16 +149,16 @@ def test_labels_of_other_classes_give_no_accuracy(evaluate, tmp_path):
 def test_truth_that_does_not_belong(tmp_path):
     bag = record(tmp_path / "drive", count=3)
     topic = "/camera/image/compressed"
-    with pytest.raises(VssError, match=r"expected masks on '/none'; its image topics are /camera"):
+    with pytest.raises(VssError, match=r"no images on '/none'; expected one of /camera"):
         list(open_footage(str(bag), topic, "/none").frames())
-    with pytest.raises(VssError, match="8-bit class ids"):
+    with pytest.raises(VssError, match="in several colours"):
         list(open_footage(str(bag), topic, topic).frames())
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "0.png"), truth(0))
     with pytest.raises(VssError, match="a mask for each of the 3 frames, found 1"):
         open_footage(str(bag), topic, str(tmp_path / "masks"))
     with pytest.raises(VssError, match="a mask for each frame, there are only 1"):
-        list(with_files(iter([(picture(0), 0), (picture(1), 1)]), [tmp_path / "masks" / "0.png"]))
+        list(with_files(open_source(bag, topic), [tmp_path / "masks" / "0.png"]))
     late = tmp_path / "late"
     with BagWriter(late) as writer:
         for t in (10**9, 2 * 10**9):
@@ -171,15 +172,15 @@ def test_a_fleet_goes_on_without_its_damaged_bags(evaluate, tmp_path, caplog):
     fleet = tmp_path / "fleet"
     record(fleet / "monday" / "good", compressed=False, count=4)
     record(fleet / "tuesday" / "good", compressed=False, count=4)
-    record(fleet / "tuesday" / "broken", compressed=False, count=14, broken=12)
+    record(fleet / "tuesday" / "broken", compressed=False, count=14, broken=range(14))
     (fleet / "tuesday" / "notes.txt").write_text("no bag")
     talker = find_data("bags") / "rosbag2_official" / "sqlite3_talker"
     assert evaluate("--bag", fleet, talker, "--topic", "/camera/image") == 1
     out = tmp_path / "out"
     assert [name.split("/")[0] for name in results(out)] == ["monday_good", "tuesday_good"]
-    assert "image 12: encoding 'thermal99'" in caplog.text
+    assert "image 0: encoding 'thermal99'" in caplog.text
     assert "no images, its topics are /parameter_events, /rosout, /topic" in caplog.text
-    assert not list((out / "tuesday_broken").iterdir()), "nothing half-written"
+    assert not (out / "tuesday_broken").exists(), "nothing half-written"
     report = json.loads((out / "report.json").read_text())
     assert len(report["runs"]) == 2 and len(report["problems"]) == 2
 
@@ -225,7 +226,58 @@ def test_inputs_below_folders(tmp_path):
     )
     both = find_inputs([str(tmp_path / "a" / "x"), str(tmp_path / "b" / "x")])
     assert len(both) == 2 and all(name.startswith("x") for name in both), "of one name, yet apart"
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "x")
+    twice = ["a/x", "a/x", "a/x/x.mcap", "link"]
+    assert list(find_inputs([str(tmp_path / name) for name in twice])) == ["x"]
     assert next(iter(find_inputs(["street:test"]))) == "street_test_street_300000"
+
+
+def test_each_camera_of_a_recording_is_a_run_of_its_own(evaluate, tmp_path):
+    with BagWriter(tmp_path / "drive") as bag:
+        for index in range(4):
+            for topic in ("/left/image_raw", "/right/image_raw")[: 2 if index < 3 else 1]:
+                message = mask_message(10**9 * (index + 1), picture(index)[..., 0])
+                bag.write(topic, IMAGE, message, 10**9 * (index + 1))
+            bag.write("/gt", IMAGE, mask_message(10**9 * (index + 1), truth(index)), 10**9 * (index + 1))
+    assert evaluate("--bag", tmp_path / "drive", "--truth", "/gt", "--no-overlay") == 0
+    frames = {name.split("/")[0]: result["frames"] for name, result in results(tmp_path / "out").items()}
+    assert frames == {"drive_left_image_raw": 4, "drive_right_image_raw": 3}
+
+
+def test_a_mask_that_cannot_be_used_costs_one_frame(evaluate, tmp_path, caplog):
+    with BagWriter(tmp_path / "drive") as bag:
+        for index in range(6):
+            stamp = 10**9 + index * 10**8
+            bag.write("/image", IMAGE, mask_message(stamp, picture(index)[..., 0]), stamp)
+            mask = mask_message(stamp, truth(index) if index != 3 else truth(index)[:-9])
+            if index == 1:
+                mask.data = mask.data[:-9]
+            late = stamp + (4 - index) * 10**8  # recorded in the opposite order
+            bag.write("/gt", IMAGE, mask, late)
+    assert evaluate("--bag", tmp_path / "drive", "--topic", "/image", "--truth", "/gt", "--no-overlay") == 0
+    (result,) = results(tmp_path / "out").values()
+    assert result["frames"] == 6
+    scored = [
+        row["index"]
+        for row in lines(next((tmp_path / "out").glob("*/*/result.json")).parent)
+        if "mIoU" in row
+    ]
+    assert scored == [0, 2, 4, 5]
+    assert "frame 1: no truth: mask of 80x48 pixels" in caplog.text
+    assert "frame 3: no truth: expected a mask of the image's size (48, 80), got (39, 80)" in caplog.text
+    assert "2 of 6 masks cannot be used" in caplog.text
+
+
+def test_a_camera_that_changes_its_size_is_scored(evaluate, tmp_path):
+    with BagWriter(tmp_path / "drive") as bag:
+        for index in range(24):
+            size = (48, 80) if index < 12 else (60, 100)
+            stamp = 10**9 + index * 10**8
+            bag.write("/image", IMAGE, mask_message(stamp, picture(index, *size)[..., 0]), stamp)
+            bag.write("/gt", IMAGE, mask_message(stamp, truth(index, *size)), stamp)
+    assert evaluate("--bag", tmp_path / "drive", "--topic", "/image", "--truth", "/gt") == 0
+    (result,) = results(tmp_path / "out").values()
+    assert result["frames"] == 24 and {"mIoU", "mVC_8", "TC"} <= set(result["accuracy"])
 
 
 def test_pictures_are_the_worst_and_not_neighbours():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fixtures.bags import write_sqlite
 from fixtures.paths import find_data
 from vss_ros.config import VssError
 from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, natural_key, typestore
@@ -59,13 +60,17 @@ def image(value, stamp_ns):
     types = typestore().types
     stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9))
     header = types["std_msgs/msg/Header"](stamp, "camera")
-    return types[IMAGE](header, 4, 6, "mono8", 0, 6, np.full(24, value, np.uint8))
+    return types[IMAGE](header, 4, 6, "mono8", 0, 6, np.full(24, value % 256, np.uint8))
 
 
-def write(path, storage="mcap", count=5, **options):
-    with BagWriter(path, storage, **options) as bag:
+def write(path, storage="mcap", count=5):
+    if storage == "sqlite3":
+        return write_sqlite(path, [("/mask", i * 10**9 + 7, image(i, i * 10**9)) for i in range(count)])
+    with BagWriter(path) as bag:
         for index in range(count):
             bag.write("/mask", IMAGE, image(index, index * 10**9), index * 10**9 + 7)
+            if index % 50 == 49:
+                bag.flush(0.0)
     return path
 
 
@@ -120,10 +125,10 @@ def test_a_bag_without_messages_is_whole(tmp_path):
         assert bag.topics == {}
 
 
-def test_nothing_is_seen_before_it_is_complete(tmp_path):
+def test_a_bag_that_is_given_up_leaves_nothing(tmp_path):
     bag = BagWriter(tmp_path / "run")
     bag.write("/mask", IMAGE, image(1, 5), 1)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "metadata.yaml").exists(), "which says that it is complete"
     bag.abort()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RuntimeError), BagWriter(tmp_path / "run") as bag:
@@ -131,27 +136,15 @@ def test_nothing_is_seen_before_it_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_bag_is_replaced_only_when_asked(tmp_path):
-    path = write(tmp_path / "run", count=5)
+def test_nothing_is_replaced(tmp_path):
+    path = write(tmp_path / "run")
     with pytest.raises(VssError, match="exists already"):
         BagWriter(path)
-    write(path, count=2, overwrite=True)
     with BagReader(path) as bag:
-        assert bag.topics["/mask"][1] == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
-
-
-def test_other_folders_are_never_replaced(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.jpg").write_bytes(b"x")
-    with pytest.raises(VssError, match="only a rosbag2"):
-        BagWriter(tmp_path / "photos", overwrite=True)
-    assert (tmp_path / "photos" / "one.jpg").exists()
+        assert bag.topics["/mask"][1] == 5
 
 
 def test_mistakes_in_writing(tmp_path):
-    with pytest.raises(VssError, match="mcap, sqlite3"):
-        BagWriter(tmp_path / "run", storage="zip")
     (tmp_path / "file").write_text("")
     with pytest.raises(VssError, match="cannot be written"):
         BagWriter(tmp_path / "file" / "run")
@@ -172,12 +165,26 @@ def test_a_folder_without_metadata_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
-def test_a_file_cut_short_is_refused(tmp_path, storage, part):
-    path = write(tmp_path / "run", storage, count=200)
+def test_of_a_file_cut_short_the_first_part_is_read(tmp_path, storage, caplog):
+    path = write(tmp_path / "run", storage, count=2000)
     [file] = [p for p in path.iterdir() if p.suffix != ".yaml"]
-    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * part)])
-    with pytest.raises(VssError, match="complete rosbag2"), BagReader(path) as bag:
+    data = file.read_bytes()
+    for part in (0.8, 0.4):
+        file.write_bytes(data[: int(len(data) * part)])
+        caplog.clear()
+        with BagReader(path) as bag:
+            values = [message.header.stamp.sec for _, _, message in bag.messages(["/mask"])]
+        assert 100 < len(values) < 2000 and values == sorted(set(values))
+        assert "expected 2000 messages" in caplog.text
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize(("size", "why"), [(0, "the file is empty"), (5, "begins like none"), (60, "run")])
+def test_a_file_without_a_message_is_refused(tmp_path, storage, size, why):
+    path = write(tmp_path / "run", storage)
+    [file] = [p for p in path.iterdir() if p.suffix != ".yaml"]
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(VssError, match=why), BagReader(path) as bag:
         list(bag.messages(["/mask"]))
 
 
@@ -187,8 +194,9 @@ def test_missing_files_and_topics(tmp_path):
     with pytest.raises(VssError, match=r"without \.mcap"):
         BagReader(tmp_path)
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "metadata.yaml").write_text("rosbag2_bagfile_information: 3\n")
-    with pytest.raises(VssError, match="complete rosbag2"):
+    text = "rosbag2_bagfile_information: {relative_file_paths: [broken_0.mcap]}\n"
+    (tmp_path / "broken" / "metadata.yaml").write_text(text)
+    with pytest.raises(VssError, match=r"broken_0\.mcap.*copy"):
         BagReader(tmp_path / "broken")
     with (
         BagReader(write(tmp_path / "run")) as bag,
@@ -207,7 +215,7 @@ def test_fewer_messages_than_promised(tmp_path, caplog):
             if remaining:
                 with caplog.at_level(logging.WARNING):
                     assert len(list(bag.messages(["/mask"]))) == 2
-                assert "expected 5 messages, the files hold 2" in caplog.text
+                assert "expected 5 messages by metadata.yaml, the files hold 2" in caplog.text
             else:
                 with pytest.raises(VssError, match=r"expected 5 messages .* hold none"):
                     list(bag.messages(["/mask"]))

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import zlib
 from array import array
 
 import cv2
@@ -14,6 +15,7 @@ from vss_ros.media.decode import (
     decode_compressed,
     to_rgb,
 )
+from vss_ros.media.image_size import image_size
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
 
@@ -162,9 +164,9 @@ def test_unknown_encoding_lists_the_known_ones(monkeypatch):
 
 def test_a_sound_cv_bridge_takes_the_rest(fake_cv_bridge):
     fake_cv_bridge("return np.full((image.height, image.width, 3), 5, np.uint8)")
-    np.testing.assert_array_equal(to_rgb(bytes(24), 2, 2, "rgb16", 12), np.full((2, 2, 3), 5, np.uint8))
+    np.testing.assert_array_equal(to_rgb(bytes(24), 2, 2, "64FC9", 12), np.full((2, 2, 3), 5, np.uint8))
     with pytest.raises(ImageError, match="expected 24 bytes"):
-        to_rgb(bytes(23), 2, 2, "rgb16", 12)
+        to_rgb(bytes(23), 2, 2, "64FC9", 12)
 
 
 def test_an_encoding_cv_bridge_refuses(fake_cv_bridge):
@@ -183,7 +185,7 @@ def test_a_crashing_cv_bridge_does_not_crash_us(fake_cv_bridge, body):
     fake_cv_bridge(body)
     assert not images.cv_bridge_is_sound()
     with pytest.raises(UnknownEncoding, match="install a cv_bridge"):
-        to_rgb(bytes(24), 2, 2, "rgb16", 12)
+        to_rgb(bytes(24), 2, 2, "64FC9", 12)
 
 
 def test_a_hanging_cv_bridge_is_given_up(fake_cv_bridge):
@@ -245,11 +247,134 @@ def test_a_thumbnail_does_not_hide_the_cut():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "expected JPEG or PNG"),
-        (b"GIF89a..........", "expected JPEG or PNG"),
-        (b"\xff\xd8\xff\xda\xff\xd9", "does not decode"),
+        (b"", "expected JPEG, PNG"),
+        (b"GIF89a..........", "expected JPEG, PNG"),
+        (b"\xff\xd8\xff\xda\xff\xd9", "its head is damaged"),
     ],
 )
 def test_what_is_not_an_image_is_refused(data, message):
     with pytest.raises(ImageError, match=message):
         decode_compressed(data, "gif")
+
+
+WIDE = {
+    "rgb16": RGB,
+    "bgr16": RGB[..., ::-1],
+    "16UC3": RGB[..., ::-1],
+    "rgba16": np.dstack([RGB, RGB[..., :1]]),
+}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("encoding", WIDE)
+def test_of_16_bit_the_upper_byte_counts(encoding, big):
+    pixels = (WIDE[encoding].astype(np.uint16) << 8 | 0xFF).astype(">u2" if big else "<u2")
+    data, step = padded(pixels.view(np.uint8).reshape(2, -1), 4)
+    np.testing.assert_array_equal(to_rgb(data, 2, 3, encoding, step, big), RGB)
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_of_16_bit_and_in_compressed_images(pattern):
+    mosaic = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+    expected = to_rgb(mosaic, 24, 32, f"bayer_{pattern}8", 32)
+    deep = mosaic.astype("<u2") << 8
+    np.testing.assert_array_equal(
+        to_rgb(deep.view(np.uint8).ravel(), 24, 32, f"bayer_{pattern}16", 64), expected
+    )
+    for picture, name in ((mosaic, f"bayer_{pattern}8"), (deep, f"bayer_{pattern}16")):
+        png = encode(".png", picture)
+        np.testing.assert_array_equal(decode_compressed(png, f"{name}; png compressed "), expected)
+    grey = encode(".jpg", cv2.GaussianBlur(mosaic, (0, 0), 4))
+    coloured = decode_compressed(grey, f"bayer_{pattern}8; jpeg compressed ")
+    assert not (coloured[..., 0] == coloured[..., 2]).all()
+    already = encode(".png", RGB[..., ::-1])
+    np.testing.assert_array_equal(decode_compressed(already, f"bayer_{pattern}8; png compressed bgr8"), RGB)
+
+
+@pytest.mark.parametrize(
+    ("name", "as_ros"),
+    [("R8G8B8", "rgb8"), ("BGR_INT8", "bgr8"), ("L8", "mono8"), ("RGBA8", "rgba8"), ("NV12", "nv12")],
+)
+def test_names_of_simulators_and_drivers(name, as_ros):
+    data = np.arange(6 * 8 * 4, dtype=np.uint8)
+    step = {"rgba8": 32, "mono8": 8, "nv12": 8}.get(as_ros, 24)
+    np.testing.assert_array_equal(to_rgb(data, 6, 8, name, step), to_rgb(data, 6, 8, as_ros, step))
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".tiff", ".webp", ".bmp", ".ppm", ".pgm"])
+def test_every_format_states_its_size(extension):
+    picture = smooth(40, 60) if extension != ".pgm" else smooth(40, 60)[..., 0]
+    data = encode(extension, picture)
+    assert image_size(data) == (40, 60)
+    assert decode_compressed(data, max_pixels=2400).shape == (40, 60, 3)
+    with pytest.raises(ImageError, match="60x40 pixels: expected at most 2399; raise max_pixels"):
+        decode_compressed(data, max_pixels=2399)
+
+
+def test_what_states_a_gigapixel_is_refused_before_it_is_decoded(monkeypatch):
+    def unwanted(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(images.cv2, "imdecode", unwanted)
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", unwanted)
+    jpeg = bytearray(encode(".jpg", smooth()))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = (32000).to_bytes(2, "big") * 2
+    with pytest.raises(ImageError, match="32000x32000 pixels"):
+        decode_compressed(bytes(jpeg))
+    png = encode(".png", smooth())
+    for at in (8, png.index(b"IDAT") - 4):  # the length of the first chunk, and of the data
+        broken = bytearray(png)
+        broken[at] ^= 0x40
+        with pytest.raises(ImageError, match="length of a chunk is damaged"):
+            decode_compressed(bytes(broken))
+    header = b"IHDR" + (50000).to_bytes(4, "big") * 2 + png[24:29]
+    huge = png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
+    with pytest.raises(ImageError, match="50000x50000 pixels"):
+        decode_compressed(huge)
+    for other in (
+        encode(".tiff", smooth(64, 80)),
+        encode(".bmp", smooth(64, 80)),
+        encode(".webp", smooth(64, 80)),
+    ):
+        with pytest.raises(ImageError, match="80x64 pixels"):
+            decode_compressed(other, max_pixels=1000)
+
+
+def test_bit_errors_in_a_jpeg_are_noticed_without_a_line_on_stderr(capfd):
+    data = encode(".jpg", np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
+    noticed = 0
+    for place in range(700, len(data) - 2, len(data) // 50):
+        broken = bytearray(data)
+        broken[place : place + 4] = bytes(value ^ 0x5A for value in broken[place : place + 4])
+        try:
+            assert decode_compressed(bytes(broken)).shape == (120, 160, 3)
+        except ImageError as error:
+            assert "damaged" in str(error)
+            noticed += 1
+    assert noticed > 20
+    assert capfd.readouterr().err == ""
+
+
+def test_the_padding_of_webcams_is_no_damage():
+    data = encode(".jpg", smooth())
+    for padding in (b"\0", bytes(8), b"\0" * 15):
+        np.testing.assert_array_equal(
+            decode_compressed(data[:-2] + padding + data[-2:]), decode_compressed(data)
+        )
+        np.testing.assert_array_equal(decode_compressed(data + padding * 100), decode_compressed(data))
+
+
+def test_jpeg_is_decoded_as_opencv_does():
+    data = encode(".jpg", smooth(53, 71), cv2.IMWRITE_JPEG_QUALITY, 70)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decode_compressed(data), expected)
+    progressive = encode(".jpg", smooth(53, 71), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    expected = cv2.imdecode(np.frombuffer(progressive, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decode_compressed(progressive), expected)
+
+
+def test_red_and_blue_as_image_transport_says():
+    png = encode(".png", RGB)  # not turned into OpenCV's order
+    np.testing.assert_array_equal(decode_compressed(png, "rgb8; png compressed rgb8"), RGB)
+    np.testing.assert_array_equal(decode_compressed(png, "rgb8; png compressed bgr8"), RGB[..., ::-1])

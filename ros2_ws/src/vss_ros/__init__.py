@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import vss_ros.config  # noqa: F401  first of all: it bounds OpenCV, which reads its limits once
+
 __all__ = ["load_stream"]
 
 

@@ -23,6 +23,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 CAMERA = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
 """A camera's name: part of a ROS topic's."""
+PIXEL_CEILING = 2**28
+"""OpenCV's own limit, which it reads once, when it is loaded."""
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(PIXEL_CEILING))
+MAX_PIXELS = 2**26
+"""Pixels of the largest image that is decoded unless an option says otherwise: some 200 MB as RGB."""
 
 
 class VssError(Exception):
@@ -224,7 +229,19 @@ class StreamConfig:
 
 
 @dataclass(frozen=True)
-class SegmentConfig(StreamConfig):
+class InputConfig:
+    """What everything that decodes images asks."""
+
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "pixels of an image or video above which it is refused undecoded",
+        low=1,
+        high=PIXEL_CEILING,
+    )
+
+
+@dataclass(frozen=True)
+class SegmentConfig(StreamConfig, InputConfig):
     """Options of the `segment` node."""
 
     cameras: tuple[str, ...] = option(

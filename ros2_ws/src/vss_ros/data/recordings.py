@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-from vss_ros.config import VssError
+from vss_ros.config import MAX_PIXELS, VssError
+from vss_ros.data.camera import cameras, find_topic
 from vss_ros.data.clips import DATASETS, open_dataset
 from vss_ros.data.source import STREET_FPS, STREET_FRAMES, STREET_SIZE, image_files, open_source
 from vss_ros.data.street.street import CLASSES, Street
-from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader, is_bag
+from vss_ros.data.truth import with_files, with_topic
+from vss_ros.media.bags import BagReader, find_bags, is_bag
+from vss_ros.media.bags.folder import groups
 
 VIDEOS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 """Files of a folder that are taken for videos; a file that is named itself may have any suffix."""
 
 Frame = tuple[np.ndarray, "np.ndarray | None", int]
 Frames = Iterator[Frame]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,28 +66,69 @@ def find_inputs(paths: Sequence[str], root: Path | None = None) -> dict[str, str
             if found.get(short, source) != source:  # two drives may hold a bag of the same name
                 short += f"_{hashlib.sha256(source.encode()).hexdigest()[:6]}"
             found[short] = source
-    return found
+    return once(found)
+
+
+def once(inputs: dict[str, str]) -> dict[str, str]:
+    """Each recording once, although it may be named as a folder and as the file in it, or through a link."""
+    seen: dict[frozenset[Path], str] = {}
+    kept = {}
+    for short, source in inputs.items():
+        path = Path(source)
+        if path.exists() and is_bag(path):
+            first = groups(path)[:1] if path.is_dir() else [[path]]
+            files = frozenset(file.resolve() for files in first for file in files)
+            if files in seen:
+                _log.warning("%s: the same recording as %s; it is left out", source, seen[files])
+                continue
+            seen[files] = source
+        kept[short] = source
+    return kept
 
 
 def inputs_below(path: Path) -> list[Path]:
-    if not path.is_dir() or is_bag(path):
+    if not path.is_dir():
         return [path]
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    found = [path] if image_files(path) else []
-    found += [p for p in inside if p.is_file() and p.suffix.lower() in VIDEOS]
+    if is_bag(path):
+        found = find_bags(path)
+    else:
+        found = [path] if image_files(path) else []
+        found += [p for p in inside if p.is_file() and p.suffix.lower() in VIDEOS]
     return found + [below for folder in inside if folder.is_dir() for below in inputs_below(folder)]
+
+
+def find_cameras(source: str, topic: str = "", truth: str = "") -> list[str]:
+    """The image topics of an input that are to be evaluated, each on its own; [topic] where it has none to choose."""
+    path = Path(source).expanduser()
+    if topic or not path.exists() or not is_bag(path):
+        return [topic]
+    try:
+        with BagReader(path) as bag:
+            found = [name for name in cameras(bag) if name != truth]
+    except VssError:  # which opening it will tell, too
+        return [topic]
+    return found if len(found) > 1 else [found[0] if truth and found else topic]
 
 
 def name_below(base: Path, path: Path) -> str:
     return str(path.relative_to(base)) if path != base else base.stem
 
 
-def open_footage(source: str, topic: str = "", truth: str = "", fps: float = 0.0, root: str = "") -> Footage:
+def open_footage(
+    source: str,
+    topic: str = "",
+    truth: str = "",
+    fps: float = 0.0,
+    root: str = "",
+    max_pixels: int = MAX_PIXELS,
+) -> Footage:
     """The frames of one of `find_inputs`' inputs.
 
-    truth: a topic of the bag (mono8 masks, or PNG, with the stamps of their images), or a folder of mask images
-    (for a folder of images: named like them; else as many as frames, in order). Ids are those of the model, any
-    other is unlabelled. Raises VssError where there is nothing to read or the truth does not belong to it.
+    truth: a topic of the bag (masks with the header stamps of their images), or a folder of mask images (for a
+    folder of images: named like them; else as many as frames, in order); see `media.labels` for what a mask may
+    be. Ids are those of the model, any other is unlabelled. max_pixels: of the largest image that is decoded.
+    Raises VssError where there is nothing to read or the truth does not belong to it.
     """
     name, _, split = source.partition(":")
     if name in (*DATASETS, "street") and ":" in split:
@@ -91,16 +136,18 @@ def open_footage(source: str, topic: str = "", truth: str = "", fps: float = 0.0
         return data_set(name, split, video, root)
     if name == "street":
         return street(source, fps)
-    opened = open_source(source, topic or None, fps or None)
     path = Path(source).expanduser()
+    opened = open_source(source, topic or None, fps or None, max_pixels)
     if not truth:
         return Footage(lambda: ((rgb, None, t) for rgb, t in opened.frames()), opened.fps, opened.length)
     if Path(truth).is_dir():
         masks = mask_files(path, Path(truth), opened.length)
-        return Footage(lambda: with_files(opened.frames(), masks), opened.fps, opened.length)
+        return Footage(partial(with_files, opened, masks, max_pixels), opened.fps, opened.length)
     if fps or not is_bag(path):
         raise VssError(f"--truth {truth}: expected a folder of masks, or a topic of a bag (without --fps)")
-    return Footage(lambda: with_topic(opened.frames(), path, truth), opened.fps, opened.length)
+    with BagReader(path) as bag:
+        found = find_topic(bag, truth)
+    return Footage(partial(with_topic, opened, path, found, max_pixels), opened.fps, opened.length)
 
 
 def data_set(name: str, split: str, video: str, root: str) -> Footage:
@@ -137,55 +184,3 @@ def mask_files(source: Path, folder: Path, length: int | None) -> list[Path | No
     if length is not None and len(files) != length:
         raise VssError(f"{folder}: expected a mask for each of the {length} frames, found {len(files)}")
     return list(files)
-
-
-def with_files(frames: Iterator[tuple[np.ndarray, int]], masks: list[Path | None]) -> Frames:
-    for index, (rgb, stamp) in enumerate(frames):
-        if index == len(masks):
-            raise VssError(f"expected a mask for each frame, there are only {index}")
-        labels, path = None, masks[index]
-        if path is not None:
-            labels = check_mask(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), rgb.shape[:2], str(path))
-        yield rgb, labels, stamp
-
-
-def with_topic(frames: Iterator[tuple[np.ndarray, int]], path: Path, topic: str) -> Frames:
-    """Each frame with the mask of exactly its stamp."""
-    matched = False
-    with BagReader(path) as bag:
-        masks = masks_of_topic(bag, topic)
-        upcoming = next(masks, None)
-        for rgb, stamp in frames:
-            while upcoming and upcoming[0] < stamp:
-                upcoming = next(masks, None)
-            labels = upcoming[1] if upcoming and upcoming[0] == stamp else None
-            if labels is not None:
-                matched = True
-                check_mask(labels, rgb.shape[:2], f"{path}: {topic}")
-            yield rgb, labels, stamp
-    if not matched:
-        raise VssError(f"{path}: no mask on {topic} has the header stamp of an image")
-
-
-def masks_of_topic(bag: BagReader, topic: str) -> Iterator[tuple[int, Any, int]]:
-    """(header stamp in ns, labels, time of recording in ns) of a mask topic; labels may not be a mask."""
-    kind = bag.topics.get(topic, ("", 0))[0]
-    if kind not in (IMAGE, COMPRESSED):
-        images = sorted(t for t, (msgtype, _) in bag.topics.items() if msgtype in (IMAGE, COMPRESSED))
-        raise VssError(f"{bag.path}: expected masks on {topic!r}; its image topics are {', '.join(images)}")
-    for _, recorded, message in bag.messages([topic]):
-        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        if kind == COMPRESSED:
-            yield stamp, cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED), recorded
-        elif message.encoding in ("mono8", "8UC1"):
-            rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-            yield stamp, rows[:, : message.width], recorded
-        else:
-            raise VssError(f"{bag.path}: {topic}: expected mono8 class ids, got {message.encoding}")
-
-
-def check_mask(labels: Any, size: tuple[int, ...], name: str) -> np.ndarray:
-    if labels is None or labels.dtype != np.uint8 or labels.shape != tuple(size):
-        got = "nothing that decodes" if labels is None else f"{labels.dtype} {labels.shape}"
-        raise VssError(f"{name}: expected a mask of 8-bit class ids of the image's size {size}, got {got}")
-    return labels

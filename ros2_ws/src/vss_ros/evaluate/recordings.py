@@ -24,8 +24,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vss_ros.config import StreamConfig, VssError, replace
-from vss_ros.data.recordings import find_inputs, open_footage
+from vss_ros.config import InputConfig, StreamConfig, VssError, replace
+from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
 from vss_ros.evaluate.settings import parse_modes, settings
 from vss_ros.networks.card import read_card
@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="rosbags, videos, folders of images, folders of all these, street[:SEED], or NAME:SPLIT of a data set",
     )
-    group.add_argument("--topic", default="", help="image topic of bags that have several")
+    group.add_argument(
+        "--topic", default="", help="image topic of bags (or its base topic); all cameras if empty"
+    )
+    field = InputConfig.__dataclass_fields__["max_pixels"]
+    group.add_argument("--max-pixels", type=int, default=field.default, help=field.metadata["help"])
     group.add_argument(
         "--truth", default="", help="true labels: a mask topic of the bag, or a folder of masks"
     )
@@ -68,6 +72,7 @@ def main(args: argparse.Namespace) -> int:
         raise VssError(
             f"expected --jobs >= 1, --limit and --fps >= 0; got {args.jobs}, {args.limit}, {args.fps}"
         )
+    replace(InputConfig(), max_pixels=args.max_pixels)
     tasks = plan(args)
     if args.live and len(tasks) != 1:
         raise VssError(f"--live: expected one recording, model and interval, got {len(tasks)} runs")
@@ -116,6 +121,13 @@ def plan(args: argparse.Namespace) -> list[Task]:
         runs[name] = (options, mode == "B")
     root = args.root.absolute() if args.root else None
     truth = str(Path(args.truth).absolute()) if Path(args.truth).is_dir() and args.truth else args.truth
+    inputs = find_inputs(args.bag, root)
+    seen = [
+        (f"{short} {topic}" if len(topics) > 1 else short, source, topic)
+        for short, source in inputs.items()
+        for topics in [find_cameras(source, args.topic, args.truth)]
+        for topic in topics
+    ]
     return [
         Task(
             input=source,
@@ -123,14 +135,15 @@ def plan(args: argparse.Namespace) -> list[Task]:
             folder=str(args.out.absolute() / safe(short) / safe(name)),
             stream=options,
             both_sides=both_sides,
-            topic=args.topic,
+            topic=topic,
             truth=truth,
             fps=args.fps,
             limit=args.limit,
             overlay=not args.no_overlay,
             root=str(root or ""),
+            max_pixels=args.max_pixels,
         )
-        for short, source in find_inputs(args.bag, root).items()
+        for short, source, topic in seen
         for name, (options, both_sides) in runs.items()
     ]
 
@@ -163,7 +176,7 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[tuple[Task, str
 def length(task: Task) -> int | None:
     """Frames of a task, None if unknown; 0 if its input cannot be read, which `attempt` will tell."""
     try:
-        frames = open_footage(task.input, task.topic, task.truth, task.fps, task.root).length
+        frames = task.open().length
     except VssError:
         return 0
     return min(frames, task.limit) if frames and task.limit else frames

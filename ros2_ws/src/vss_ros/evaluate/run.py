@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import VssError
+from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data import metrics
 from vss_ros.data.recordings import Footage, Frame, open_footage
 from vss_ros.evaluate.report import version
@@ -59,6 +59,10 @@ class Task:
     limit: int = 0
     overlay: bool = True
     root: str = ""
+    max_pixels: int = MAX_PIXELS
+
+    def open(self) -> Footage:
+        return open_footage(self.input, self.topic, self.truth, self.fps, self.root, self.max_pixels)
 
     def identity(self) -> dict[str, Any]:
         """Equal for tasks that give the same answer: an earlier result may stand for this one.
@@ -69,7 +73,14 @@ class Task:
         card, _ = read_card(self.stream["model"])
         made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
         stream = {name: value for name, value in self.stream.items() if name != "threads"}
-        return {**asdict(self), "folder": "", "stream": stream, "version": version(), **made_of}
+        return {
+            **asdict(self),
+            "folder": "",
+            "max_pixels": MAX_PIXELS,
+            "stream": stream,
+            "version": version(),
+            **made_of,
+        }
 
 
 def fingerprint(source: str) -> str:
@@ -78,6 +89,7 @@ def fingerprint(source: str) -> str:
     if not source or not path.exists():
         return ""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = [p for p in files if not p.name.endswith("-shm")]  # which SQLite touches when it reads
     seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
     return hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
@@ -95,7 +107,7 @@ def is_done(task: Task) -> bool:
 
 def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None) -> None:
     """Answer all frames and write the run's folder. progress: called with the number of frames done."""
-    footage = open_footage(task.input, task.topic, task.truth, task.fps, task.root)
+    footage = task.open()
     stream = load_stream(**task.stream, both_sides=task.both_sides, measure_drift=True)
     card: Any = stream.card
     notes = []
@@ -259,8 +271,12 @@ class Scores:
         self.flow_counts = np.zeros_like(self.counts)
         self.windows: dict[int, list[float]] = {n: [] for n in WINDOWS}
         self.dense = True
+        self.start_windows()
+
+    def start_windows(self) -> None:
         self.maps: deque[np.ndarray] = deque()
-        self.stays, self.same = (metrics.runs(self.maps.popleft() for _ in count()) for _ in range(2))
+        maps = self.maps
+        self.stays, self.same = (metrics.runs(maps.popleft() for _ in count()) for _ in range(2))
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, rgb: np.ndarray, truth: np.ndarray | None, labels: np.ndarray) -> dict[str, float]:
@@ -268,6 +284,8 @@ class Scores:
         if truth is None:
             self.dense = False  # consistency over time needs the truth of every frame
             return {}
+        if self.last and self.last[1].shape != truth.shape:  # a camera that changes its size starts anew
+            self.start_windows()
         counts = metrics.confusion(truth, labels, self.classes)
         self.counts += counts
         if self.dense:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -15,11 +16,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 
-from vss_ros.config import VssError
+from vss_ros.config import MAX_PIXELS
+from vss_ros.media.image_size import ImageError, check_size, image_size
 
 # Channels in a row of one image; the names are sensor_msgs/image_encodings plus cv_bridge's 8UC*.
 _PACKED = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3, "8UC4": 4}
+# Of 16 bit the upper byte is kept: the encoding of what remains, and its channels.
+_WIDE = {name.replace("8", "16"): (name, channels) for name, channels in _PACKED.items() if name[0] != "8"}
+_WIDE |= {f"16UC{channels}": (f"8UC{channels}", channels) for channels in (1, 3, 4)}
 # OpenCV's short names (BayerBG for RGGB) count from the second row and column, ROS counts from the first;
 # these longer aliases mean what ROS means.
 _BAYER = {
@@ -28,6 +34,7 @@ _BAYER = {
     "bayer_gbrg8": cv2.COLOR_BayerGBRG2RGB,
     "bayer_grbg8": cv2.COLOR_BayerGRBG2RGB,
 }
+_WIDE |= {name.replace("8", "16"): (name, 1) for name in _BAYER}
 _YUV422 = {
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,
     "uyvy": cv2.COLOR_YUV2RGB_UYVY,
@@ -44,24 +51,40 @@ _TO_RGB = {
     "mono8": cv2.COLOR_GRAY2RGB,
     "8UC1": cv2.COLOR_GRAY2RGB,
 }
-ENCODINGS = (*_PACKED, "mono16", *_YUV422, *_YUV420, *_BAYER)
+ENCODINGS = (*_PACKED, *_WIDE, *_YUV422, *_YUV420, *_BAYER)
 """Encodings that `to_rgb` converts by itself; any other needs cv_bridge."""
+# What simulators call them, in small letters: Gazebo's PixelFormat, its Ogre names, plain names.
+_ALIASES = {
+    "r8g8b8": "rgb8",
+    "b8g8r8": "bgr8",
+    "l8": "mono8",
+    "l16": "mono16",
+    "gray8": "mono8",
+    "gray16": "mono16",
+}
+_ALIASES |= {f"{name}_int8": f"{name}8" for name in ("rgb", "bgr", "rgba", "bgra")}
+_ALIASES |= {"rgb_int16": "rgb16", "bgr_int16": "bgr16", "l_int8": "mono8", "l_int16": "mono16"}
+_ALIASES |= {"rgb": "rgb8", "bgr": "bgr8", "rgba": "rgba8", "bgra": "bgra8", "mono": "mono8", "gray": "mono8"}
+_ALIASES |= {name.lower(): name for name in ENCODINGS}
 
-
-class ImageError(VssError):
-    """An image that cannot be used as it came."""
+PADDING = 16
+"""Bytes behind the data of a JPEG that are taken for a camera's padding."""
 
 
 class UnknownEncoding(ImageError):
     """An encoding that neither this module nor cv_bridge converts."""
 
 
-def decode(message: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs Image or CompressedImage; of rgb8 a view. Raises ImageError."""
-    m = message
-    if hasattr(m, "format"):
-        return decode_compressed(m.data, m.format)
-    return to_rgb(m.data, m.height, m.width, m.encoding, m.step, bool(m.is_bigendian))
+def decode(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A sensor_msgs/Image or CompressedImage as (H, W, 3) uint8 RGB.
+
+    message: of rclpy, or a `rosbags` object. See `to_rgb` and `decode_compressed`, which it calls. Raises ImageError.
+    """
+    if hasattr(message, "format"):
+        return decode_compressed(message.data, message.format, max_pixels)
+    check_size(message.height, message.width, max_pixels)
+    big = bool(message.is_bigendian)
+    return to_rgb(message.data, message.height, message.width, message.encoding, message.step, big)
 
 
 def to_rgb(
@@ -69,21 +92,21 @@ def to_rgb(
 ) -> np.ndarray:
     """The fields of a sensor_msgs/Image as (height, width, 3) uint8 RGB.
 
-    data: bytes, array('B') or a contiguous uint8 array of at least height * step bytes (nv12, nv21: half as
-    much again). step: bytes a row, padding included. For rgb8 the answer is a view of `data` (read-only for
-    bytes, strided for padded rows), for all others a new array. mono16 keeps its upper byte (65535 -> 255).
+    data: bytes, array('B') or a contiguous uint8 array of at least height * step bytes (nv12, nv21: half X
     Raises ImageError for sizes that disagree, UnknownEncoding for encodings without a conversion.
     """
     if height <= 0 or width <= 0:
         raise ImageError(f"image of {width}x{height} pixels: expected at least 1x1; check the camera driver")
     buffer = np.frombuffer(data, np.uint8)
+    encoding = _ALIASES.get(encoding.lower(), encoding)
+    if encoding in _WIDE:
+        narrow, channels = _WIDE[encoding]
+        high = _rows(buffer, height, width * channels * 2, encoding, step)[:, 0 if is_bigendian else 1 :: 2]
+        return to_rgb(np.ascontiguousarray(high).ravel(), height, width, narrow, width * channels)
     if encoding in _PACKED:
         channels = _PACKED[encoding]
         view = _rows(buffer, height, width * channels, encoding, step).reshape(height, width, channels)
         return view if encoding == "rgb8" else cv2.cvtColor(view, _TO_RGB[encoding])
-    if encoding == "mono16":
-        high = _rows(buffer, height, width * 2, encoding, step)[:, 0 if is_bigendian else 1 :: 2]
-        return cv2.cvtColor(np.ascontiguousarray(high), cv2.COLOR_GRAY2RGB)
     if encoding in _YUV422:
         if width % 2:
             raise ImageError(f"{encoding} of {width}x{height}: expected an even width (pixels share colours)")
@@ -164,30 +187,60 @@ def _through_cv_bridge(
         raise UnknownEncoding(f"encoding {encoding!r}: cv_bridge cannot make it rgb8: {error}") from error
 
 
-def decode_compressed(data: Any, format: str = "") -> np.ndarray:
-    """A JPEG or PNG file in memory as (H, W, 3) uint8 RGB, pixels as stored (EXIF rotation is not applied).
+def decode_compressed(data: Any, format: str = "", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A JPEG, PNG, TIFF, WebP, BMP or PNM file in memory as (H, W, 3) uint8 RGB, pixels as stored (no EXIF rotation).
 
-    Grey becomes three equal channels, 16 bit keeps the upper byte, alpha is dropped. `format` (of a
-    CompressedImage) only serves the message: the content tells. Raises ImageError when it is cut short.
+    Grey becomes three equal channels, 16 bit keeps the upper byte, alpha is dropped. format: of a CompressedImage,
+    as image_transport writes it: "bayer_rggb8; png compressed" holds the sensor's pattern in one channel, and
+    "compressed rgb8" has red and blue exchanged; the file itself tells the rest. Raises ImageError, before anything
+    is decoded where the file states more than `max_pixels`.
     """
     data = bytes(data)
-    if data.startswith(b"\xff\xd8"):
-        # OpenCV fills the missing rows of a cut JPEG with grey and says nothing. Inside a scan FF is never
-        # followed by D9, so an end marker after the last start of scan is the end of the picture.
-        whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") > 0
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        whole = data.rfind(b"IEND\xaeB`\x82") > 0
-    else:
-        raise ImageError(
-            f"compressed image of format {format!r} ({len(data)} bytes): expected JPEG or PNG; "
-            "subscribe to the raw topic or republish with jpeg or png"
-        )
-    if not whole:
-        raise ImageError(f"compressed image of format {format!r}: cut short after {len(data)} bytes")
+    about = f"compressed image of format {format!r} ({len(data)} bytes)"
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        check_size(*image_size(data), max_pixels)
+    except ImageError as error:
+        raise ImageError(f"format {format!r}: {error}") from None
+    pattern = _ALIASES.get(format.partition(";")[0].strip().lower(), "")
+    if "bayer" in pattern:
+        raw = _decode_file(data, cv2.IMREAD_UNCHANGED, about)
+        if raw.ndim == 2:
+            height, width = raw.shape
+            deep = pattern.rstrip("0123456789") + ("16" if raw.dtype == np.uint16 else "8")
+            return to_rgb(raw.view(np.uint8).ravel(), height, width, deep, raw.strides[0])
+    rgb = _decode_jpeg(data, about) if data.startswith(b"\xff\xd8") else None
+    if rgb is None:
+        bgr = _decode_file(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, about)
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(rgb[..., ::-1]) if "compressed rgb" in format else rgb
+
+
+def _decode_file(data: bytes, flags: int, about: str) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # such as more pixels than OpenCV allows
-        raise ImageError(f"compressed image of format {format!r} ({len(data)} bytes): {error}") from error
-    if bgr is None:
-        raise ImageError(f"compressed image of format {format!r} ({len(data)} bytes): does not decode")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        raise ImageError(f"{about}: {error}") from error
+    if image is None:
+        raise ImageError(f"{about}: does not decode; it is damaged or cut short")
+    return image
+
+
+def _decode_jpeg(data: bytes, about: str) -> np.ndarray | None:
+    """The JPEG as RGB, or None where only OpenCV may know it (CMYK).
+
+    Not by OpenCV, which answers bit errors and missing rows with a picture, and a line on stderr a frame: here the
+    warnings of libjpeg, the same decoder with the same pixels, come as exceptions.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        warning = str(error)
+    damaged = re.search("Corrupt|Premature|progression|marker type", warning)
+    # Webcams pad the end of the picture's data with a few bytes; a bit error leaves a hundred.
+    stray = re.match(r"Corrupt JPEG data: (\d+) extraneous bytes", warning)
+    if damaged and not (stray and int(stray[1]) <= PADDING):
+        raise ImageError(f"{about}: damaged or cut short ({warning})")
+    try:
+        return simplejpeg.decode_jpeg(data, strict=False)
+    except ValueError:
+        return None

@@ -21,7 +21,7 @@ import numpy as np
 
 from vss_ros.config import VssError
 from vss_ros.data import metrics
-from vss_ros.data.recordings import masks_of_topic, open_footage
+from vss_ros.data.truth import masks_of_topic
 from vss_ros.evaluate.run import Means, Task, percentiles
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
@@ -45,7 +45,7 @@ def evaluate_live(task: Task, recording: Path) -> None:
     offline = Path(task.folder)
     result = json.loads((offline / "result.json").read_text())
     stamps = published_stamps(recording, result["frames"])
-    footage = open_footage(task.input, task.topic, task.truth, task.fps, task.root)
+    footage = task.open()
     pictures = Pictures()
     with ExitStack() as stack:
         live = Live(stack.enter_context(BagReader(recording / "bag")), len(result["classes"]))
@@ -86,7 +86,7 @@ class Live:
     """The recorded masks, met frame by frame in the order of publication."""
 
     def __init__(self, bag: BagReader, classes: int) -> None:
-        self.masks = masks_of_topic(bag, MASK)
+        self.masks = (item for item in masks_of_topic(bag, MASK) if not isinstance(item[1], str))
         self.values = figures_of_topic(bag)
         self.next_mask = next(self.masks, None)
         self.next_values = next(self.values, None)

@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vss_ros.config import VssError, check, option
+from vss_ros.config import InputConfig, VssError, check, option
 from vss_ros.data.source import Source, open_source
 from vss_ros.media.camera_info import read_camera_info
 from vss_ros.nodes import run
@@ -40,7 +40,7 @@ SETTLE = 0.6
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(InputConfig):
     """Options of the `replay` node."""
 
     source: str = option("", "video file, image, folder of images, rosbag2, or street[:SEED]")
@@ -84,7 +84,9 @@ class Replay(Node):
         super().__init__("replay")
         self.exit_code = 0
         self.config = declare(self, ReplayConfig)
-        self.source = open_source(self.config.source, self.config.topic or None, self.config.fps or None)
+        self.source = open_source(
+            self.config.source, self.config.topic or None, self.config.fps or None, self.config.max_pixels
+        )
         self.info = self._camera_info(self.source)
         qos = QoSProfile(
             depth=5,

@@ -143,7 +143,7 @@ class Worker:
 
     def segment(self, camera: Camera, frame: Frame) -> None:
         """One frame from message to masks; a network that looks ahead then answers an earlier one."""
-        frame.rgb, frame.info = decode(frame.message), camera.info
+        frame.rgb, frame.info = decode(frame.message, self.config.max_pixels), camera.info
         if camera.applied is not self.config or self.start.successor:
             self.apply(camera)
         if self.config.undistort:

@@ -1,0 +1,95 @@
+"""A .db3 file of rosbag2, with or without its write-ahead log, read by SQLite itself."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vss_ros.config import VssError
+from vss_ros.media.bags.messages import ros2_name
+
+MAGIC = b"SQLite format 3\0"
+LOG = "-wal"
+
+
+class SqliteFile:
+    """Topics and messages of one file; `problems` says what of it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[str] = []
+        self.copy: tempfile.TemporaryDirectory | None = None
+        try:
+            self.database = self.open()
+            # SQLite refuses a file that lost its end, except to this, which is meant for repairs.
+            self.database.execute("PRAGMA writable_schema = ON")
+            rows = self.database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
+        except sqlite3.Error as error:
+            self.close()
+            raise VssError(f"{path}: expected the tables of a rosbag2: {error}") from error
+        self.names = {number: str(name) for number, name, _, _ in rows}
+        self.kinds = {str(name): (ros2_name(str(kind)), str(form)) for _, name, kind, form in rows}
+        self.index = sorted(self.scan())
+        self.counts = Counter(self.names.get(number, "") for _, _, number in self.index)
+
+    def open(self) -> sqlite3.Connection:
+        """Never written to: closing it would merge, and delete, the log of a recorder that was killed."""
+        log = self.path.with_name(self.path.name + LOG)
+        if not (log.is_file() and log.stat().st_size):
+            return sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)
+        size = self.path.stat().st_size + log.stat().st_size
+        self.copy = tempfile.TemporaryDirectory(prefix="vss_ros_")
+        if shutil.disk_usage(self.copy.name).free < size:
+            raise VssError(
+                f"{self.path}: its log {log.name} needs {size} bytes in {self.copy.name}; set TMPDIR"
+            )
+        copied = Path(self.copy.name) / self.path.name
+        shutil.copyfile(self.path, copied)
+        shutil.copyfile(log, copied.with_name(log.name))
+        return sqlite3.connect(copied)
+
+    def close(self) -> None:
+        if hasattr(self, "database"):
+            self.database.close()
+        if self.copy:
+            self.copy.cleanup()
+
+    def scan(self) -> Iterator[tuple[int, int, int]]:
+        """(time, row, topic) of every message that can be found, in the order of the file."""
+        try:
+            for row in self.database.execute("SELECT timestamp, rowid, topic_id FROM messages"):
+                if all(type(value) is int for value in row):
+                    yield row
+        except sqlite3.Error as error:
+            self.problems.append(f"{error}: cut off or damaged, what comes before is read")
+
+    @property
+    def topics(self) -> dict[str, tuple[str, int, str]]:
+        """{topic: (message type, number of messages, serialization)}."""
+        return {name: (kind, self.counts[name], form) for name, (kind, form) in self.kinds.items()}
+
+    @property
+    def start(self) -> int | None:
+        """Time of the first message."""
+        return self.index[0][0] if self.index else None
+
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+        """(topic, time of recording, data) in the order of recording."""
+        lost = 0
+        for time, row, number in self.index:
+            topic = self.names.get(number, "")
+            if topic not in topics:
+                continue
+            try:
+                query = self.database.execute("SELECT data FROM messages WHERE rowid = ?", (row,))
+                yield topic, time, bytes(query.fetchone()[0])
+            except (sqlite3.Error, TypeError):
+                lost += 1
+        if lost:
+            self.problems.append(f"{lost} messages lie in damaged pages and are left out")

@@ -1,0 +1,75 @@
+"""What is compressed, unpacked within bounds: a file of kilobytes may state gigabytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import IO
+
+import lz4.frame
+import zstandard
+
+from vss_ros.config import VssError
+
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""How a zstd frame begins; a CDR message begins with 0."""
+LARGEST = 512 << 20
+"""Bytes that one chunk or message may unpack to, and that wait in memory to be put in order."""
+RATIO, SMALL = 1000, 256 << 20
+"""A file that would become larger than SMALL and RATIO times its size is taken for a bomb."""
+RESERVE = 1 << 30
+"""Bytes of the disk that unpacking leaves free."""
+
+
+def decompress(data: bytes, compression: str, size: int | None = None) -> bytes:
+    """One chunk or message. size: as stated beside it, else up to LARGEST.
+
+    Raises VssError where it is larger than stated or allowed, any exception of its library for damage.
+    """
+    limit = LARGEST if size is None else size
+    if limit > LARGEST:
+        raise VssError(
+            f"states {limit} bytes unpacked, {LARGEST} are allowed; split what is larger with `mcap filter`"
+        )
+    if compression == "zstd":
+        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+            unpacked = stream.read(limit + 1)
+    elif compression == "lz4":
+        unpacked = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=limit + 1)
+    elif compression in ("", "none"):
+        unpacked = data
+    else:
+        raise VssError(f"compression {compression!r}: expected zstd, lz4 or none")
+    if len(unpacked) > limit or (size is not None and len(unpacked) != size):
+        raise VssError(f"unpacks to other than the {limit} bytes that are stated or allowed")
+    return unpacked
+
+
+def unpack_file(packed: Path, target: Path) -> None:
+    """A .db3.zstd or .mcap.zstd as rosbag2 writes it, unpacked; VssError before the disk fills."""
+    size = packed.stat().st_size
+    free = shutil.disk_usage(target.parent).free - RESERVE
+    implausible = max(SMALL, RATIO * size)
+    with packed.open("rb") as file:
+        stated = zstandard.frame_content_size(file.read(18))  # of a whole frame header; -1: not stated
+        for limit, why in (
+            (implausible, f"{RATIO} times the file: unpack it with `unzstd` if you trust it"),
+            (free, f"what is free in {target.parent}: make room, or set TMPDIR to a larger disk"),
+        ):
+            if stated > limit:
+                raise VssError(f"{packed}: would unpack to {stated} bytes, more than {why}")
+        file.seek(0)
+        with target.open("wb") as out:
+            copy_bounded(file, out, min(free, implausible), packed)
+
+
+def copy_bounded(file: IO[bytes], out: IO[bytes], limit: int, packed: Path) -> None:
+    written = 0
+    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file) as stream:
+        while block := stream.read(1 << 20):
+            written += len(block)
+            if written > limit:
+                raise VssError(
+                    f"{packed}: unpacks to more than {limit} bytes, which is implausible or too much"
+                )
+            out.write(block)
