@@ -68,6 +68,7 @@ def test_dense_video(card, tmp_path, both_sides):
     counts = sum(metrics.confusion(t, p, 11) for t, p in zip(clip.labels, labels, strict=True))
     assert row["mIoU"] == metrics.mean_iou(counts) and row["wIoU"] == metrics.weighted_iou(counts)
     expected = metrics.mean_video_consistency([metrics.video_consistency(clip.labels, labels, 8)])
+    assert row["confusion"] == counts.tolist()
     assert row["mVC_8"] == (None if np.isnan(expected) else expected) and row["mVC_16"] is None
     assert 0 <= row["TC"] <= 1 and row["key_ms"] > 0 and row["nonkey_ms"] > 0
 
@@ -102,6 +103,9 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
     assert cv2.imread(str(out / "random_camvid_val_worst.png")).shape == (4 * 64, 3 * 96, 3)
     assert report["backend"] == "torch bf16, 96x64"
+    last = list(report["rows"][0]["IoU"])[-1]
+    matrix = [line for line in table.splitlines() if line.startswith(f"| {last} |")]
+    assert "labelled as, at K = 1" in table and len(matrix[-1].split("|")) == 14
     assert report["frames"] == 5 and "| fixed | K = 2 | B |" in table
 
 

@@ -172,6 +172,7 @@ def evaluate(
         "wIoU": metrics.weighted_iou(counts),
         "accuracy": metrics.pixel_accuracy(counts),
         "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
+        "confusion": counts.tolist(),
         "interval": interval,
         "key_ms": key,
         "nonkey_ms": nonkey,
@@ -273,4 +274,19 @@ def format_table(report: dict[str, Any]) -> str:
     lines += ["", f"| class | IoU % at {rows[0]['setting']} |", "| --- | --- |"]
     for name, value in rows[0]["IoU"].items():
         lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")
+    lines += ["", *confusion_table(rows[0], rows[0]["setting"])]
     return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])
+
+
+def confusion_table(row: dict[str, Any], setting: str) -> list[str]:
+    """Rows of the truth, columns of the labels, in % of a row's pixels."""
+    classes = list(row["IoU"])
+    lines = [
+        f"| truth, % labelled as, at {setting} | {' | '.join(classes)} |",
+        "| --- " * (len(classes) + 1) + "|",
+    ]
+    for name, counts in zip(classes, row["confusion"], strict=True):
+        total = sum(counts)
+        shares = [f"{100 * count / total:.1f}" if total else "–" for count in counts[: len(classes)]]
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+    return lines
