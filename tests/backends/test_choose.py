@@ -122,7 +122,7 @@ def files(network, size=SIZE):
 
 def test_exports_are_reused_and_told_apart(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"1"})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"1"})
     first = files(network)
     times = [path.stat().st_mtime_ns for path in first.values()]
     assert files(network) == first
@@ -137,7 +137,7 @@ def test_damaged_exports_are_rebuilt(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
     path = files(network)["propagate"]
     content = path.read_bytes()
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": content})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": content})
     flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     for damaged in (content[: len(content) // 2], flipped, b""):
         path.write_bytes(damaged)

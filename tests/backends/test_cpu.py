@@ -6,10 +6,10 @@ import os
 
 import numpy as np
 import pytest
-import vss_ros.backends.choose as backends
 import yaml
 from fixtures.paths import run_python
 from onnx import TensorProto, helper, numpy_helper
+from vss_ros.backends import cpu
 from vss_ros.config import VssError
 from vss_ros.stream.load import load_stream
 
@@ -18,7 +18,7 @@ AFFINITY = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from vss_ros.backends.choose import pin
+from vss_ros.backends.cpu import pin
 from vss_ros.backends import onnx as onnx_backend
 before = set(os.listdir("/proc/self/task"))
 pin({core!r})
@@ -71,7 +71,7 @@ def test_a_stream_passes_threads_and_affinity_on(tiny_card, monkeypatch):
 @pytest.mark.parametrize("cores", ["x", "1-", "-1", "4096", "3-2", ","])
 def test_cores_that_are_not_there_are_refused(cores):
     with pytest.raises(VssError, match="affinity: "):
-        backends.pin(cores)
+        cpu.pin(cores)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_auto_takes_bf16_only_where_cpu_and_card_allow(
     content["metrics"] = {} if agreement is None else {"bf16": {"agreement": agreement}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "tiny.safetensors").symlink_to(tiny_card.parent / "tiny.safetensors")
-    monkeypatch.setattr(backends, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr("vss_ros.backends.choose.cpu_has_bf16", lambda: has_bf16)
     made = {}
     monkeypatch.setattr("vss_ros.backends.onnx.stage_files", lambda *_: {"propagate": None})
     for runtime in ("openvino", "onnxruntime"):

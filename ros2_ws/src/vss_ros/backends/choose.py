@@ -1,28 +1,15 @@
-"""Runtimes for a network's stages, one class each; a runtime is imported when its class is made.
-
-    encode(frame (H, W, 3) uint8 RGB at `size`)  -> features
-    remember(features)                           -> memory
-    decode(features, memories)                   -> logits of one pass
-    propagate(frame, memories)                   -> decode(encode(frame), memories), in one graph
-    drift(features, features of a keyframe)      -> sum of |difference| / sum of |keyframe's|, ≥ 0
-    labels(passes of logits, (H, W))             -> (H, W) uint8
-    confidence(passes of logits, (H, W))         -> (H, W) uint8, 0…255
-
-A backend with `resizes` takes frames of any size instead. Features, memories and logits are whatever the runtime
-likes; they are passed back to it, never looked into.
-"""
+"""Which runtime computes: the one that was asked for, or the fastest that is installed; imported when it is made."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
+from vss_ros.backends.base import Backend
+from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.config import VssError
 from vss_ros.networks.model import Model
 
@@ -46,7 +33,7 @@ def make_backend(
     precision: str = "f32",
     bf16_agrees: bool = False,
     threads: int = 0,
-) -> Any:
+) -> Backend:
     """Backend `name` for a model; "auto" takes the fastest that is installed.
 
     precision: f32, bf16, f16, int8, which needs the model's calibration, or auto (see `best_precision`); bf16_agrees:
@@ -112,41 +99,3 @@ def best_precision(name: str, bf16_agrees: bool) -> str:
     if name == "tensorrt":
         return "f16"
     return "bf16" if name == "openvino" and bf16_agrees and cpu_has_bf16() else "f32"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether OpenVINO computes bfloat16 in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6)."""
-    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@cache
-def openvino_core() -> Any:
-    """The process's one openvino.Core. On CPUs with AMX each Core gives its thread a signal stack and takes it away
-    when it is deleted, whichever is in use by then: after a second Core, Ctrl-C ended the process by SIGSEGV."""
-    import openvino
-
-    return openvino.Core()
-
-
-def pin(cores: str) -> int:
-    """Keep this thread, and the threads that it starts from now on, on CPU cores such as "0-3,6"; how many they are.
-
-    Every runtime starts its threads after its backend is made, so that they all stay there.
-    """
-    try:
-        wanted: set[int] = set()
-        for part in cores.split(","):
-            ends = [int(end) for end in part.split("-")]
-            wanted |= set(range(ends[0], ends[-1] + 1))
-    except ValueError as error:
-        raise VssError(f"affinity: expected CPU cores such as 0-3,6; got {cores!r}") from error
-    there = set(range(os.cpu_count() or 1))
-    if not wanted or not wanted <= there or not hasattr(os, "sched_setaffinity"):
-        raise VssError(
-            f"affinity: expected some of the CPU cores 0-{max(there)} of a Linux machine, got {cores!r}"
-        )
-    try:
-        os.sched_setaffinity(0, wanted)
-    except OSError as error:
-        raise VssError(f"affinity: cores {cores} are not open to this process: {error.strerror}") from error
-    return len(wanted)

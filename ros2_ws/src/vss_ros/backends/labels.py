@@ -31,11 +31,36 @@ def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     return out
 
 
+def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same of probabilities (h, w, C): only classes that reach 1/C somewhere can be the greatest anywhere."""
+    planes = cv2.split(probabilities)
+    candidates = [i for i, plane in enumerate(planes) if cv2.minMaxLoc(plane)[1] >= 1 / len(planes)]
+    found = labels([np.stack([planes[i] for i in candidates])[None]], size)
+    if len(candidates) == len(planes):
+        return found
+    table = np.arange(256, dtype=np.uint8)
+    table[: len(candidates)] = candidates
+    return cv2.LUT(found, table)
+
+
+def confidence_of(
+    probabilities: np.ndarray, size: tuple[int, int], seen: np.ndarray | None = None
+) -> np.ndarray:
+    """Greatest probability × 255, (height, width) uint8; seen: (h, w) in [0, 1] lowers it where it is less."""
+    greatest = probabilities.max(2)
+    return upsampled(greatest if seen is None else greatest * seen, size)
+
+
 def confidence(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Greatest softmax probability, computed at the logits' resolution, then upsampled: (height, width) uint8."""
     planes = total(logits) / len(logits)
     greatest = planes.max(0)
     probability = 1 / np.exp(planes - greatest).sum(0)
+    return upsampled(probability, size)
+
+
+def upsampled(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) in [0, 1] → (height, width) uint8."""
     resized = cv2.resize(probability, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.round(resized * 255).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.backends import labels
-from vss_ros.backends.choose import cpu_has_bf16, openvino_core
+from vss_ros.backends import labels, move
+from vss_ros.backends.base import Backend, flat, parts_of
+from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 from vss_ros.networks.model import Model
@@ -18,8 +20,8 @@ from vss_ros.networks.model import Model
 Arrays = tuple[np.ndarray, ...]
 
 
-class OnnxBackend:
-    """See `backends.make_backend`. Features, memories and logits are NumPy arrays that the caller owns."""
+class OnnxBackend(Backend):
+    """Features, memories and logits are NumPy arrays."""
 
     def __init__(
         self,
@@ -36,24 +38,26 @@ class OnnxBackend:
         if files is None:
             int8 = model.calibration if precision == "int8" else None
             files = int8.files if int8 else stage_files(model)
-        network = model.network
+        super().__init__(model, precision)
+        self.name = name
         self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
-        self.name, self.precision, self.size, self.std = name, precision, model.size, model.std
-        self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
-        self.interval = network.interval
+        self.remembering = parts_of(list(self.stages))
+        self.parts = len(self.remembering)
 
     def encode(self, frame: np.ndarray) -> Arrays:
         return self.stages["encode"](np.ascontiguousarray(frame)[None])
 
-    def remember(self, features: Arrays) -> Arrays:
-        return self.stages["remember"](*features)
+    def remember_part(self, part: int, state: Arrays) -> Arrays:
+        return self.stages[self.remembering[part]](*state)
 
     def decode(self, features: Arrays, memories: Sequence[Arrays]) -> np.ndarray:
-        return self.stages["decode"](*features, *(array for memory in memories for array in memory))[0]
+        return self.stages["decode"](*features, *flat(memories))[0]
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
-        pixels = np.ascontiguousarray(frame)[None]
-        return self.stages["propagate"](pixels, *(array for memory in memories for array in memory))[0]
+        return self.stages["propagate"](np.ascontiguousarray(frame)[None], *flat(memories))[0]
+
+    def move(self, memory: Arrays, flow: np.ndarray) -> Arrays:
+        return move.move_memory(memory, flow)
 
     def drift(self, features: Arrays, keyframe: Arrays) -> float:
         pairs = [
@@ -68,6 +72,9 @@ class OnnxBackend:
     def confidence(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
         return labels.confidence(logits, size)
 
+    def probabilities(self, logits: Sequence[np.ndarray]) -> np.ndarray:
+        return move.probabilities(logits)
+
 
 def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
     if precision == "f16":
@@ -80,10 +87,12 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino_core()
     compiled = core.compile_model(core.read_model(path), "CPU", options)
-    request = compiled.create_infer_request()
+    own = threading.local()  # a request serves one thread at a time
 
-    def run(*inputs: np.ndarray, owner: Any = compiled) -> Arrays:  # it must outlive the request
-        found = request.infer(list(inputs), share_inputs=True)
+    def run(*inputs: np.ndarray) -> Arrays:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer(list(inputs), share_inputs=True)
         return tuple(found[i] for i in range(len(found)))
 
     return run

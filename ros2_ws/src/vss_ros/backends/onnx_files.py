@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import warnings
+from collections.abc import Container
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,19 +25,20 @@ log = logging.getLogger(__name__)
 
 
 def stage_files(model: Model) -> dict[str, Path]:
-    """Paths of `propagate` and, if the network remembers, of `encode`, `remember`, `decode`; exported once.
+    """Paths of the stages of `stage_names`, exported once.
 
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
     """
     folder = cache_dir() / "onnx"
     key = cache_key(model)
-    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(model.network)}
-    if all(is_intact(path) for path in paths.values()):
+    paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(model)}
+    missing = {stage: path for stage, path in paths.items() if not is_intact(path)}
+    if not missing:
         return paths
     log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
     try:
         own_folder(folder)
-        for stage, content in export(model).items():
+        for stage, content in export(model, wanted=missing).items():
             write_atomic(paths[stage], content)
             write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
     except OSError as error:
@@ -46,10 +48,14 @@ def stage_files(model: Model) -> dict[str, Path]:
     return paths
 
 
-def export(model: Model, opset: int = CPU_OPSET, precision: str = "f32") -> dict[str, bytes]:
-    """ONNX model of every stage at a fixed input size."""
-    stages = flat_stages(model, precision)
-    return {name: to_onnx(module, inputs, opset) for name, (module, inputs) in stages.items()}
+def export(model: Model, opset: int = CPU_OPSET, wanted: Container[str] | None = None) -> dict[str, bytes]:
+    """ONNX model of every stage, or of those wanted, at a fixed input size."""
+    stages = flat_stages(model)
+    return {
+        name: to_onnx(module, inputs, opset)
+        for name, (module, inputs) in stages.items()
+        if wanted is None or name in wanted
+    }
 
 
 @torch.no_grad()

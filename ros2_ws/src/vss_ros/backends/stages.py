@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
 
 from vss_ros.backends.typed import DTYPES, TypedStage
 from vss_ros.networks.model import Model
@@ -44,6 +45,18 @@ class Remember(nn.Module):
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         return self.network.remember(features)
+
+
+class RememberPart(nn.Module):
+    """features, or what the part before gave → the same for the part after, or memory."""
+
+    def __init__(self, network: nn.Module, start: int, stop: int):
+        super().__init__()
+        self.network = network
+        self.start, self.stop = start, stop
+
+    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network.remember_part(state, self.start, self.stop))
 
 
 class Decode(nn.Module):
@@ -119,6 +132,38 @@ class Confidence(nn.Module):
         return (full[0, 0] * 255).round().to(torch.uint8)
 
 
+class Probabilities(nn.Module):
+    """Passes of logits (1, C, h, w) → softmax of their mean, (h, w, C) float32."""
+
+    def forward(self, *logits: Tensor) -> Tensor:
+        mean = sum(x.float() for x in logits) / len(logits)
+        return mean.softmax(1)[0].permute(1, 2, 0).contiguous()
+
+
+class Move(nn.Module):
+    """Map (1, h, w, D) and flow (1, h, w, 2) float32 → the map at x + flow(x), bilinear, its border replicated.
+
+    By gathering the four neighbours, never by grid_sample, which TensorRT gets wrong.
+    """
+
+    def forward(self, values: Tensor, flow: Tensor) -> Tensor:
+        _, height, width, depth = values.shape
+        x = torch.arange(width, device=flow.device) + flow[0, :, :, 0]
+        y = torch.arange(height, device=flow.device)[:, None] + flow[0, :, :, 1]
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+        left, top = x.floor(), y.floor()
+        right_share, down_share = (x - left)[..., None], (y - top)[..., None]
+        rows = values.reshape(height * width, depth)
+
+        def at(down: int, right: int) -> Tensor:
+            index = (top + down).clamp(max=height - 1) * width + (left + right).clamp(max=width - 1)
+            return rows.index_select(0, index.long().flatten()).unflatten(0, (height, width)).float()
+
+        above = at(0, 0) * (1 - right_share) + at(0, 1) * right_share
+        below = at(1, 0) * (1 - right_share) + at(1, 1) * right_share
+        return (above * (1 - down_share) + below * down_share).to(values.dtype)[None]
+
+
 def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:
     """Sum of |difference| over sum of |keyframe's features|, ≥ 0."""
     size = sum(k.abs().sum(dtype=torch.float32) for k in keyframe)
@@ -153,8 +198,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 def flat_stages(model: Model, precision: str = "f32") -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     """Every stage of a model with inputs of the right shapes and types, ready to be exported.
 
-    `propagate`, and if the network remembers `encode`, `remember`, `decode`; precision: f32, bf16 or f16 (see
-    `typed`). Tensors lie where the network does.
+    Those of `stage_names`; precision: f32, bf16 or f16 (see `typed`). Tensors lie where the network does.
     """
     network = fold_batch_norms(model.network)
     encode = Encode(network, model.mean, model.std).eval().to(device_of(network))
@@ -168,11 +212,12 @@ def flat_stages(model: Model, precision: str = "f32") -> dict[str, tuple[nn.Modu
     memories: tuple[Tensor, ...] = ()
     if network.keeps:
         features = typed(encode)(frame)
-        remember = typed(Remember(network))
-        memory = remember(*features)
-        memories = memory * count
         found["encode"] = typed(encode), (frame,)
-        found["remember"] = remember, features
+        state = features
+        for name, part in zip(remember_names(model), remember_parts(model, network), strict=True):
+            found[name] = typed(part), state
+            state = found[name][0](*state)
+        memories = state * count
         found["decode"] = typed(Decode(network, len(features), count)), (*features, *memories)
     found["propagate"] = typed(Propagate(encode, count)), (frame, *memories)
     # a copy each: exporters take two inputs that are one tensor for one input
@@ -180,8 +225,54 @@ def flat_stages(model: Model, precision: str = "f32") -> dict[str, tuple[nn.Modu
     return {name: (module, copied(inputs)) for name, (module, inputs) in found.items()}
 
 
-def stage_names(network: nn.Module) -> tuple[str, ...]:
-    return ("encode", "remember", "decode", "propagate") if network.keeps else ("propagate",)
+def stage_names(model: Model) -> tuple[str, ...]:
+    """In the order of use: encode, remember (or remember1of4, …), decode, propagate; propagate alone without memory."""
+    return (
+        ("encode", *remember_names(model), "decode", "propagate") if model.network.keeps else ("propagate",)
+    )
+
+
+def remember_names(model: Model) -> list[str]:
+    parts = min(model.parts, getattr(model.network, "steps", 1))
+    return ["remember"] if parts <= 1 else [f"remember{i}of{parts}" for i in range(1, parts + 1)]
+
+
+def remember_parts(model: Model, network: nn.Module) -> list[nn.Module]:
+    """Stages that are `remember` one after the other; network: the model's, or a copy of it."""
+    count = len(remember_names(model))
+    if count == 1:
+        return [Remember(network)]
+    ends = cuts(step_costs(model), count)
+    return [RememberPart(network, start, stop) for start, stop in pairwise([0, *ends])]
+
+
+@torch.no_grad()
+def step_costs(model: Model) -> list[int]:
+    """Multiply-accumulates of each of the network's steps; nothing is computed."""
+    network = copy.deepcopy(model.network).to("meta").eval()
+    state = network.encode(torch.empty(1, 3, *model.size, device="meta"))
+    costs = []
+    for i in range(network.steps):
+        with FlopCounterMode(display=False) as counter:
+            state = network.remember_part(state, i, i + 1)
+        costs.append(counter.get_total_flops() // 2)
+    return costs
+
+
+def cuts(costs: Sequence[int], count: int) -> list[int]:
+    """Where the runs of steps end whose dearest is cheapest, `count` of them and none empty."""
+    total = [0, *accumulate(costs)]
+    best: dict[int, tuple[int, list[int]]] = {end: (total[end], [end]) for end in range(1, len(total))}
+    for part in range(2, count + 1):
+        best = {
+            end: min(
+                (max(best[cut][0], total[end] - total[cut]), [*best[cut][1], end])
+                for cut in best
+                if cut < end
+            )
+            for end in range(part, len(total))
+        }
+    return best[len(costs)][1]
 
 
 def fingerprint(model: Model) -> str:

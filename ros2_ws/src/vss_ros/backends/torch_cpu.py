@@ -1,4 +1,4 @@
-"""Torch on the CPU: the reference for every other runtime. On CUDA see `torch_cuda`."""
+"""Torch on the CPU: the reference for every other runtime. On CUDA see `gpu/torch`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vss_ros.backends.stages import Encode, drift
+from vss_ros.backends import move
+from vss_ros.backends.base import Backend
+from vss_ros.backends.stages import Encode, drift, remember_parts
 from vss_ros.config import VssError
 from vss_ros.networks.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-class TorchBackend:
-    """See `backends.make_backend`."""
+class TorchBackend(Backend):
+    """Features, memories and logits are tensors."""
 
     name = "torch"
 
@@ -28,11 +30,11 @@ class TorchBackend:
             )
         if threads:
             torch.set_num_threads(threads)
-        network = self.network = model.network.eval()
-        self.first = Encode(network, model.mean, model.std)
-        self.precision, self.size, self.std = precision, model.size, model.std
-        self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
-        self.interval = network.interval
+        super().__init__(model, precision)
+        self.network = model.network.eval()
+        self.first = Encode(self.network, model.mean, model.std)
+        self.remembering = remember_parts(model, self.network)
+        self.parts = len(self.remembering)
         self.dtype = DTYPES[precision]
 
     def autocast(self) -> torch.autocast:
@@ -45,9 +47,9 @@ class TorchBackend:
             return self.first(pixels)
 
     @torch.inference_mode()
-    def remember(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def remember_part(self, part: int, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self.autocast():
-            return self.network.remember(features)
+            return self.remembering[part](*state)
 
     @torch.inference_mode()
     def decode(self, features: tuple[Tensor, ...], memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -56,6 +58,10 @@ class TorchBackend:
 
     def propagate(self, frame: np.ndarray, memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
         return self.decode(self.encode(frame), memories)
+
+    def move(self, memory: tuple[Tensor, ...], flow: np.ndarray) -> tuple[Tensor, ...]:
+        moved = move.move_memory([tensor.float().numpy() for tensor in memory], flow)
+        return tuple(torch.from_numpy(x).to(tensor.dtype) for x, tensor in zip(moved, memory, strict=True))
 
     @torch.inference_mode()
     def drift(self, features: tuple[Tensor, ...], keyframe: tuple[Tensor, ...]) -> float:
@@ -70,6 +76,9 @@ class TorchBackend:
         probability = (sum(logits) / len(logits)).softmax(1).amax(1, keepdim=True)
         resized = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
         return (resized[0, 0] * 255).round().to(torch.uint8).numpy()
+
+    def probabilities(self, logits: Sequence[Tensor]) -> np.ndarray:
+        return move.probabilities([x.numpy() for x in logits])
 
     def upsampled(self, logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return F.interpolate(sum(logits), size=size, mode="bilinear", align_corners=False)

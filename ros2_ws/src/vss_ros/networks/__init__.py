@@ -8,6 +8,8 @@
     keeps                            -> how many past remembered frames may still be read; 0: none, an image network
     lookahead                        -> how many future frames `decode` needs
     interval                         -> frames from one remembered frame to the next, unless the user wants another
+    moves (default no)               -> whether a memory is maps (B, h, w, D) to be moved along the optical flow
+    steps (default 1)                -> pieces that `remember` is made of, and `remember_part(state, start, stop)` runs
 
 While fewer frames have come than a network reads, the oldest one stands in for those that lack:
 

@@ -9,8 +9,7 @@ Module names are those of the published checkpoints, so that their weights load 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -149,6 +148,8 @@ class MiT(nn.Module):
         self.channels = widths
         rates = [drop_path * i / (sum(depths) - 1) for i in range(sum(depths))]
         before = (3, *widths[:3])
+        # stage and place of each block that `deep` runs
+        self.blocks = [(i + 1, j) for i in range(4) for j in range(depths[i])][1:]
         for i in range(4):
             kernel, stride = (7, 4) if i == 0 else (3, 2)
             embed = PatchEmbed(before[i], widths[i], kernel, stride)
@@ -165,17 +166,22 @@ class MiT(nn.Module):
 
     def deep(self, x: Tensor) -> list[Tensor]:
         """Output of `shallow` → the four stage outputs."""
+        return self.part([x], 0, len(self.blocks))
+
+    def part(self, maps: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+        """`deep` from its block `start` to before `stop`: the maps so far, the last of them unfinished, → the same."""
+        *done, x = maps
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
-        maps: list[Tensor] = []
-        for i in range(1, 5):
-            if i > 1:
-                x, height, width = getattr(self, f"patch_embed{i}")(maps[-1])
-            for block in getattr(self, f"block{i}")[1 if i == 1 else 0 :]:
-                x = block(x, height, width)
-            x = getattr(self, f"norm{i}")(x)
-            maps.append(to_map(x, height, width))
-        return maps
+        for stage, place in self.blocks[start:stop]:
+            if place == 0:
+                done.append(to_map(x, height, width))
+                x, height, width = getattr(self, f"patch_embed{stage}")(done[-1])
+            blocks = getattr(self, f"block{stage}")
+            x = blocks[place](x, height, width)
+            if place == len(blocks) - 1:
+                x = getattr(self, f"norm{stage}")(x)
+        return [*done, to_map(x, height, width)]
 
     def forward(self, frame: Tensor) -> list[Tensor]:
         return self.deep(self.shallow(frame))
@@ -233,6 +239,7 @@ class ResNet(nn.Module):
         self.layer0 = plain_stem() if stem == "plain" else deep_stem(32 if stem == "v1c" else 64)
         channels = 128 if stem == "deep" else 64
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
+        self.blocks = [(i + 1, j) for i in range(1, 4) for j in range(depths[i])]  # those that `deep` runs
         for i, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
             stride, dilation = strides[i], dilations[i]
             blocks = []
@@ -252,10 +259,15 @@ class ResNet(nn.Module):
 
     def deep(self, x: Tensor) -> list[Tensor]:
         """Output of `shallow` → the four layer outputs."""
-        maps = [x]
-        for layer in (self.layer2, self.layer3, self.layer4):
-            maps.append(layer(maps[-1]))
-        return maps
+        return self.part([x], 0, len(self.blocks))
+
+    def part(self, maps: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+        """As in MiT."""
+        found = list(maps)
+        for layer, place in self.blocks[start:stop]:
+            y = getattr(self, f"layer{layer}")[place](found[-1])
+            found = [*found, y] if place == 0 else [*found[:-1], y]
+        return found
 
     def forward(self, frame: Tensor) -> list[Tensor]:
         return self.deep(self.shallow(frame))
@@ -291,6 +303,7 @@ class MobileNet(nn.Module):
             self.add_module(f"conv_pw_{i}_bn", nn.BatchNorm2d(width, eps=1e-3))
             before = width
         self.ppm = PPM(before) if output_stride == 32 else None
+        self.blocks = list(range(self.ends[0] + 1, self.ends[-1] + 1))  # those that `deep` runs
         widths = [layers[i - 1][0] for i in self.ends]
         self.channels = (*widths[:-1], 2 * widths[-1]) if self.ppm else tuple(widths)
         for module in self.modules():
@@ -303,10 +316,17 @@ class MobileNet(nn.Module):
 
     def deep(self, x: Tensor) -> list[Tensor]:
         """Output of `shallow` → the four maps."""
-        maps = [x]
-        for first, last in pairwise(self.ends):
-            maps.append(self.run(maps[-1], range(first + 1, last + 1)))
-        return [*maps[:-1], self.ppm(maps[-1])] if self.ppm else maps
+        return self.part([x], 0, len(self.blocks))
+
+    def part(self, maps: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+        """As in MiT."""
+        found = list(maps)
+        for block in self.blocks[start:stop]:
+            y = self.run(found[-1], [block])
+            found = [*found, y] if block - 1 in self.ends else [*found[:-1], y]
+            if block == self.ends[-1] and self.ppm:
+                found[-1] = self.ppm(found[-1])
+        return found
 
     def run(self, x: Tensor, blocks: Iterable[int]) -> Tensor:
         for i in blocks:

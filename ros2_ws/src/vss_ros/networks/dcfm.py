@@ -35,6 +35,7 @@ class DCFM(nn.Module):
     keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
     lookahead = 0
     interval = 5
+    moves = True
     encoder = ("backbone.", "head.", "ppm.")  # of the authors' two optimisers: all up to the common feature
 
     def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
@@ -66,7 +67,19 @@ class DCFM(nn.Module):
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Independent feature of a keyframe → W_c · n(common) + b, all that a later frame needs of it."""
-        maps = self.backbone.deep(features[0])
+        return self.remember_part(features, 0, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Pieces that `remember` can be cut between: the backbone's blocks, then the head."""
+        return len(self.backbone.blocks) + 1
+
+    def remember_part(self, state: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
+        """`remember` from its step `start` to before `stop`: features, or what the steps before gave, → the same, or
+        after the last step the memory."""
+        maps = self.backbone.part(state, start, min(stop, self.steps - 1))
+        if stop < self.steps:
+            return tuple(maps)
         common = self.summarise(maps)
         weight, bias = self.fusion_weights()
         share = F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias)

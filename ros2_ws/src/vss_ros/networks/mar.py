@@ -73,12 +73,16 @@ class MAR(nn.Module):
         self.network = network
         self.mar = MemoryRefinement(network.width, classes)
         self.keeps, self.lookahead, self.interval = network.keeps, network.lookahead, network.interval
+        self.steps, self.moves = getattr(network, "steps", 1), getattr(network, "moves", False)
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
         return self.network.encode(frame)
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return self.network.remember(features)
+
+    def remember_part(self, state: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
+        return self.network.remember_part(state, start, stop)
 
     def decode(self, features: Sequence[Tensor], *memories: Sequence[Tensor]) -> Tensor:
         return self.network.classify(self.mar(self.network.fuse(features, *memories)))

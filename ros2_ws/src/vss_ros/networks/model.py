@@ -24,12 +24,16 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Model:
-    """network: in inference mode; size: (height, width) of its input; card: None where the weights are fresh."""
+    """network: in inference mode; size: (height, width) of its input; card: None where the weights are fresh.
+
+    parts: how many stages of like cost `remember` becomes, which may run one a frame; at most the network's steps.
+    """
 
     network: nn.Module
     size: tuple[int, int]
     card: ModelCard | None = None
     calibration: Calibration | None = None
+    parts: int = 1
 
     @property
     def mean(self) -> Sequence[float]:

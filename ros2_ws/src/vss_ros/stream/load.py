@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.backends import int8_files
-from vss_ros.backends.choose import best_precision, make_backend, pin
+from vss_ros.backends.choose import best_precision, make_backend
+from vss_ros.backends.cpu import pin
 from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.config import StreamConfig, replace
 from vss_ros.networks.model import Model, open_model

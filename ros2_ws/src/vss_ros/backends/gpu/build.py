@@ -43,7 +43,7 @@ def engine_keys(model: Model, precision: str) -> dict[str, engines.Key]:
             calibration=calibration,
             **machine,
         )
-        for stage in stage_names(model.network)
+        for stage in stage_names(model)
     }
 
 

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+CAPTURE = threading.RLock()
+"""Of this process: torch allows one capture at a time."""
+WAITING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero)
+"""Operators whose answer the host waits for."""
+
+
+class NotCapturable(RuntimeError):
+    """A function that no CUDA graph can hold, found before a capture is begun."""
+
+
+class OnDevice(TorchDispatchMode):
+    """Raises NotCapturable where an operator reads the host's memory or makes the host wait for the device.
+
+    A capture that fails can leave the process unable to allocate memory (torch ≤ 2.11), so it must not be tried.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = operator(*args, **(kwargs or {}))
+        if operator.overloadpacket in WAITING:
+            raise NotCapturable(f"{operator} makes the host wait")
+        for leaf in tree_leaves((args, kwargs, answer)):
+            if isinstance(leaf, Tensor) and leaf.dim() and leaf.device.type != self.device.type:
+                raise NotCapturable(f"{operator} uses a tensor in {leaf.device.type} memory")
+        return answer
 
 
 class Graph:
@@ -17,22 +53,31 @@ class Graph:
     A call copies what changed into the fixed inputs, replays, and returns the fixed outputs: they are overwritten by
     the next call, so clone what must stay. An input that is the same tensor as in the last call is not copied again:
     tensors must not be changed in place between calls.
+    Raises NotCapturable, before a capture is begun, or the RuntimeError of a capture that failed; the process goes on.
     """
 
-    def __init__(self, run: Callable[..., Any], inputs: tuple[Tensor, ...], stream: torch.cuda.Stream):
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        inputs: tuple[Tensor, ...],
+        stream: torch.cuda.Stream,
+        plain: Callable[..., Any] | None = None,
+    ):
+        """plain: what `run` computes, operator by operator, where it is compiled."""
         self.sources: list[Tensor | None] = [None] * len(inputs)
         self.stream = stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.inputs = tuple(tensor.clone() for tensor in inputs)
-            for _ in range(2):  # workspaces are allocated by the first runs, and capture forbids it
-                run(*self.inputs)
-        stream.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may go on using the GPU, as a node does that switches over to this backend
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-            self.outputs = run(*self.inputs)
+        with CAPTURE, torch.no_grad():
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.inputs = tuple(tensor.clone() for tensor in inputs)
+                run(*self.inputs)  # workspaces are allocated by the first runs, and capture forbids it
+                if inputs:
+                    with OnDevice(inputs[0].device):
+                        (plain or run)(*self.inputs)
+                stream.synchronize()
+                self.graph, self.outputs = captured(run, self.inputs)
 
+    @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Any:
         with torch.cuda.stream(self.stream):
             for i, tensor in enumerate(tensors):
@@ -43,33 +88,73 @@ class Graph:
         return self.outputs
 
 
+def captured(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of `run` on the current stream, and its outputs.
+
+    Not by `torch.cuda.graph`: where the capture fails, that leaves the stream switched and, on torch ≤ 2.11, the
+    allocator in its capture, so that the process slowly runs out of memory.
+    """
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    # thread_local: another thread may go on using the GPU, as a node does that switches over to this backend
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        outputs = run(*inputs)
+    except BaseException:
+        abandon(graph, pool)
+        raise
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        end_allocation(pool)
+        raise
+    return graph, outputs
+
+
+def abandon(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End a capture that failed; that it cannot end well is known."""
+    try:
+        graph.capture_end()
+    except RuntimeError as error:
+        log.debug("capture ended: %s", error)
+        end_allocation(pool)
+
+
+def end_allocation(pool: Any) -> None:
+    """Make the allocator forget a capture; where torch has done so itself (from 2.12 on) it objects, rightly."""
+    try:
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+    except RuntimeError as error:
+        log.debug("allocator: %s", error)
+
+
 class Transfer:
     """Copies between NumPy arrays and the GPU through pinned memory, on one stream."""
 
     def __init__(self, stream: torch.cuda.Stream):
         self.stream = stream
-        self.pinned: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self.pinned: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
         self.sent = torch.cuda.Event()
 
-    def up(self, frame: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 → (1, H, W, 3) on the GPU; the array may be reused at once."""
-        host = self.buffer("up", (1, *frame.shape))
-        self.sent.synchronize()  # the frame before may still be under way
-        host.numpy()[0] = frame
+    def up(self, array: np.ndarray) -> Tensor:
+        """An array on the GPU, with one axis more in front; it may be reused at once."""
+        host = self.buffer("up", (1, *array.shape), DTYPES[array.dtype.name])
+        self.sent.synchronize()  # the copy before may still be under way
+        host.numpy()[0] = array
         with torch.cuda.stream(self.stream):
             device = host.to("cuda", non_blocking=True)
             self.sent.record(self.stream)
         return device
 
-    def down(self, mask: Tensor) -> np.ndarray:
-        """uint8 on the GPU → an array that the caller owns."""
-        host = self.buffer("down", tuple(mask.shape))
+    def down(self, tensor: Tensor) -> np.ndarray:
+        """An array that the caller owns."""
+        host = self.buffer("down", tuple(tensor.shape), tensor.dtype)
         with torch.cuda.stream(self.stream):
-            host.copy_(mask, non_blocking=True)
+            host.copy_(tensor, non_blocking=True)
         self.stream.synchronize()
         return host.numpy().copy()
 
-    def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if (name, shape) not in self.pinned:
-            self.pinned[name, shape] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        return self.pinned[name, shape]
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        key = (name, shape, dtype)
+        if key not in self.pinned:
+            self.pinned[key] = torch.empty(shape, dtype=dtype, pin_memory=True)
+        return self.pinned[key]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vss_ros.backends.gpu.graphs import Graph, Transfer
-from vss_ros.backends.gpu.tensorrt import TensorRTBackend
+from vss_ros.backends.gpu.cuda import CudaBackend, Stage
+from vss_ros.backends.gpu.graphs import Graph
 from vss_ros.backends.stages import flat_stages
 from vss_ros.networks.model import Model
 
 log = logging.getLogger(__name__)
 
 
-class TorchCudaBackend(TensorRTBackend):
-    """The data path of the TensorRT backend; its stages are torch's own kernels instead of engines.
+class TorchCudaBackend(CudaBackend):
+    """Stages are torch's own kernels.
 
     precision: f32, f16 or bf16, LayerNorm and softmax stay in f32 (see `typed`); compiled: fuse the operators of each
     stage by torch.compile first, which takes a minute or more.
@@ -27,40 +26,38 @@ class TorchCudaBackend(TensorRTBackend):
     name = "torch"
 
     def __init__(self, model: Model, precision: str = "f32", compiled: bool = False):
-        network = model.network.cuda()
-        self.stream = torch.cuda.Stream()
-        self.transfer = Transfer(self.stream)
-        stages = flat_stages(model, precision)
-        self.stages = {name: captured(*stage, self.stream, compiled) for name, stage in stages.items()}
-        self.small: dict[tuple, Graph] = {}
-        self.precision, self.size, self.std, self.interval = (
-            precision,
-            model.size,
-            model.std,
-            network.interval,
-        )
-        self.keeps, self.lookahead, self.reads = network.keeps, network.lookahead, network.reads
+        self.compiled = compiled
+        super().__init__(model, precision)
+
+    def open_stages(self, model: Model) -> dict[str, Stage]:
+        model.network.cuda()
+        stages = flat_stages(model, self.precision)
+        return {name: self.opened(name, *stage) for name, stage in stages.items()}
+
+    def opened(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Stage:
+        """A stage as a CUDA graph; operator by operator where its code cannot be captured."""
+        run = compiled(module, inputs) if self.compiled else module
+
+        def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
+            answer: Any = run(*tensors)
+            return answer if isinstance(answer, tuple) else (answer,)
+
+        try:
+            return Graph(stage, inputs, self.stream, module)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("stage %s runs without a CUDA graph, which is slower: %s", name, error)
+
+        @torch.no_grad()
+        def eager(*tensors: Tensor) -> tuple[Tensor, ...]:
+            with torch.cuda.stream(self.stream):
+                return stage(*tensors)
+
+        return eager
 
 
-@torch.inference_mode()
-def captured(
-    module: nn.Module, inputs: tuple[Tensor, ...], stream: torch.cuda.Stream, compiled: bool
-) -> Callable[..., tuple[Tensor, ...]]:
-    """A stage as a CUDA graph; operator by operator where its code cannot be captured."""
-    run = torch.compile(module) if compiled else module
-
-    def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
-        answer: Any = run(*tensors)
-        return answer if isinstance(answer, tuple) else (answer,)
-
-    try:
-        return Graph(stage, inputs, stream)
-    except RuntimeError as error:
-        log.warning("%s runs without a CUDA graph: %s", type(module).__name__, error)
-
-    @torch.inference_mode()
-    def eager(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.cuda.stream(stream):
-            return stage(*tensors)
-
-    return eager
+def compiled(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """A stage whose operators are fused. It is exported first: the modules' own code would give dozens of graphs."""
+    with torch.no_grad():
+        return torch.compile(torch.export.export(module, inputs, strict=False).module())

@@ -1,0 +1,108 @@
+"""What every runtime on CUDA does alike: a graph a stage, features and memories that stay, masks that come down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vss_ros.backends.base import Backend, flat, parts_of
+from vss_ros.backends.gpu.graphs import Graph, Transfer
+from vss_ros.backends.move import resize_flow
+from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
+from vss_ros.networks.model import Model
+
+Tensors = tuple[Tensor, ...]
+Stage = Callable[..., Any]
+
+
+class CudaBackend(Backend):
+    """Takes frames of any size and resizes them on the GPU. Threads take turns: one call is computed at a time.
+
+    Features, memories and logits are tensors on the GPU. Subclasses say how a stage is opened.
+    """
+
+    resizes = True
+
+    def __init__(self, model: Model, precision: str):
+        super().__init__(model, precision)
+        self.lock = threading.RLock()
+        self.stream = torch.cuda.Stream()
+        self.transfer = Transfer(self.stream)
+        self.small: dict[tuple, Graph] = {}
+        self.stages: dict[str, Stage] = self.open_stages(model)
+        self.remembering = parts_of(list(self.stages))
+        self.parts = len(self.remembering)
+
+    def open_stages(self, model: Model) -> dict[str, Stage]:
+        """Stages as functions on `self.stream`, whose outputs their next call may overwrite."""
+        raise NotImplementedError
+
+    def encode(self, frame: np.ndarray) -> Tensors:
+        with self.lock:
+            return self.owned(self.stages["encode"](self.sized(frame)))
+
+    def remember_part(self, part: int, state: Tensors) -> Tensors:
+        with self.lock:
+            return self.owned(self.stages[self.remembering[part]](*state))
+
+    def decode(self, features: Tensors, memories: Sequence[Tensors]) -> Tensor:
+        with self.lock:
+            return self.owned(self.stages["decode"](*features, *flat(memories)))[0]
+
+    def propagate(self, frame: np.ndarray, memories: Sequence[Tensors]) -> Tensor:
+        with self.lock:
+            return self.owned(self.stages["propagate"](self.sized(frame), *flat(memories)))[0]
+
+    def move(self, memory: Tensors, flow: np.ndarray) -> Tensors:
+        with self.lock:
+            return tuple(self.moved(tensor, resize_flow(flow, tuple(tensor.shape[1:3]))) for tensor in memory)
+
+    def moved(self, tensor: Tensor, flow: np.ndarray) -> Tensor:
+        return self.owned((self.graph(("move",), Move, (tensor, self.transfer.up(flow))),))[0]
+
+    def drift(self, features: Tensors, keyframe: Tensors) -> float:
+        with self.lock, torch.no_grad(), torch.cuda.stream(self.stream):
+            return drift(features, keyframe)
+
+    def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
+        with self.lock:
+            return self.transfer.down(self.graph(("label", size), lambda: Label(size), tuple(logits)))
+
+    def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
+        with self.lock:
+            return self.transfer.down(
+                self.graph(("confidence", size), lambda: Confidence(size), tuple(logits))
+            )
+
+    def probabilities(self, logits: Sequence[Tensor]) -> np.ndarray:
+        with self.lock:
+            return self.transfer.down(self.graph(("probabilities",), Probabilities, tuple(logits)))
+
+    def sized(self, frame: np.ndarray) -> Tensor:
+        """The frame on the GPU at the network's size, (1, H, W, 3) uint8."""
+        pixels, shape = self.transfer.up(frame), frame.shape[:2]
+        if shape == self.size:
+            return pixels
+
+        def resize() -> nn.Module:
+            return Resize(shape, self.size, torch.float16).cuda()
+
+        return self.owned((self.graph(("resize", shape), resize, (pixels,)),))[0]
+
+    def graph(self, key: tuple, make: Callable[[], nn.Module], inputs: Tensors) -> Tensor:
+        """Run one of the small stages whose shapes the first frame decides, as a CUDA graph made then."""
+        key = (*key, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
+        if key not in self.small:
+            self.small[key] = Graph(make(), inputs, self.stream)
+        return self.small[key](*inputs)
+
+    @torch.no_grad()
+    def owned(self, outputs: Tensors) -> Tensors:
+        """Copies that the stage's next run leaves alone."""
+        with torch.cuda.stream(self.stream):
+            return tuple(tensor.clone() for tensor in outputs)

@@ -1,0 +1,55 @@
+"""Maps moved along a flow, and what a frame's probabilities say, in NumPy and OpenCV.
+
+A flow is (h, w, 2) float32: for each cell, how far in x and y from it, in cells, the same thing lies in the map that
+is moved (backward flow). Maps are channels-last since `cv2.remap` then moves all channels of a cell at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+CHANNELS = 512  # of one call of OpenCV
+
+
+@lru_cache(maxsize=16)
+def grid(size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 2) float32: each cell's own (x, y)."""
+    return np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0])), -1).astype(np.float32)
+
+
+def move(array: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The map resampled bilinearly at x + flow(x), its border replicated. array: (h, w) or (h, w, C)."""
+    place = grid(flow.shape[:2]) + flow
+    if array.ndim < 3 or array.shape[2] <= CHANNELS:
+        moved = cv2.remap(array, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return moved.reshape(array.shape)  # OpenCV drops a single channel
+    slices = range(0, array.shape[2], CHANNELS)
+    return np.concatenate([move(np.ascontiguousarray(array[..., i : i + CHANNELS]), flow) for i in slices], 2)
+
+
+def move_memory(memory: Sequence[np.ndarray], flow: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A memory of maps (1, h, w, D), each moved along the flow resized to it."""
+    return tuple(move(tensor[0], resize_flow(flow, tensor.shape[1:3]))[None] for tensor in memory)
+
+
+def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The flow on another grid (h, w), in cells of that grid."""
+    before = flow.shape[:2]
+    if before == tuple(size):
+        return flow
+    shrinks = before[0] > size[0]
+    resized = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized *= np.array([size[1] / before[1], size[0] / before[0]], np.float32)
+    return resized
+
+
+def probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Softmax of the mean of the passes, each (1, C, h, w) → (h, w, C) float32."""
+    planes = logits[0][0] if len(logits) == 1 else np.mean([x[0] for x in logits], 0)
+    x = cv2.exp(np.subtract(planes, planes.max(0), dtype=np.float32))
+    x /= x.sum(0)
+    return np.ascontiguousarray(x.transpose(1, 2, 0))
