@@ -151,13 +151,13 @@ def test_damaged_exports_are_rebuilt(cache, monkeypatch):
 
 def test_exports_that_others_could_have_written_are_not_loaded(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"ours"})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"ours"})
     path = files(network)["propagate"]
     path.chmod(0o666)
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"new"})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"new"})
     assert files(network)["propagate"].read_bytes() == b"new"
     path.parent.chmod(0o777)
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_: {"propagate": b"newer"})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"newer"})
     assert files(network)["propagate"].read_bytes() == b"newer" and not path.parent.stat().st_mode & 0o022
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
