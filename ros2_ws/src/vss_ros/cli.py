@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("vss_ros.train.loop", "train a network by a recipe"),
     "memory": ("vss_ros.train.mar_memory", "MAR's key-value memory from a training set"),
     "ablate": ("vss_ros.train.ablate", "train and compare variants of a recipe: the tables of the papers"),
+    "pseudo": ("vss_ros.deploy.pseudo", "pixel labels from image tags, by a trained MCIS"),
     "evaluate": ("vss_ros.evaluate.dataset", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.data.check", "counts, sizes, classes and broken pairs of a data set"),
     "calibrate": (

@@ -360,10 +360,11 @@ def open_dataset(
     Raises VssError for an unknown name and for a folder that is not laid out as published.
     """
     from vss_ros.data.points import POINT_SETS, StreetPoints
+    from vss_ros.data.tags import TAG_SETS
 
     if name in ("street", "street_points"):
         return (Streets if name == "street" else StreetPoints)(split, (int(size[0]), int(size[1])))
-    files = {**DATASETS, **POINT_SETS}
+    files = {**DATASETS, **POINT_SETS, **TAG_SETS}
     if name not in files:
         raise VssError(
             f"unknown data set {name!r}: expected one of street, street_points, {', '.join(files)}"

@@ -31,7 +31,7 @@ from typing import Any
 from torch import nn
 
 from vss_ros.config import VssError
-from vss_ros.networks import cffm, dcfm, iocformer, mar, mrcfa, msaf, pspnet, segformer, stf
+from vss_ros.networks import cffm, dcfm, iocformer, mar, mcis, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
 __all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "reads_of"]
@@ -40,6 +40,7 @@ NETWORKS = {
     "cffm": cffm.CFFM,
     "dcfm": dcfm.DCFM,
     "iocformer": iocformer.IOCFormer,
+    "mcis": mcis.MCIS,
     "mrcfa": mrcfa.MRCFA,
     "msaf": msaf.MSAF,
     "pspnet": pspnet.PSPNet,

@@ -104,7 +104,7 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         names = [("conv_preds", None)]
         names += [(f"conv_{kind}_{i}", None) for i in range(last + 1, 14) for kind in ("dw", "pw")]
     else:
-        names = [("fc.", None)]
+        names = [("fc.", None), ("classifier.", None)]  # of torchvision's ResNets and VGGs
         # plain: conv, bn; deep: three times conv, bn, relu
         stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]

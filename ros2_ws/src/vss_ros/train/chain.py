@@ -33,6 +33,11 @@ def weights_before(recipe: Recipe, out: Path) -> Path:
     return out.parent / recipe.after / f"{recipe.after}.safetensors"
 
 
+def data_root(recipe: Recipe, out: Path, root: Path | None) -> Path | None:
+    """Folder of the recipe's data: the pseudo labels of the recipe that it comes after, where it says so."""
+    return weights_before(recipe, out).parent / "pseudo" if recipe.data == "pseudo" else root
+
+
 def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
     """Train the recipes that this one comes after, and build MAR's memory, unless that is done."""
     stages = [(args.recipe, recipe)]
@@ -51,6 +56,8 @@ def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
             done = is_current(folder / MEMORY_FILE, weights_before(its, folder))
             commands.append(("memory", source, folder, done))
         commands.append(("train", source, folder, not last and (folder / f"{name}.yaml").is_file()))
+        if its.network == "mcis" and not last:
+            commands.append(("pseudo", source, folder, (folder / "pseudo" / "data.yaml").is_file()))
     if len(commands) == 1:
         return
     for i, (command, source, folder, done) in enumerate(commands, 1):
@@ -69,7 +76,7 @@ def beside(recipe: str, other: str) -> str:
 def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> None:
     """A stage in a process of its own, so that it leaves no memory and no process group behind."""
     line = [command, recipe, "--out", str(folder)]
-    for option in ("root", "cache"):
+    for option in ("root",) if command == "pseudo" else ("root", "cache"):
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":
         for option in PASSED_ON:

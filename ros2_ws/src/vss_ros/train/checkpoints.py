@@ -23,7 +23,7 @@ from vss_ros.train.recipe import Recipe
 
 def start(network: Any, recipe: Recipe, out: Path) -> None:
     """Weights that the recipe starts from, and which of them it trains."""
-    if recipe.after:
+    if recipe.after and recipe.data != "pseudo":
         before = weights_before(recipe, out)
         start_from(network, before, recipe.trains)
         if recipe.network.startswith("mar+"):

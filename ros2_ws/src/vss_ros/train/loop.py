@@ -26,7 +26,7 @@ from vss_ros.data.clips import open_dataset
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
 from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
-from vss_ros.train.chain import check_clip, run_earlier, weights_before
+from vss_ros.train.chain import check_clip, data_root, run_earlier, weights_before
 from vss_ros.train.checkpoints import load, resume, save, start
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
 from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
@@ -113,8 +113,9 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         keep_memory()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
-    data = open_dataset(recipe.data, "train", args.root, recipe.size)
-    held_out = open_dataset(recipe.data, "val", args.root, recipe.size)
+    root = data_root(recipe, out, args.root)
+    data = open_dataset(recipe.data, "train", root, recipe.size)
+    held_out = open_dataset(recipe.data, "val", root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
     task = task_of(network, recipe, args.cache)
@@ -263,7 +264,8 @@ def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
 def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
     """Write the best checkpoint as a model, measured as it is stored; → path of its card."""
     best = load(out / "best.ckpt", recipe)
-    splits = {split: open_dataset(recipe.data, split, args.root, recipe.size) for split in ("val", "test")}
+    root = data_root(recipe, out, args.root)
+    splits = {split: open_dataset(recipe.data, split, root, recipe.size) for split in ("val", "test")}
     data = splits["val"]
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     network.load_state_dict(best["network"])

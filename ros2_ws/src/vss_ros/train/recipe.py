@@ -178,7 +178,9 @@ def check(recipe: Recipe) -> None:
     for name in ("reverse", "mixed_share"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise VssError(f"{name}: expected a share in [0, 1], got {getattr(recipe, name)}")
-    if recipe.after and recipe.init:
+    if recipe.data == "pseudo" and not recipe.after:
+        raise VssError("data pseudo: expected `after`, the recipe of the mcis that makes them")
+    if recipe.after and recipe.init and recipe.data != "pseudo":
         raise VssError("expected after or init, not both")
     if recipe.trains and not recipe.after:
         raise VssError("trains: expected `after`, which says where the other parameters come from")

@@ -1,0 +1,166 @@
+"""MCIS: where things are, learnt from image-level tags by looking at pairs of images (Sun et al., "Mining cross-image
+semantics for weakly supervised semantic segmentation", ECCV 2020).
+
+A classifier of tags whose class maps point at things; co-attention makes both images of a pair agree on what they
+share, contrast on what they do not. `vss pseudo` makes pixel labels of the maps, on which any network is trained.
+
+Deviations: on MobileNetV1 (stride 16) for machines without a GPU; no published weights are known, so there are no
+authors' names. Where text and published code differ, the code decides: a second classifier for common features
+(`shared_head` takes the text's one), three more pairs of an image with its mirror and copies of other sizes
+(`copies`), contrast only from the third pass over the data on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vss_ros.config import VssError
+from vss_ros.networks.backbones import MOBILENET, backbone
+from vss_ros.networks.vgg import VGG
+
+CONTRAST_FROM = 2
+"""First pass over the data, counted from 0, with the contrastive loss."""
+COPIES = (0.75, 2.0)
+
+
+class MCIS(nn.Module):
+    task = "tags"
+    keeps = 0
+    lookahead = 0
+    interval = 1
+
+    def __init__(self, name: str, classes: int, width: int = 512, shared_head: bool = False):
+        """name: "vgg16", or a MobileNetV1. Raises VssError for another one."""
+        super().__init__()
+        if name != "vgg16" and name not in MOBILENET:
+            raise VssError(f"mcis: expected a backbone of vgg16, {', '.join(MOBILENET)}; got {name!r}")
+        self.backbone = VGG() if name == "vgg16" else backbone(name, output_stride=16)
+        before = self.backbone.channels if name == "vgg16" else self.backbone.channels[-1]
+        layers: list[nn.Module] = []
+        for _ in range(3):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+            before = width
+        self.extra = nn.Sequential(*layers)
+        self.classifier = nn.Conv2d(width, classes, 1)
+        self.common = None if shared_head else nn.Conv2d(width, classes, 1, bias=False)
+        self.affinity = nn.Linear(width, width, bias=False)
+        self.gate = nn.Conv2d(width, 1, 1, bias=False)
+        convs = [m for m in [*self.extra, self.classifier] if isinstance(m, nn.Conv2d)]
+        convs += [m for m in self.backbone.modules() if isinstance(m, nn.Conv2d)] if name == "vgg16" else []
+        for conv in convs:
+            fan = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels
+            nn.init.normal_(conv.weight, 0, math.sqrt(2 / fan))
+            nn.init.zeros_(conv.bias)
+
+    def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """frame (B, 3, H, W) → feature (B, width, H/8, W/8)."""
+        maps = self.backbone(frame)
+        return (self.extra(maps if isinstance(maps, Tensor) else maps[-1]),)
+
+    def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return ()
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """→ class maps (B, classes, H/8, W/8), whose means are the scores of the tags."""
+        return self.classifier(features[0])
+
+    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        return [()]
+
+    def coattend(self, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D, h, w) of two images, of any two sizes → what each finds of itself in the other, each of the
+        size of the one it stands for (section 3.2)."""
+        a, b = m.flatten(2), n.flatten(2)  # (B, D, M), (B, D, N)
+        alike = self.affinity(a.transpose(1, 2)) @ b  # (B, M, N)
+        in_n = (a @ alike.softmax(1)).view_as(n)
+        in_m = (b @ alike.transpose(1, 2).softmax(1)).view_as(m)
+        return in_m, in_n
+
+    def common_maps(self, common: Tensor) -> Tensor:
+        """Class maps of co-attended features."""
+        return (self.common or self.classifier)(common)
+
+    def rest_maps(self, feature: Tensor, common: Tensor) -> Tensor:
+        """Class maps of what an image does not share: where the gate on its common feature is closed."""
+        return self.common_maps(feature * (1 - self.gate(common).sigmoid()))
+
+    def loss(self, batch: dict[str, Tensor], copies: bool = True) -> dict[str, Tensor]:
+        """frames (B, 2, 3, H, W); tags (B, 2, C), 1 where an image has the class; epoch: passes over the data so far.
+
+        "loss": classification of both by their own tags ("basic") and by those that they share ("common"), and of
+        what they do not share by the others ("contrast").
+        """
+        (m, n), (tags_m, tags_n) = batch["frames"].unbind(1), batch["tags"].unbind(1)
+        f, g = self.encode(m)[0], self.encode(n)[0]
+        both = tags_m * tags_n
+        in_m, in_n = self.coattend(f, g)
+        basic = tag_loss(self.classifier(f), tags_m) + tag_loss(self.classifier(g), tags_n)
+        common = tag_loss(self.common_maps(in_m), both) + tag_loss(self.common_maps(in_n), both)
+        contrast = basic.new_zeros(())
+        if int(batch["epoch"]) >= CONTRAST_FROM:
+            for feature, shared, tags in ((f, in_m, tags_m), (g, in_n, tags_n)):
+                rest = tags - both
+                if bool(rest.any()):
+                    contrast = contrast + tag_loss(self.rest_maps(feature, shared), rest)
+        if copies:
+            for other in (m.flip(-1), *(resized(m, scale) for scale in COPIES)):
+                g = self.encode(other)[0]
+                in_m, in_n = self.coattend(f, g)
+                basic = basic + tag_loss(self.classifier(f), tags_m) + tag_loss(self.classifier(g), tags_m)
+                common = common + tag_loss(self.common_maps(in_m), tags_m)
+                common = common + tag_loss(self.common_maps(in_n), tags_m)
+        return {"loss": basic + common + contrast, "basic": basic, "common": common, "contrast": contrast}
+
+
+def tag_loss(maps: Tensor, tags: Tensor) -> Tensor:
+    """Sigmoid cross entropy of the maps' (B, C, h, w) means with tags (B, C), a mean over classes and images."""
+    return F.multilabel_soft_margin_loss(maps.float().mean((2, 3)), tags)
+
+
+def resized(frame: Tensor, scale: float) -> Tensor:
+    """(B, 3, H, W) at another size, rounded to whole cells of 16 pixels."""
+    size = [max(16, round(side * scale / 16) * 16) for side in frame.shape[-2:]]
+    return F.interpolate(frame, size=size, mode="bilinear", align_corners=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Localisation maps, for one image and one class
+
+
+@torch.no_grad()
+def localise(network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int) -> Tensor:
+    """Where a class is in an image that has it: (h, w) in 0–1, at the feature's size.
+
+    frame (3, H, W); related: other images that have the class. The mean of five maps, each clipped at 0 and divided
+    by its greatest value; a map counts only where it speaks for the class: sigmoid(mean) > 0.1.
+    """
+    f = network.encode(frame[None])[0]
+    mirror = network.encode(frame[None].flip(-1))[0]
+    in_m, in_mirror = network.coattend(f, mirror)
+    maps = [network.common_maps(in_m)[0, label], network.common_maps(in_mirror)[0, label].flip(-1)]
+    for scale in COPIES:
+        copy = network.coattend(f, network.encode(resized(frame[None], scale))[0])[1]
+        maps.append(at(network.common_maps(copy)[0, label], f.shape[-2:]))
+    others = [network.coattend(f, network.encode(other[None])[0])[0] for other in related]
+    if others:
+        maps.append(torch.stack([network.common_maps(x)[0, label] for x in others]).mean(0))
+    return merge(maps)
+
+
+def merge(maps: Sequence[Tensor]) -> Tensor:
+    """Mean of class maps (h, w), each clipped and scaled to 0–1; all but the first only if they speak for the class."""
+    total = torch.zeros_like(maps[0])
+    for i, one in enumerate(maps):
+        if i == 0 or float(one.mean().sigmoid()) > 0.1:
+            clipped = one.clamp(min=0)
+            total += clipped / clipped.max().clamp(min=1e-6)
+    return total / len(maps)
+
+
+def at(map_: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(map_[None, None], size=tuple(size), mode="bicubic", align_corners=False)[0, 0]
