@@ -236,7 +236,7 @@ def test_points_of_few_images_are_learnt_by_heart(spread):
     for score, place, truth in zip(scores, located, points, strict=True):
         found = place[score >= 0.35].flip(1) * 64
         assert len(found) == len(truth)
-        assert torch.cdist(found, torch.tensor(truth)).min(1).values.mean() < 6
+        assert torch.cdist(found, torch.tensor(truth)).min(1).values.mean() < 10  # stride 16
 
 
 def train_step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: dict) -> None:

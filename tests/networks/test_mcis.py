@@ -98,7 +98,7 @@ def test_losses_of_disjoint_equal_and_overlapping_tags(first, second, epoch):
     frames = torch.randn(1, 2, 3, 32, 48)
     batch = {"frames": frames, "tags": torch.stack([a, b], 1), "epoch": torch.tensor(epoch)}
     with torch.no_grad():
-        losses = network.loss(batch, copies=False)
+        losses = network.loss(batch, copies=0.0)
         f, g = (network.encode(frames[:, i])[0] for i in (0, 1))
         in_f, in_g = network.coattend(f, g)
         expected = tag_loss(network.classifier(f), a) + tag_loss(network.classifier(g), b)
@@ -117,7 +117,7 @@ def test_copies_are_three_more_pairs():
     network = tiny().eval()
     batch = {"frames": torch.randn(1, 2, 3, 64, 64), "tags": torch.ones(1, 2, 3), "epoch": torch.tensor(0)}
     with torch.no_grad():
-        plain, more = network.loss(batch, copies=False), network.loss(batch)
+        plain, more = network.loss(batch, copies=0.0), network.loss(batch)
     assert float(more["basic"]) > float(plain["basic"]) and float(more["common"]) > float(plain["common"])
 
 

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError
 from vss_ros.data.clips import DATASETS, open_dataset
+from vss_ros.data.tags import TAG_SETS, check_tags
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("check",))
-    parser.add_argument("data", choices=("street", *DATASETS))
+    parser.add_argument("data", choices=("street", *DATASETS, *TAG_SETS))
     parser.add_argument("--split", default="train,val,test", help="splits, with commas")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")
@@ -28,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     broken = 0
     for split in args.split.split(","):
+        if args.data in TAG_SETS and args.data != "pseudo":
+            tagged = open_dataset(args.data, split, args.root)
+            log.info("%s", "\n".join([f"{tagged.name}: {len(tagged)} images", *check_tags(tagged)]))
+            continue
         report = check(open_dataset(args.data, split, args.root), args.limit)
         broken += len(report["broken"])
         log.info("%s", format_report(report))

@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the recipe's run (runs/<recipe>)")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument(
-        "--background", default="threshold", choices=("threshold", "saliency"), help="what tells it from things"
+        "--background",
+        default="threshold",
+        choices=("threshold", "saliency"),
+        help="what tells it from things",
     )
     parser.add_argument("--saliency", type=Path, help="folder of saliency maps, 8 bit, named like the images")
     parser.add_argument("--low", type=float, default=0.2, help="map below which is background")
@@ -211,4 +214,6 @@ def agreement(labels: Path, truth: Path, classes: list[str]) -> str:
         return f"no mask in {truth} is named like one in {labels}"
     scores = iou(counts)
     each = ", ".join(f"{c} {s:.3f}" for c, s in zip(classes, scores, strict=True) if s == s)
-    return f"mIoU {np.nanmean(scores):.4f} ({each}) over the {labelled / pixels:.1%} of pixels that are labelled"
+    return (
+        f"mIoU {np.nanmean(scores):.4f} ({each}) over the {labelled / pixels:.1%} of pixels that are labelled"
+    )

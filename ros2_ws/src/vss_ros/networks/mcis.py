@@ -89,11 +89,11 @@ class MCIS(nn.Module):
         """Class maps of what an image does not share: where the gate on its common feature is closed."""
         return self.common_maps(feature * (1 - self.gate(common).sigmoid()))
 
-    def loss(self, batch: dict[str, Tensor], copies: bool = True) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], copies: float = 1.0) -> dict[str, Tensor]:
         """frames (B, 2, 3, H, W); tags (B, 2, C), 1 where an image has the class; epoch: passes over the data so far.
 
         "loss": classification of both by their own tags ("basic") and by those that they share ("common"), and of
-        what they do not share by the others ("contrast").
+        what they do not share by the others ("contrast"). copies: weight of the three more pairs, 0: none.
         """
         (m, n), (tags_m, tags_n) = batch["frames"].unbind(1), batch["tags"].unbind(1)
         f, g = self.encode(m)[0], self.encode(n)[0]
@@ -111,9 +111,9 @@ class MCIS(nn.Module):
             for other in (m.flip(-1), *(resized(m, scale) for scale in COPIES)):
                 g = self.encode(other)[0]
                 in_m, in_n = self.coattend(f, g)
-                basic = basic + tag_loss(self.classifier(f), tags_m) + tag_loss(self.classifier(g), tags_m)
-                common = common + tag_loss(self.common_maps(in_m), tags_m)
-                common = common + tag_loss(self.common_maps(in_n), tags_m)
+                own = tag_loss(self.classifier(f), tags_m) + tag_loss(self.classifier(g), tags_m)
+                shared = tag_loss(self.common_maps(in_m), tags_m) + tag_loss(self.common_maps(in_n), tags_m)
+                basic, common = basic + copies * own, common + copies * shared
         return {"loss": basic + common + contrast, "basic": basic, "common": common, "contrast": contrast}
 
 

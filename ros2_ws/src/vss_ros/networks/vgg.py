@@ -23,7 +23,10 @@ class VGG(nn.Module):
         for i, block in enumerate(WIDTHS):
             spread = 2 if i == 4 else 1
             for width in block:
-                layers += [nn.Conv2d(before, width, 3, padding=spread, dilation=spread), nn.ReLU(inplace=True)]
+                layers += [
+                    nn.Conv2d(before, width, 3, padding=spread, dilation=spread),
+                    nn.ReLU(inplace=True),
+                ]
                 before = width
             if i < 3:
                 layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
