@@ -121,7 +121,7 @@ class Maps:
         rng, found = np.random.default_rng(i), {}
         for label in np.flatnonzero(tags).tolist():
             others = self.data.sharing(label, i)
-            chosen = rng.choice(others, min(self.related, len(others)), replace=False) if len(others) else []
+            chosen = rng.permutation(others)[: self.related]
             small = localise(self.network, self.frame(i), [self.frame(int(j)) for j in chosen], label)
             size = image.shape[1::-1]
             found[label] = np.clip(cv2.resize(small.numpy(), size, interpolation=cv2.INTER_CUBIC), 0, None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +40,9 @@ class MCIS(nn.Module):
         super().__init__()
         if name != "vgg16" and name not in MOBILENET:
             raise VssError(f"mcis: expected a backbone of vgg16, {', '.join(MOBILENET)}; got {name!r}")
-        self.backbone = VGG() if name == "vgg16" else backbone(name, output_stride=16)
-        before = self.backbone.channels if name == "vgg16" else self.backbone.channels[-1]
+        self.backbone: Any = VGG() if name == "vgg16" else backbone(name, output_stride=16)
+        channels = self.backbone.channels
+        before = channels if isinstance(channels, int) else channels[-1]
         layers: list[nn.Module] = []
         for _ in range(3):
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
