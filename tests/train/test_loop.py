@@ -244,6 +244,28 @@ def test_schedule():
     assert 0 < factors[-1] < 0.05 and np.all(np.diff(factors[recipe.warmup :]) < 0)
 
 
+def test_a_run_stopped_before_its_first_validation_goes_on(tmp_path, root):
+    recipe = write_recipe(tmp_path, steps=2, validate_every=9, save_every=1)
+    args = arguments(recipe, root)
+    read, stopped = read_recipe(str(recipe)), tmp_path / "run"
+    stopped.mkdir()
+    saved = []
+    original = train.save
+
+    def save_once(path, content):
+        original(path, content)
+        saved.append(path)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "save", save_once)
+        train.train(read, args, stopped)
+    args.resume = True
+    assert train.train(read, args, stopped)
+    assert (stopped / "best.ckpt").is_file()
+
+
 def test_every_recipe_can_be_read():
     assert {"street", "camvid"} <= set(find_recipes())
     for name in find_recipes():

@@ -33,6 +33,8 @@ from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
 from vss_ros.train.task import task_of
 
+NO_SCORE = -1e9
+"""Before the first validation; finite, as a checkpoint must be."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
@@ -132,7 +134,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     model.mark_forward_method("loss")
     state: dict[str, Any] = {
         "step": 0,
-        "best": -math.inf,
+        "best": NO_SCORE,
         "seconds": 0.0,
         "recipe": dataclasses.asdict(recipe),
     }
