@@ -105,6 +105,7 @@ BOMB = "a: &a [x, x, x, x]\n" + "".join(
         ({"sha256": 0}, "sha256: expected"),
         ({"sha256": "abc"}, "sha256: expected 64"),
         ({"licence": ["a"]}, "licence: expected"),
+        ({"task": "flying"}, "task: expected segmentation or counting"),
         ({"network": {"a": 1}}, "network: expected"),
         ({"options": [1]}, "options: expected"),
         ({"options": {"width": 10**12}}, "options: expected numbers up to"),

@@ -15,6 +15,7 @@ import yaml
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, fits, share_dir
 from vss_ros.media.files import read_bytes, read_yaml, write_atomic
 
+TASKS = ("segmentation", "counting")
 PLAIN_NAME = re.compile(r"[^./\\\\][^/\\\\]{0,199}")
 SHA256 = re.compile("[0-9a-f]{64}")
 GREATEST_OPTION = 4096
@@ -56,6 +57,7 @@ class ModelCard:
             expect(fits(getattr(self, item), kind), self, item, KINDS.get(item, kind))
         for item in ("name", "weights"):
             expect(PLAIN_NAME.fullmatch(getattr(self, item)), self, item, "a plain file name")
+        expect(self.task in TASKS, self, "task", " or ".join(TASKS))
         expect(not self.sha256 or SHA256.fullmatch(self.sha256), self, "sha256", "64 hexadecimal digits")
         expect(
             0 < len(set(self.classes)) == len(self.classes) <= 255 and all(self.classes),
@@ -129,10 +131,8 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
     if not fits(content, dict[str, Any]):
         raise VssError(f"model card {path}: expected a YAML mapping, got {type(content).__name__}")
     known = {item.name: item for item in dataclasses.fields(ModelCard)}
-    required = {name for name, item in known.items() if item.default_factory is dataclasses.MISSING} - {
-        "name"
-    }
-    missing, unknown = sorted(required - set(content)), sorted(set(content) - set(known))
+    required = {n for n, item in known.items() if item.default is item.default_factory is dataclasses.MISSING}
+    missing, unknown = sorted(required - {"name", *content}), sorted(set(content) - set(known))
     if missing or unknown:
         raise VssError(f"model card {path}: missing {missing}, unknown {unknown}")
     try:
