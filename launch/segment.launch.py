@@ -21,6 +21,7 @@ OUTPUTS = (
     "confidence",
     "color_mask",
     "overlay",
+    "image",
     "flicker",
     "camera_info",
     "label_info",
@@ -49,7 +50,7 @@ ARGUMENTS = (
     (
         "watch_host",
         "127.0.0.1",
-        "address of that page; 0.0.0.0 lets others in, who need the token in the log",
+        "address of that page; 0.0.0.0 lets others in, who need the token in the file that the log names",
         None,
     ),
     ("watch_port", "8088", "TCP port of that page", None),

@@ -50,6 +50,7 @@ class Answers:
         self.mask = self.topic(Image, "mask")
         self.confidence = self.topic(Image, "confidence")
         self.color_mask = self.topic(Image, "color_mask")
+        self.image = self.topic(Image, "image")
         self.overlay = self.topic(Image, "overlay")
         self.flicker = self.topic(Image, "flicker")
         self.mask_png = self.topic(CompressedImage, "mask/compressed")
@@ -138,6 +139,8 @@ class Answers:
             self.send(self.color_mask, to_image(header, colorize(result.labels, palette)))
         if self.mask_png.get_subscription_count():
             self.send(self.mask_png, to_png(header, result.labels))
+        if self.image.get_subscription_count():  # what the mask is of: decoded, rectified
+            self.send(self.image, to_image(header, rgb))
         if self.overlay.get_subscription_count():
             self.send(self.overlay, to_image(header, overlay(rgb, result.labels, palette, alpha)))
 

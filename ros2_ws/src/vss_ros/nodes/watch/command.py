@@ -20,7 +20,11 @@ class WatchConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets others in, who then need the token")
     port: int = option(8088, "TCP port; 0 takes a free one", low=0, high=65535)
-    token: str = option("", "secret in the address, needed beyond this machine; empty: a new one each start")
+    token_file: str = option(
+        "",
+        "file with the secret in the address, which is needed beyond this machine; empty: $VSS_WATCH_TOKEN, else a new "
+        "one each start, shown on the terminal or left in a file of yours",
+    )
     node: str = option("segment", "name of the segment node in the watcher's namespace")
     fps: float = option(10.0, "pictures a second at most", low=0.1, high=60.0)
     width: int = option(960, "columns of the pictures at most", low=16, high=8192)
@@ -34,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="", help="namespace of the segment node")
     for item in fields(WatchConfig):
         kind = type(item.default)
-        parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=item.metadata["help"])
+        parser.add_argument(
+            f"--{item.name.replace('_', '-')}", type=kind, default=item.default, help=item.metadata["help"]
+        )
 
 
 def main(args: argparse.Namespace) -> int:

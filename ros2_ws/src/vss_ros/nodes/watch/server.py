@@ -7,90 +7,44 @@ until there is a newer one. So one picture is under way to each browser, however
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import json
 import logging
 import re
-import secrets
 import socket
 import socketserver
 import sys
 import threading
 import time
-from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vss_ros.config import VssError
+from vss_ros.nodes.watch.board import Board
+from vss_ros.nodes.watch.token import make_token
 
-SAMPLES = 600
-"""Frames whose figures are kept; a page that opens late begins with them."""
-PATIENCE = 5.0
-"""Seconds that a request waits for something new before it is answered without."""
-CONNECTIONS = 32
-"""At once; a page takes two."""
-IDLE = 30.0
-"""Seconds in which a browser must send or take something, or lose its connection."""
+HEAD, ANSWER = 10.0, 30.0
+"""Seconds for the whole head of a request, however its bytes trickle, and for the whole answer."""
+STRANGERS, GUESTS = (32, 8), (64, 24)
+"""Connections that have not shown the token yet, and those that have: at most, and of one address; a page takes two."""
 LOG = logging.getLogger(__name__)
 
 
-class Board:
-    """The newest of everything that a page shows; any thread may write and read."""
+@dataclass
+class Link:
+    """An open connection. place: its address, of IPv6 the network; known: it has shown the token."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self.patience = patience
-        self.changed = threading.Condition()
-        self.jpeg, self.jpegs = b"", 0
-        self.facts: dict[str, Any] = {}
-        self.samples: deque[tuple[int, float, dict[str, float]]] = deque(maxlen=SAMPLES)
-        self.number = 0
-        self.asked = -float("inf")
-        self.epoch = time.time() - time.monotonic()
-
-    def show(self, jpeg: bytes) -> None:
-        """A new picture."""
-        with self.changed:
-            self.jpeg, self.jpegs = jpeg, self.jpegs + 1
-            self.changed.notify_all()
-
-    def add(self, figures: dict[str, float]) -> None:
-        """The figures of one frame."""
-        with self.changed:
-            self.number += 1
-            self.samples.append((self.number, self.epoch + time.monotonic(), figures))
-            self.changed.notify_all()
-
-    def tell(self, **facts: Any) -> None:
-        """What holds until it is told anew."""
-        with self.changed:
-            if any(self.facts.get(name) != value for name, value in facts.items()):
-                self.facts.update(facts)
-                self.number += 1
-                self.changed.notify_all()
-
-    def watched(self) -> bool:
-        """Whether any browser wants pictures."""
-        return time.monotonic() - self.asked < self.patience + 2.0
-
-    def picture(self, after: int) -> tuple[int, bytes] | None:
-        """Number and bytes of the newest picture; None if it is still number `after` when patience ends."""
-        self.asked = time.monotonic()
-        with self.changed:
-            # Unequal, not above: the browser's number may be that of an earlier server.
-            new = self.changed.wait_for(lambda: self.jpegs not in (0, after), self.patience)
-            return (self.jpegs, self.jpeg) if new else None
-
-    def state(self, after: int) -> dict[str, Any]:
-        """All facts, and the figures of frames since state `after`."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.number != after, self.patience)
-            known = after if after <= self.number else 0
-            samples = [[seconds, figures] for number, seconds, figures in self.samples if number > known]
-            return {"number": self.number, **self.facts, "samples": samples}
+    socket: socket.socket
+    place: str
+    deadline: float
+    known: bool = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -98,46 +52,80 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "vss", ""
-    timeout = IDLE
+    timeout = ANSWER
     server: WatchServer
+
+    def handle_one_request(self) -> None:
+        self.server.allow(self.connection, HEAD)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         try:
             url = urlsplit(self.path)
             query = dict(parse_qsl(url.query, max_num_fields=4))
-            after = int(query.get("after", 0))
+            after = int(query.get("after", "0")[:20])
         except ValueError:
             return self.answer(400, "text/plain", b"malformed address\n")
-        if not self.allowed(query.get("token", "")):
-            text = "the address that vss watch printed holds a token that is needed here\n"
-            return self.answer(403, "text/plain", text.encode())
+        if problem := self.refusal(query.get("token", "")):
+            self.close_connection = True
+            return self.answer(403, "text/plain", f"{problem}\n".encode())
+        if not self.server.welcome(self.connection):
+            self.close_connection = True
+            return self.answer(503, "text/plain", b"too many pages are open\n")
+        self.server.allow(self.connection, ANSWER)
+        camera = query.get("camera", "")
         if url.path == "/":
             return self.answer(200, "text/html; charset=utf-8", self.server.page)
         if url.path == "/state.json":
-            return self.answer(200, "application/json", json.dumps(self.server.board.state(after)).encode())
-        if url.path == "/overlay.jpg":
-            new = self.server.board.picture(after)
-            return self.answer(200, "image/jpeg", new[1], new[0]) if new else self.answer(204)
+            state = json.dumps(self.server.board.state(camera, after), allow_nan=False)
+            return self.answer(200, "application/json", state.encode())
+        if url.path == "/picture":
+            new = self.server.board.picture(camera, after)
+            if new is None:
+                return self.answer(204)
+            number, jpeg, png = new
+            sizes = {"X-Number": str(number), "X-Jpeg-Bytes": str(len(jpeg))}
+            return self.answer(200, "application/octet-stream", jpeg + png, sizes)
         return self.answer(404, "text/plain", b"not found\n")
 
-    def allowed(self, token: str) -> bool:
-        """The token if one is needed; else the name must be this machine's, whatever a foreign page resolves to it."""
-        if self.server.token:
-            return hmac.compare_digest(token.encode(), self.server.token.encode())
-        try:
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+    def refusal(self, token: str) -> str:
+        """Why the request is not answered, or "".
 
-    def answer(self, code: int, kind: str = "", body: bytes = b"", number: int = 0) -> None:
+        Without a token the name must be this machine's, whatever a foreign page resolves to it. A page of another
+        site may not use this one; only a link with the token may lead here.
+        """
+        head, secret = self.headers, self.server.token
+        if secret:
+            if not hmac.compare_digest(token.encode(), secret.encode()):
+                return "the address that vss watch printed holds a token that is needed here"
+        else:
+            try:
+                host = urlsplit(f"//{head.get('Host', '')}").hostname or ""
+                if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+                    raise ValueError
+            except ValueError:
+                return "without a token only this machine's own name is answered, such as localhost"
+        site, origin = head.get("Sec-Fetch-Site", "none"), head.get("Origin")
+        followed = (
+            secret and head.get("Sec-Fetch-Mode") == "navigate" and head.get("Sec-Fetch-Dest") == "document"
+        )
+        if (site not in ("same-origin", "none") and not followed) or origin not in (
+            None,
+            f"http://{head.get('Host')}",
+        ):
+            return "a page of another site asks: open the address itself"
+        return ""
+
+    def answer(
+        self, code: int, kind: str = "", body: bytes = b"", more: Mapping[str, str] | None = None
+    ) -> None:
         self.send_response(code)
         if kind:
             self.send_header("Content-Type", kind)
         if code != 204:
             self.send_header("Content-Length", str(len(body)))
-        if number:
-            self.send_header("X-Number", str(number))
+        for name, value in (more or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -151,10 +139,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class WatchServer(ThreadingHTTPServer):
-    """Serves `board` until `close`; `url` is what to open. VssError if the address cannot be had."""
+    """Serves `board` until `close`; `url` is what to open, without the token. VssError if the address cannot be had.
+
+    token: needed by every request; "": a new one, unless only this machine can reach the address.
+    """
 
     daemon_threads = True
-    request_queue_size = CONNECTIONS
+    request_queue_size = 2 * STRANGERS[0]
 
     def __init__(self, board: Board, host: str, port: int, token: str = "") -> None:
         try:
@@ -166,14 +157,15 @@ class WatchServer(ThreadingHTTPServer):
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
             ) from error
         self.board = board
-        self.slots = threading.BoundedSemaphore(CONNECTIONS)
+        self.links: dict[socket.socket, Link] = {}
+        self.guard = threading.Lock()
         local = ipaddress.ip_address(address[0]).is_loopback
-        self.token = token or ("" if local else secrets.token_urlsafe(16))
+        self.token = token or ("" if local else make_token())
         self.page = load_page()
         self.safety = safety_headers(self.page)
         name = host if local else socket.gethostname()
         name = f"[{name}]" if ":" in name else name
-        self.url = f"http://{name}:{self.server_address[1]}/" + (f"?token={self.token}" if self.token else "")
+        self.url = f"http://{name}:{self.server_address[1]}/"
         threading.Thread(target=self.serve_forever, args=(0.1,), name="server", daemon=True).start()
 
     def server_bind(self) -> None:
@@ -181,16 +173,48 @@ class WatchServer(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, address: Any) -> None:
-        if self.slots.acquire(blocking=False):
-            super().process_request(request, address)
-        else:
-            self.shutdown_request(request)
+        """A stranger always gets in: in place of the oldest of its address, or of all, who showed no token."""
+        with self.guard:
+            link = Link(request, place_of(address[0]), time.monotonic() + HEAD)
+            strangers = [other for other in self.links.values() if not other.known]
+            same = [other for other in strangers if other.place == link.place]
+            if (
+                oldest := same[:1]
+                if len(same) >= STRANGERS[1]
+                else strangers[: len(strangers) >= STRANGERS[0]]
+            ):
+                hang_up(self.links.pop(oldest[0].socket))
+            self.links[request] = link
+        super().process_request(request, address)
 
-    def process_request_thread(self, request: Any, address: Any) -> None:
-        try:
-            super().process_request_thread(request, address)
-        finally:
-            self.slots.release()
+    def welcome(self, request: socket.socket) -> bool:
+        """Count a connection that has shown the token among the guests, if there is room."""
+        with self.guard:
+            link = self.links.get(request)
+            if link is None or link.known:
+                return link is not None
+            guests = [other for other in self.links.values() if other.known]
+            same = sum(other.place == link.place for other in guests)
+            link.known = len(guests) < GUESTS[0] and same < GUESTS[1]
+            return link.known
+
+    def allow(self, request: socket.socket, seconds: float) -> None:
+        """From now on a connection has this long for what it is doing."""
+        with self.guard:
+            if request in self.links:
+                self.links[request].deadline = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Ten times a second: hang up on who is too slow."""
+        now = time.monotonic()
+        with self.guard:
+            for link in [link for link in self.links.values() if link.deadline < now]:
+                hang_up(self.links.pop(link.socket))
+
+    def shutdown_request(self, request: Any) -> None:
+        with self.guard:
+            self.links.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, address: Any) -> None:
         """A browser that left is no error."""
@@ -201,6 +225,19 @@ class WatchServer(ThreadingHTTPServer):
     def close(self) -> None:
         self.shutdown()
         self.server_close()
+
+
+def place_of(address: str) -> str:
+    """What counts as one address: of IPv6 the network, since a machine has as many addresses there as it wants."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return str(ip if ip.version == 4 else mapped or ipaddress.ip_network((ip, 64), strict=False))
+
+
+def hang_up(link: Link) -> None:
+    """Its thread reads the end, and closes."""
+    with contextlib.suppress(OSError):
+        link.socket.shutdown(socket.SHUT_RDWR)
 
 
 def load_page() -> bytes:
