@@ -100,6 +100,7 @@ setup(
             "segment = vss_ros.nodes.run:segment",
             "replay = vss_ros.nodes.run:replay",
             "recorder = vss_ros.nodes.run:recorder",
+            "cloud = vss_ros.nodes.run:cloud",
             "watcher = vss_ros.nodes.run:watcher",
         ]
     },

@@ -9,6 +9,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from vss_ros.config import SegmentConfig, VssError
+from vss_ros.media.cloud import CloudConfig
 from vss_ros.nodes import launch_files
 from vss_ros.nodes.launch_files import BOOLEAN, is_true
 
@@ -41,6 +42,13 @@ ARGUMENTS = (
         "topic of the camera's calibration; empty: camera_info beside the images",
         None,
     ),
+    (
+        "depth_topic",
+        "",
+        "topic of depth images that are aligned with the camera's; starts the cloud node, whose answer is "
+        "segmentation/points",
+        None,
+    ),
     ("params_file", str(SHARE / "config" / "segment.yaml"), "YAML file with the node's parameters", None),
     ("namespace", "", "namespace of the node and of its segmentation/ topics", None),
     ("use_sim_time", "false", "take the time from /clock", BOOLEAN),
@@ -69,23 +77,24 @@ def start(context):
         executable="segment",
         name="segment",
         namespace=value["namespace"],
-        # Typed: launch_ros would make a number of the model "7".
-        parameters=[
-            value["params_file"],
-            {
-                name: item if isinstance(item, list) else ParameterValue(item, value_type=type(item))
-                for name, item in parameters.items()
-            },
-        ],
+        parameters=[value["params_file"], typed(parameters)],
         remappings=[pair for name in parameters.get("cameras", [""]) for pair in remaps(value, name)],
         respawn=is_true(value["respawn"]),
         respawn_delay=2.0,
         output="screen",
     )
-    companions = watcher(value) + rviz(value)
+    companions = watcher(value) + rviz(value) + clouds(value, parameters.get("cameras", [""]))
     # Who starts it again after each failure does not want the launch to fail.
     ends = [] if is_true(value["respawn"]) else [launch_files.fail_with(segment, companions)]
     return [*launch_files.let_large_images_through(), *ends, segment, *companions]
+
+
+def typed(parameters):
+    """Each with its type: launch_ros would make a number of the model "7"."""
+    return {
+        name: item if isinstance(item, list) else ParameterValue(item, value_type=type(item))
+        for name, item in parameters.items()
+    }
 
 
 def remaps(value, camera):
@@ -118,6 +127,29 @@ def watcher(value):
     ]
 
 
+def clouds(value, cameras):
+    """A cloud node for each camera."""
+    if not value["depth_topic"]:
+        return []
+    topics = ("mask", "confidence", "camera_info", "label_info_json", "points")
+    options = launch_files.given(CloudConfig, value, "cloud_")
+    return [
+        Node(
+            package="vss_ros",
+            executable="cloud",
+            name=f"{camera}_cloud".lstrip("_"),
+            namespace=value["namespace"],
+            parameters=[typed({"use_sim_time": is_true(value["use_sim_time"]), **options})],
+            remappings=[
+                ("depth", value["depth_topic"].replace("{camera}", camera)),
+                *((name, "/".join(filter(None, ("segmentation", camera, name)))) for name in topics),
+            ],
+            output="screen",
+        )
+        for camera in cameras
+    ]
+
+
 def rviz(value):
     if not is_true(value["visualize"]):
         return []
@@ -144,4 +176,5 @@ def generate_launch_description():
         for name, default, text, choices in ARGUMENTS
     ]
     options = launch_files.declare(SegmentConfig, autostart="true")
+    options += launch_files.declare(CloudConfig, "cloud_", "by")
     return LaunchDescription([*arguments, *options, OpaqueFunction(function=start)])

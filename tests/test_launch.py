@@ -25,6 +25,7 @@ from fixtures.ros import PATIENCE, client, image, start, wait
 from vss_ros import cli
 from vss_ros.config import SegmentConfig, VssError
 from vss_ros.evaluate.dataset import add_arguments
+from vss_ros.media.cloud import CloudConfig
 from vss_ros.nodes.live import stamp_file
 from vss_ros.nodes.processes import Chain
 from vss_ros.nodes.watch.command import WatchConfig
@@ -207,6 +208,24 @@ def test_watcher_only_if_wanted_and_in_the_namespace(launch):
         host=default_of(declared, "watch_host"), port=int(default_of(declared, "watch_port"))
     )
     assert default == WatchConfig()
+
+
+def test_a_depth_topic_starts_a_cloud_node(launch):
+    given = {"depth_topic": "/front/depth", "cloud_classes": "car,road", "cloud_stride": "2"}
+    declared, actions = launch("segment.launch.py", namespace="robot1", **given)
+    cloud = of_kind(actions, "Node")[1]
+    assert cloud.kwargs["executable"] == "cloud" and cloud.kwargs["namespace"] == "robot1"
+    parameters = {name: getattr(v, "args", [v])[0] for name, v in cloud.kwargs["parameters"][0].items()}
+    assert parameters == {"use_sim_time": False, "classes": ["car", "road"], "stride": 2}
+    remaps = dict(cloud.kwargs["remappings"])
+    assert remaps["depth"] == "/front/depth" and remaps["mask"] == "segmentation/mask"
+    assert remaps["points"] == "segmentation/points"
+    assert {f"cloud_{item.name}" for item in dataclasses.fields(CloudConfig)} <= set(declared)
+    _, actions = launch("segment.launch.py", cameras="front,left", depth_topic="/{camera}/depth")
+    left = of_kind(actions, "Node")[2]
+    remaps = dict(left.kwargs["remappings"])
+    assert left.kwargs["name"] == "left_cloud" and remaps["depth"] == "/left/depth"
+    assert remaps["points"] == "segmentation/left/points"
 
 
 def default_of(declared: dict[str, Action], name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fixtures.paths import ROOT
 
-NODES = {"segment", "replay", "recorder", "watcher"}
+NODES = {"segment", "replay", "recorder", "cloud", "watcher"}
 SHARED = ("launch", "config", "rviz", "models")
 
 

@@ -24,23 +24,25 @@ BOOLEAN = ["true", "false", "True", "False"]
 """Also as Python writes it: Nav2's launch files pass `use_sim_time:=True` on."""
 
 
-def declare(kind: type, **defaults: str) -> list[Any]:
-    """An argument for each field of a config. Empty, it leaves the option to params_file."""
+def declare(
+    kind: type, prefix: str = "", otherwise: str = "as in params_file, by", **defaults: str
+) -> list[Any]:
+    """An argument for each field of a config. Empty, it leaves the option to params_file, or to its default."""
     return [
         DeclareLaunchArgument(
-            item.name,
+            prefix + item.name,
             default_value=defaults.get(item.name, ""),
-            description=describe(item),
+            description=describe(item, otherwise),
             choices=choices(item, defaults),
         )
         for item in dataclasses.fields(kind)
     ]
 
 
-def describe(item: dataclasses.Field) -> str:
+def describe(item: dataclasses.Field, otherwise: str) -> str:
     low, high = item.metadata["low"], item.metadata["high"]
     span = "" if low is None else f" ({low:g} to {high:g})"
-    return f"{item.metadata['help']}{span}; empty: as in params_file, by default {item.default!r}"
+    return f"{item.metadata['help']}{span}; empty: {otherwise} default {item.default!r}"
 
 
 def choices(item: dataclasses.Field, defaults: dict[str, str]) -> list[str] | None:
@@ -48,17 +50,17 @@ def choices(item: dataclasses.Field, defaults: dict[str, str]) -> list[str] | No
     return [*words, *([] if defaults.get(item.name) else [""])] if words else None
 
 
-def given(kind: type, arguments: dict[str, str]) -> dict[str, Any]:
+def given(kind: type, arguments: dict[str, str], prefix: str = "") -> dict[str, Any]:
     """The arguments that are not empty, each with the type of its field. Raises VssError for another type."""
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
-        text = arguments[item.name]
+        text = arguments[prefix + item.name]
         wanted: Any = type(item.default)
         try:
             if text:
                 values[item.name] = read(text, wanted)
         except ValueError as error:
-            raise VssError(f"{item.name}: expected {wanted.__name__}, got {text!r}") from error
+            raise VssError(f"{prefix}{item.name}: expected {wanted.__name__}, got {text!r}") from error
     return values
 
 

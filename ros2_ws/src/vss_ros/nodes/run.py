@@ -15,6 +15,7 @@ MODULES = {
     "segment": "vss_ros.nodes.segment.node",
     "replay": "vss_ros.nodes.replay",
     "recorder": "vss_ros.nodes.recorder",
+    "cloud": "vss_ros.nodes.cloud",
     "watcher": "vss_ros.nodes.watch.node",
 }
 SHUTDOWN_SECONDS = 5.0
@@ -31,6 +32,10 @@ def replay(args: list[str] | None = None) -> int:
 
 def recorder(args: list[str] | None = None) -> int:
     return run("recorder", args)
+
+
+def cloud(args: list[str] | None = None) -> int:
+    return run("cloud", args)
 
 
 def watcher(args: list[str] | None = None) -> int:
