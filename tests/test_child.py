@@ -1,55 +1,56 @@
-"""Child processes run our code and installed packages, never a file that lies in the current folder."""
+"""Our child processes hear signals that their parent blocked, and a builder ends with the node that started it."""
 
 from __future__ import annotations
 
 import os
-import re
+import signal
 import subprocess
+import sys
+import time
 
-import pytest
 from fixtures.paths import ROOT
+
+SOURCE = str(ROOT / "ros2_ws" / "src")
+SLEEPER = "import time\ndef main(arguments):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+PARENT = """
+import os, signal, subprocess, sys
+sys.path.insert(0, {source!r})
 from vss_ros.config import child_command
-from vss_ros.media import decode
-
-SOURCE = ROOT / "ros2_ws" / "src" / "vss_ros"
-# What child processes import first, from the standard library and beyond it.
-TRAPS = ("yaml", "numpy", "json", "importlib", "logging", "argparse", "rclpy", "cv_bridge", "config", "types")
-
-
-@pytest.fixture
-def trap(tmp_path, monkeypatch):
-    """A folder whose modules say that they ran; the current one, on a Python without PYTHONSAFEPATH."""
-    for name in TRAPS:
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    return tmp_path
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+environment = {{**os.environ, "PYTHONPATH": {folder!r}, **{more!r}}}
+child = subprocess.Popen(child_command("sleeper"), stdout=subprocess.PIPE, text=True, env=environment)
+child.stdout.readline()
+print(child.pid, flush=True)
+{end}
+"""
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        ("vss_ros.cli", "models", "-h"),
-        pytest.param(("vss_ros.nodes.run", "replay", "--ros-args", "-r", "x"), marks=pytest.mark.ros),
-    ],
-)
-def test_a_module_in_the_current_folder_is_not_run(trap, line):
-    path = os.environ.get("PYTHONPATH", str(SOURCE.parent))
-    ran = subprocess.run(
-        child_command(*line), env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=120
-    )
-    assert not (trap / "ran").exists(), (trap / "ran").read_text()
-    assert ran.returncode == (0 if line[1] == "models" else 2), ran.stderr
+def parent(folder, end, **more):
+    (folder / "sleeper.py").write_text(SLEEPER)
+    code = PARENT.format(source=SOURCE, folder=str(folder), more=more, end=end)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_the_probe_of_cv_bridge_does_not_run_it_either(trap, monkeypatch):
-    monkeypatch.setattr(decode.importlib.util, "find_spec", lambda name: name)
-    decode.cv_bridge_is_sound.__wrapped__()
-    assert not (trap / "ran").exists(), (trap / "ran").read_text()
+def test_a_child_of_a_process_that_blocks_signals_hears_them(tmp_path):
+    process = parent(tmp_path, "child.terminate(); print(child.wait(20))")
+    answer, _ = process.communicate(timeout=30)
+    assert answer.split()[1] == str(-signal.SIGTERM)
 
 
-def test_every_child_process_is_started_this_way():
-    for path in SOURCE.rglob("*.py"):
-        if path.name != "config.py":
-            found = re.findall(r"sys\.executable(?!, \"-c\", _PROBE)", path.read_text())
-            assert not found, f"{path} starts a Python process by itself: config.child_command"
+def test_a_builder_ends_with_its_node(tmp_path):
+    process = parent(tmp_path, "signal.pause()", VSS_DIES_WITH="the node")
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{child}") and "Z" not in state(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}") or "Z" in state(child)
+
+
+def state(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

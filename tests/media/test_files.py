@@ -6,6 +6,7 @@ import os
 import stat
 
 import pytest
+from fixtures.paths import give_away
 from vss_ros.config import VssError, fits
 from vss_ros.media.files import own_folder, read_bytes, read_yaml
 
@@ -66,7 +67,6 @@ def test_a_folder_of_ours_is_closed_to_others_and_one_of_others_is_refused(tmp_p
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(VssError, match="is a link"):
         own_folder(tmp_path / "link")
-    owner = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    give_away(monkeypatch, folder)
     with pytest.raises(VssError, match="belongs to user"):
         own_folder(folder)

@@ -11,5 +11,20 @@ if __name__ == "__main__":
     if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
         del sys.path[0]
     import importlib
+    import signal
+
+    if hasattr(
+        signal, "pthread_sigmask"
+    ):  # a node waits for its signals, and its children inherit what it blocks
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if os.environ.pop("VSS_DIES_WITH", ""):
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGTERM
+        )  # PR_SET_PDEATHSIG: a builder must not keep the GPU to itself
+        if os.getppid() != parent:
+            sys.exit(1)
 
     sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from types import SimpleNamespace
 
 import pytest
+from fixtures.paths import give_away
 from vss_ros.backends.gpu import engines
 from vss_ros.config import VssError
 from vss_ros.deploy import build
@@ -83,13 +84,22 @@ def test_a_damaged_engine_is_built_again(damage):
 
 
 def test_an_engine_of_another_user_is_not_loaded(monkeypatch):
-    engines.store(KEY, CONTENT)
-    owner = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    give_away(monkeypatch, engines.store(KEY, CONTENT), engines.engine_dir())
     with pytest.raises(engines.NoEngine, match="belongs to user"):
         engines.load(KEY)
     with pytest.raises(VssError, match="belongs to user"):
         engines.store(KEY, CONTENT)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root")
+def test_engines_that_root_put_into_an_image_are_loaded_unless_others_may_write_them(monkeypatch):
+    path = engines.store(KEY, CONTENT)
+    path.chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert engines.load(KEY) == CONTENT
+    path.chmod(0o666)
+    with pytest.raises(engines.NoEngine, match="writable for others"):
+        engines.load(KEY)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])

@@ -39,6 +39,9 @@ THOR = {"l4t": "38.2.1", "gpu": "Thor sm_110"}
         (Versions("2.13.0+cu130", "2.13.0", "11.0.0.114", gpu=GPU), "torch-tensorrt"),
         (Versions("2.14.0+cu132", "2.14.0", "11.1.0.1", gpu=GPU), "torch-tensorrt"),
         (Versions("2.14.0+cu132", "", "11.4.1", l4t="39.1", gpu="Orin sm_87"), "onnx"),
+        (Versions("2.12.0+cu130", "2.12.0", "10.16.0.72", l4t="39.0", gpu="Thor sm_110"), "torch-tensorrt"),
+        (Versions("2.13.0+cu130", "", "10.16.0.72", l4t="39.0", gpu="Orin sm_87"), "onnx"),
+        (Versions("2.13.0+cu130", "", "RTX 1.3.0.35", gpu="NVIDIA GeForce RTX 4090 sm_89"), "onnx"),
     ],
 )
 def test_releases_that_go_together(found, expected):
@@ -68,6 +71,10 @@ def test_releases_that_go_together(found, expected):
         (
             Versions("2.14.0", "2.14.0", "11.4.1", l4t="39.1", gpu="Orin"),
             "no torch-tensorrt matches the TensorRT of",
+        ),
+        (
+            Versions("2.13.0", "2.13.0", "10.16.0", l4t="39.0", gpu="Thor sm_110"),
+            "JetPack 7.2 and later .* needs torch 2.12, torch-tensorrt 2.12",
         ),
         (Versions("2.8.0", "", "8.5.2", l4t="35.4.1", gpu="Orin"), "too old.*flash JetPack 6.2"),
     ],

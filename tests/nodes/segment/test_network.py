@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fixtures.ros import client, image, latest, start
 from vss_ros.config import SegmentConfig, VssError
+from vss_ros.nodes.segment import network
 
 pytestmark = pytest.mark.ros
 
@@ -62,6 +64,32 @@ def test_building_at_the_start_needs_a_fallback_and_tensorrt(backend):
         SegmentConfig(build_on_start=True, backend="tensorrt")
     with pytest.raises(VssError, match="build_on_start: needs"):
         SegmentConfig(build_on_start=True, allow_fallback=True, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [VssError("the GPU has no memory left"), RuntimeError("CUDA error: no kernel image is available")],
+)
+def test_a_gpu_that_fails_at_the_start_gets_the_fallback(monkeypatch, error):
+    opened = []
+
+    def make_streams(config):
+        opened.append(config.backend)
+        if config.backend in ("torch", "tensorrt", "auto"):
+            raise error
+        return [SimpleNamespace(backend=SimpleNamespace(name=config.backend))]
+
+    monkeypatch.setattr(network, "make_streams", make_streams)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(type(error)):
+        network.Start(SegmentConfig(backend="tensorrt"))
+    found = network.Start(SegmentConfig(backend="tensorrt", allow_fallback=True))
+    assert opened == ["tensorrt", "tensorrt", "torch", "openvino"]
+    assert found.streams[0].backend.name == "openvino" and str(error) in found.problem
+    assert (
+        network.Start(SegmentConfig(backend="auto", allow_fallback=True)).streams[0].backend.name
+        == "openvino"
+    )
 
 
 def test_without_engines_configuring_fails_and_says_what_builds_them(start, client, tiny_card, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from importlib.util import find_spec
 
@@ -43,10 +42,16 @@ def make_backend(
     """
     if name == "auto":
         name = fastest()
-        if name == "torch":
-            with contextlib.suppress(VssError):  # on CUDA, once `vss build` has made engines for it
+        if torch.cuda.is_available():
+            try:
                 return make_backend(model, "tensorrt", precision=precision)
-        log.info("backend auto: %s", name)
+            except VssError as error:
+                if precision == "int8":
+                    raise
+                precision = "f16" if precision == "auto" else precision
+                log.warning("backend auto: torch in %s on CUDA, slower than TensorRT: %s", precision, error)
+        else:
+            log.info("backend auto: %s", name)
         if name in SLOWER and not torch.cuda.is_available():
             log.warning(
                 "on a CPU openvino is %s times as fast as %s (x86-64; README, Speed): pip install %s",
@@ -67,25 +72,41 @@ def make_backend(
         precision = best_precision(name, bf16_agrees)
         log.info("precision auto: %s", precision)
     if name == "torch" and torch.cuda.is_available():
+        from vss_ros.backends.gpu.cuda import device_errors
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
-        return TorchCudaBackend(model, precision)
+        with device_errors():
+            return TorchCudaBackend(model, precision)
     if name == "torch":
         from vss_ros.backends.torch_cpu import TorchBackend
 
         return TorchBackend(model, precision, threads)
     if name == "tensorrt":
+        from vss_ros.backends.gpu.cuda import device_errors
+        from vss_ros.backends.gpu.engines import NoEngine
         from vss_ros.backends.gpu.tensorrt import TensorRTBackend
 
-        return TensorRTBackend(model, precision)
+        try:
+            with device_errors():
+                return TensorRTBackend(model, precision)
+        except NoEngine as error:
+            raise NoEngine(f"{error}; build it once: {build_command(model, precision)}") from error
     from vss_ros.backends.onnx import OnnxBackend
 
     return OnnxBackend(model, name, precision, threads)
 
 
-def fastest() -> str:
+def build_command(model: Model, precision: str) -> str:
+    """What makes the engines that a model lacks."""
+    command = f"vss build --model {model.source or 'CARD'} --precision {precision}"
+    command += f" --size {model.size[0]}x{model.size[1]}"
+    files = model.calibration.files if model.calibration and precision == "int8" else {}
+    return command + "".join(f" --calibration {path.parent}" for path in list(files.values())[:1])
+
+
+def fastest(cpu: bool = False) -> str:
     """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not cpu:
         return "torch"
     for name in ("openvino", "onnxruntime"):
         if all(find_spec(module) for module in NEEDS[name]):

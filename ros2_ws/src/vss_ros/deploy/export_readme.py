@@ -8,6 +8,7 @@ from typing import Any
 PLATFORMS = [
     ("JetPack 6.1 and 6.2 (Orin)", "10.3", "/usr/src/tensorrt/bin/trtexec", "--stronglyTyped"),
     ("JetPack 7.0 and 7.1 (Thor)", "10.13", "/usr/src/tensorrt/bin/trtexec", "--stronglyTyped"),
+    ("JetPack 7.2 (Orin, Thor)", "10.16", "/usr/src/tensorrt/bin/trtexec", "--stronglyTyped"),
     ("JetPack 7.2.2 and later (Orin, Thor)", "11", "/usr/src/tensorrt/bin/trtexec", ""),
     ("Desktop GPU", "10", "trtexec", "--stronglyTyped"),
     ("Desktop GPU", "11", "trtexec", ""),

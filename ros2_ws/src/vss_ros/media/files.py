@@ -36,7 +36,7 @@ def foreign(info: os.stat_result, path: Path) -> str:
     """Why a file or folder could hold what someone else wrote, or ""."""
     if stat.S_ISLNK(info.st_mode):
         return f"{path} is a link; remove it"
-    if info.st_uid != os.geteuid():
+    if info.st_uid not in (0, os.geteuid()):  # who is root can write everywhere anyway
         return (
             f"{path} belongs to user {info.st_uid}, not to you ({os.geteuid()}); remove it or set VSS_CACHE"
         )

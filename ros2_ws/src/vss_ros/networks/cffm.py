@@ -52,6 +52,11 @@ class FocalAttention(nn.Module):
         self.relative_position_bias_table_to_windows_clips = nn.ParameterList(
             [small((heads, (WINDOW + SCALES[scale][2] - 1) ** 2)) for scale in scales]
         )
+        for i, kernel in enumerate((WINDOW, POOLED_TARGET[2], *(SCALES[scale][2] for scale in scales))):
+            self.register_buffer(f"relative{i}", relative_index(kernel), persistent=False)
+        self.index: Tensor | None
+        self.register_buffer("index", None, persistent=False)
+        self.grid: tuple[int, int] | None = None  # of windows, which `index` is for
 
     def keys(self, pooled: Tensor) -> Tensor:
         """Pooled map (B, h, w, C) → its keys and values (B, h·w, 2C)."""
@@ -63,17 +68,25 @@ class FocalAttention(nn.Module):
         batch, height, width, dim = x.shape
         q, kv = self.qkv(x).split([dim, 2 * dim], -1)
         rows = torch.cat([kv.flatten(1, 2), pooled, *references, torch.zeros_like(pooled[:, :1])], 1)
-        # (nW, 289) of rows; the last row is outside the maps
-        index = key_index(height // WINDOW, width // WINDOW, self.scales)
-        tokens = rows.index_select(1, torch.tensor(index.ravel(), device=x.device))
+        index = self.index_of(height // WINDOW, width // WINDOW, x.device)
+        tokens = rows.index_select(1, index.flatten())
         tokens = tokens.reshape(-1, index.shape[1], 2 * dim)  # (B·nW, 289, 2C)
         k, v = (split_heads(part, self.heads) for part in tokens.chunk(2, -1))
         q = split_heads(windows(q), self.heads)
-        outside = torch.tensor(index == rows.shape[1] - 1, device=x.device)[:, None, None].to(x.dtype)
+        outside = (index == rows.shape[1] - 1)[:, None, None].to(x.dtype)
         bias = self.bias() + OUTSIDE * outside.repeat(batch, 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B·nW, heads, 49, dim / heads)
         out = self.proj(out.transpose(1, 2).flatten(2))
         return unwindows(out, batch, height, width)
+
+    def index_of(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """Rows of keys (nW, 289); the last row is outside the maps. Kept on the device: no frame waits for it."""
+        if self.grid == (rows, columns) and self.index is not None and self.index.device == device:
+            return self.index
+        index = torch.tensor(key_index(rows, columns, self.scales), device=device)
+        if type(index) is Tensor:  # not while an exporter looks on
+            self.grid, self.index = (rows, columns), index
+        return index
 
     def bias(self) -> Tensor:
         """Position bias (1, heads, 49, 289)."""
@@ -83,11 +96,7 @@ class FocalAttention(nn.Module):
             *self.relative_position_bias_table_to_windows,
             *self.relative_position_bias_table_to_windows_clips,
         ]
-        kernels = [WINDOW, POOLED_TARGET[2], *(SCALES[scale][2] for scale in self.scales)]
-        groups = [
-            table[:, relative_index(kernel).to(table.device)]
-            for table, kernel in zip(tables, kernels, strict=True)
-        ]
+        groups = [table[:, getattr(self, f"relative{i}")] for i, table in enumerate(tables)]
         groups.insert(1, self.relative_position_bias_table_to_neighbors[0])
         return torch.cat(groups, -1)[None]
 

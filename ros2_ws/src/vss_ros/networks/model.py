@@ -26,7 +26,8 @@ class Calibration:
 class Model:
     """network: in inference mode; size: (height, width) of its input; card: None where the weights are fresh.
 
-    parts: how many stages of like cost `remember` becomes, which may run one a frame; at most the network's steps.
+    parts: how many stages of like cost `remember` becomes, which may run one a frame; at most the network's steps;
+    source: what the user calls the model, for commands in messages.
     """
 
     network: nn.Module
@@ -34,6 +35,7 @@ class Model:
     card: ModelCard | None = None
     calibration: Calibration | None = None
     parts: int = 1
+    source: str = ""
 
     @property
     def mean(self) -> Sequence[float]:
@@ -55,4 +57,4 @@ def open_model(model: str | Path, size: tuple[int, int] | None = None) -> Model:
     """An installed model's name or a card's path, at the card's size unless another is given. Raises VssError."""
     network, card = load_model(model)
     height, width = size or card.size
-    return Model(network, (height, width), card)
+    return Model(network, (height, width), card, source=str(model))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.backends import int8_files
-from vss_ros.backends.choose import best_precision, make_backend
+from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
-from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.config import StreamConfig, replace
 from vss_ros.networks.model import Model, open_model
 from vss_ros.stream.stream import Stream
@@ -52,18 +51,12 @@ def model_of(config: StreamConfig) -> Model:
 
 
 def open_backend(model: Model, config: StreamConfig) -> Any:
-    """The runtime that a config names, with the model on it; NoEngine says how to build what is missing."""
+    """The runtime that a config names, with the model on it."""
     cores = pin(config.affinity) if config.affinity else 0
-    try:
-        return make_backend(
-            model,
-            config.backend,
-            precision=config.precision,
-            bf16_agrees=model.bf16_agreement >= config.bf16_agreement,
-            threads=config.threads or cores,
-        )
-    except NoEngine as error:
-        precision = best_precision(config.backend, False) if config.precision == "auto" else config.precision
-        options = f"--precision {precision} --size {model.size[0]}x{model.size[1]}"
-        options += f" --calibration {config.calibration}" if config.calibration else ""
-        raise NoEngine(f"{error}; build it once: vss build --model {config.model} {options}") from error
+    return make_backend(
+        model,
+        config.backend,
+        precision=config.precision,
+        bf16_agrees=model.bf16_agreement >= config.bf16_agreement,
+        threads=config.threads or cores,
+    )

@@ -8,6 +8,7 @@ softmax and LayerNorm in 16 bits.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from vss_ros.backends.gpu import engines
-from vss_ros.backends.gpu.versions import Versions, builder, numbers, probe
+from vss_ros.backends.gpu.versions import Versions, builder, load_tensorrt, numbers, probe
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError
 from vss_ros.networks.model import Model
@@ -177,8 +178,7 @@ def from_onnx(program: ExportedProgram, inputs: tuple[Tensor, ...], found: Versi
 
 def parsed(content: bytes, found: Versions) -> bytes:
     """The engine of an ONNX model, by TensorRT's own parser."""
-    import tensorrt as trt
-
+    trt = load_tensorrt()
     engines.make_dir()  # holds the timing cache
     logger = trt.Logger(trt.Logger.WARNING)
     maker = trt.Builder(logger)
@@ -202,8 +202,9 @@ def parsed(content: bytes, found: Versions) -> bytes:
 
 
 def timing_cache(found: Versions) -> Path:
-    """TensorRT's measurements of kernels, which make the next build of a similar engine faster."""
-    return engines.engine_dir() / f"timing-{found.tensorrt}.cache"
+    """TensorRT's measurements of kernels on this GPU, which make the next build of a similar engine faster."""
+    gpu = re.sub(r"\W+", "-", found.gpu)
+    return engines.engine_dir() / f"timing-{found.tensorrt}-{gpu}.cache"
 
 
 def pack(inputs: list[str], outputs: list[str], plan: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,34 @@ from vss_ros.backends.base import Backend, flat, parts_of
 from vss_ros.backends.gpu.graphs import Graph, Transfer
 from vss_ros.backends.move import resize_flow
 from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
+from vss_ros.config import VssError
 from vss_ros.networks.model import Model
 
 Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def device_errors() -> Iterator[None]:
+    """What CUDA says while a network is opened, as a VssError, so that a fallback can take over."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise VssError(
+            "the GPU has no memory left for the network: free some, lower height and width, or use a CPU backend "
+            f"({first_line(error)})"
+        ) from error
+    except RuntimeError as error:
+        if "CUDA" not in str(error) and "kernel image" not in str(error):
+            raise
+        raise VssError(
+            f"CUDA does not run here: {first_line(error)}; install a torch built for this GPU (docs/JETSON.md), or "
+            "use a CPU backend"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 class CudaBackend(Backend):

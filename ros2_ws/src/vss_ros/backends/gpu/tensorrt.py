@@ -9,6 +9,7 @@ from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, unpack
 from vss_ros.backends.gpu.cuda import CudaBackend, Stage, Tensors
 from vss_ros.backends.gpu.graphs import Graph
+from vss_ros.backends.gpu.versions import load_tensorrt
 from vss_ros.config import VssError
 from vss_ros.networks.model import Model
 
@@ -30,8 +31,7 @@ class TensorRTBackend(CudaBackend):
 
 def open_engine(content: bytes, stream: torch.cuda.Stream) -> Stage:
     """A packed engine (see `build.pack`) as a function whose outputs the next call overwrites."""
-    import tensorrt as trt
-
+    trt = load_tensorrt()
     inputs, outputs, plan = unpack(content)
     if not plan:  # the stage hands its inputs through
         return lambda *tensors: tuple(tensors[inputs.index(name)] for name in outputs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from vss_ros.config import VssError
 
@@ -24,9 +26,11 @@ ORIN = {"2.8": "10.3"}  # the wheel of 2.8 for Jetson Orin
 JETPACKS = [
     ((36, 4), "JetPack 6.1 and 6.2 (Orin, TensorRT 10.3)", "2.8"),
     ((38, 0), "JetPack 7.0 and 7.1 (Thor, TensorRT 10.13)", "2.9"),
-    ((39, 0), "JetPack after 7.1", ""),
+    ((39, 0), "JetPack 7.2 and later (TensorRT 10.16, from 7.2.2 on 11)", ""),
 ]
 OLDEST = (10, 3)
+RTX = "RTX"
+"""Before the release of TensorRT for RTX, which counts on its own."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,19 @@ def probe() -> Versions:
         major, minor = torch.cuda.get_device_capability()
         gpu = f"{torch.cuda.get_device_name()} sm_{major}{minor}"
     try:
-        import tensorrt
-
-        found = tensorrt.__version__
+        library = load_tensorrt()
+        found = f"{RTX} {library.__version__}" if library.__name__ == "tensorrt_rtx" else library.__version__
     except (ImportError, OSError):  # OSError: the bindings without the libraries
         found = ""
     return Versions(torch.__version__, installed("torch-tensorrt"), found, jetson_linux(), gpu)
+
+
+def load_tensorrt() -> Any:
+    """TensorRT's Python module, or that of TensorRT for RTX, whose builder, parser and runtime have the same names."""
+    try:
+        return importlib.import_module("tensorrt")
+    except ModuleNotFoundError:
+        return importlib.import_module("tensorrt_rtx")
 
 
 def builder(found: Versions) -> str:
@@ -68,6 +79,8 @@ def builder(found: Versions) -> str:
         )
     if not found.tensorrt:
         raise VssError(f"backend tensorrt needs TensorRT, which is not installed: {advice(found)}")
+    if found.tensorrt.startswith(RTX):
+        return "onnx"
     if numbers(found.tensorrt) < OLDEST:
         raise VssError(f"TensorRT {found.tensorrt} is too old: expected 10.3 or later; {advice(found)}")
     if not found.torch_tensorrt:
@@ -93,6 +106,8 @@ def advice(found: Versions) -> str:
         if not place:
             return f"Jetson Linux {found.l4t} has no TensorRT 10: flash JetPack 6.2 or later"
         name, pair = place[-1]
+        if not pair and "Orin" not in found.gpu:  # for Orin no wheel was made after 2.8
+            pair = next((ours for ours, theirs in PAIRS.items() if theirs == release(found.tensorrt)), "")
         if not pair:
             return (
                 f"no torch-tensorrt matches the TensorRT of {name}: leave it out, engines are built from ONNX"

@@ -6,6 +6,7 @@ the engines meanwhile, and the node takes the new stream between two frames.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from typing import Any
@@ -31,10 +32,10 @@ class Start:
         self.closed = False
         try:
             self.streams = make_streams(config)
-        except VssError as error:
-            if not (config.allow_fallback and config.backend == "tensorrt"):
+        except (VssError, RuntimeError) as error:  # RuntimeError: CUDA's, on the first frames
+            if not (config.allow_fallback and config.backend in ("tensorrt", "torch", "auto")):
                 raise
-            self.streams = make_streams(fallback(config))
+            self.streams = fallback(config, error)
             self.reason = f"runs on {self.streams[0].backend.name} instead of {config.backend}: {error}"
             from vss_ros.backends.gpu.engines import NoEngine
 
@@ -61,7 +62,11 @@ class Start:
         """Runs in a thread: builds in a process, which may take minutes and all of a core, then opens the stream."""
         last = ""
         with subprocess.Popen(
-            build_command(self.config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            build_command(self.config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "VSS_DIES_WITH": "the node"},
         ) as child:
             self.child = child
             if self.closed:
@@ -88,14 +93,22 @@ def build_command(config: SegmentConfig) -> list[str]:
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
-def fallback(config: SegmentConfig) -> SegmentConfig:
-    """Torch on CUDA in the same precision where it has it, else the fastest of the CPU."""
+def fallback(config: SegmentConfig, error: Exception) -> list[Any]:
+    """Streams on torch with CUDA, in the same precision where it has it, else on the fastest runtime of the CPU."""
     import torch
 
-    if not torch.cuda.is_available():
-        return replace(config, backend="auto", precision="auto", build_on_start=False)
+    from vss_ros.backends.choose import fastest
+
     precision = "f16" if config.precision in ("auto", "int8") else config.precision
-    return replace(config, backend="torch", precision=precision, build_on_start=False)
+    places = [(fastest(cpu=True), "auto")]
+    if config.backend == "tensorrt" and torch.cuda.is_available():
+        places.insert(0, ("torch", precision))
+    for backend, precision in places:
+        try:
+            return make_streams(replace(config, backend=backend, precision=precision, build_on_start=False))
+        except (VssError, RuntimeError) as later:
+            error = later
+    raise error
 
 
 def make_streams(config: SegmentConfig) -> list[Any]:

@@ -1,0 +1,139 @@
+"""CUDA graphs on stand-ins: every network in every precision, what cannot be captured, and what a failure leaves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+import torch
+from fixtures.cuda import Stream as CudaStream
+from fixtures.cuda import cuda
+from fixtures.networks import lively
+from vss_ros.backends.gpu.graphs import Graph, NotCapturable, OnDevice
+from vss_ros.backends.gpu.torch import TorchCudaBackend
+from vss_ros.backends.stages import Label, Resize, flat_stages
+from vss_ros.backends.torch_cpu import TorchBackend
+from vss_ros.networks.model import Model
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
+
+SIZE = (64, 96)
+NETWORKS = [
+    *[("dcfm", "mit_b0"), ("segformer", "mobilenet_v1"), ("cffm", "mit_b0")],
+    *[("mrcfa", "mit_b0"), ("msaf", "resnet18"), ("stf", "resnet18"), ("mar+pspnet", "resnet18")],
+]
+
+
+def labels(backend, frames):
+    stream = Stream(backend, FixedInterval(2))
+    results = [r for i, frame in enumerate(frames) for r in stream.feed(frame, i / 30)] + stream.flush()
+    return [result.labels for result in results]
+
+
+@pytest.mark.parametrize(
+    ("precision", "share"), [("f32", 0.999), ("f16", 0.98), pytest.param("bf16", 0.9, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_every_network_runs_as_graphs(cuda, caplog, rng, name, backbone, precision, share):
+    network = lively(name, backbone)
+    frames = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in [SIZE] * 3 + [(96, 144)] * 2]
+    with caplog.at_level(logging.WARNING):
+        backend = TorchCudaBackend(Model(network, SIZE), precision)
+        found = labels(backend, frames)
+    assert not caplog.messages and cuda.graphs >= len(backend.stages)
+    assert all(isinstance(stage, Graph) for stage in backend.stages.values())
+    truth = labels(TorchBackend(Model(network, SIZE)), frames[:3])
+    for ours, expected in zip(found[: len(truth)], truth, strict=True):
+        assert (ours == expected).mean() >= share
+
+
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_no_forward_reads_the_hosts_memory(name, backbone):
+    """On meta tensors, whose device is not the host's: a second run must find there everything that it needs."""
+    network = lively(name, backbone).to("meta")
+    for module, inputs in flat_stages(Model(network, SIZE)).values():
+        with torch.no_grad():
+            module(*inputs)
+            with OnDevice(torch.device("meta")):
+                module(*inputs)
+
+
+def test_host_memory_is_found_before_a_capture():
+    with pytest.raises(NotCapturable, match="cpu memory"), OnDevice(torch.device("meta")):
+        torch.zeros(2, device="meta") + torch.tensor([1.0, 2.0])
+
+
+def test_what_waits_for_the_device_is_never_captured(cuda):
+    with pytest.raises(NotCapturable, match="wait"):
+        Graph(lambda x: x * x.sum().item(), (torch.ones(3),), CudaStream())
+    assert cuda.graphs == 0 and not cuda.pools and not cuda.switched
+
+
+def test_a_failed_capture_leaves_the_process_sound(cuda):
+    calls = []
+
+    def third_time(x):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return x + 1
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        Graph(third_time, (torch.ones(3),), CudaStream())
+    assert not cuda.pools, "the allocator still captures"
+    assert not cuda.switched, "the thread's stream is still another"
+    assert Graph(lambda x: x + 1, (torch.ones(3),), CudaStream())(torch.ones(3)).tolist() == [2.0] * 3
+
+
+def test_a_stage_that_cannot_be_captured_runs_without_a_graph(cuda, monkeypatch, caplog, rng):
+    def refuse(*_):
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr("vss_ros.backends.gpu.torch.Graph", refuse)
+    network = lively("dcfm", "mobilenet_v1")
+    frames = list(rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8))
+    with caplog.at_level(logging.WARNING):
+        found = labels(TorchCudaBackend(Model(network, SIZE), "f32"), frames)
+    assert "stage encode runs without a CUDA graph" in caplog.text
+    truth = labels(TorchBackend(Model(network, SIZE)), frames)
+    assert all((a == b).mean() > 0.999 for a, b in zip(found, truth, strict=True))
+
+
+def test_captures_of_two_threads_take_turns(cuda):
+    """The stand-in raises where one capture begins inside another."""
+    wrong = []
+
+    def make():
+        try:
+            for _ in range(20):
+                Graph(lambda x: (x @ x).relu(), (torch.ones(64, 64),), CudaStream())
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and cuda.graphs == 40
+
+
+def test_a_graph_sees_new_inputs_and_keeps_old_outputs_only_as_copies(cuda):
+    graph = Graph(lambda x: (x + 1) * 2, (torch.zeros(2),), CudaStream())
+    first = graph(torch.tensor([1.0, 2.0]))
+    kept = first.clone()
+    assert (
+        graph(torch.tensor([5.0, 6.0])) is first
+        and first.tolist() == [12.0, 14.0]
+        and kept.tolist() == [4.0, 6.0]
+    )
+
+
+def test_label_and_resize_are_capturable(cuda, rng):
+    logits = torch.randn(1, 5, 8, 12)
+    assert torch.equal(Graph(Label((32, 48)), (logits,), CudaStream())(logits), Label((32, 48))(logits))
+    frame = torch.from_numpy(rng.integers(0, 256, (1, 40, 60, 3), dtype=np.uint8))
+    resize = Resize((40, 60), (20, 30))
+    assert torch.equal(Graph(resize, (frame,), CudaStream())(frame), resize(frame))
