@@ -79,7 +79,7 @@ setup(
             "tensorboard>=2.18,<3",
         ],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
-        "demo": ["av>=13,<18"],
+        "demo": ["av>=14,<18"],
         # Spreads the evaluation of many recordings over machines.
         "ray": ["ray>=2.40,<3"],
         "test": [

@@ -93,7 +93,7 @@ def start(context):
 
     def answered():
         """Whether the recorder has a mask, which it notes in a row below the table's head."""
-        rows = recording.parent / f".{recording.name}.partial" / "frames.csv"
+        rows = recording.parent / f"{recording.name}.partial" / "frames.csv"
         return recording.exists() or (rows.exists() and rows.read_bytes().count(b"\n") >= 2)
 
     def give_up(context):

@@ -339,7 +339,7 @@ def test_every_failure_of_an_evaluation_is_its_exit_code(launch, tmp_path):
     line.text = line.text.replace(b"ERROR", b"WARN")
     assert not said.kwargs["on_stderr"](line)
     recording = Path(recorder.kwargs["parameters"][0]["out"])
-    rows = recording.parent / f".{recording.name}.partial" / "frames.csv"
+    rows = recording.parent / f"{recording.name}.partial" / "frames.csv"
     rows.parent.mkdir()
     rows.write_text("stamp\n")
     assert of_kind(give_up(context), "Shutdown")

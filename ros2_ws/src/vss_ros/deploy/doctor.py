@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vss_ros.config import missing, share_dir
 
-REQUIRED = ("numpy", "cv2", "yaml", "tqdm", "safetensors", "rosbags", "torch")
+REQUIRED = ("numpy", "cv2", "yaml", "tqdm", "safetensors", "mcap", "rosbags", "simplejpeg", "torch")
 RUNTIME = ("openvino", "onnx", "onnxscript")
 """Of the fastest backend of a CPU."""
 SHARED_MEMORY = 40e6  # bytes: two segments of config/fastdds.xml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from vss_ros.config import VssError
 
 TICKS = 90_000
 """Units of a frame's time in a second, as usual for mp4."""
+LONGEST_PAUSE = 10
+"""Seconds that a frame is shown at most: a clock that is set must not stretch the video by years."""
 
 
 class VideoWriter:
     """Writes to a hidden file beside `path`, renamed by `close`; without a frame no file appears.
 
-    With PyAV the frames keep the times of their stamps; OpenCV only knows the constant rate `fps`.
+    With PyAV the frames keep the times of their stamps, and the hidden file plays up to its last second whatever
+    happens to us; OpenCV only knows the constant rate `fps`.
     """
 
     def __init__(self, path: Path, fps: float = 30.0) -> None:
@@ -27,14 +31,14 @@ class VideoWriter:
         self.partial = path.with_name(f".{path.name}")
         self.size = (0, 0)
         self.writer: Any = None
-        self.first = self.last = 0
+        self.stamp = self.time = 0
 
     def write(self, rgb: np.ndarray, stamp_ns: int) -> None:
         """Append an (H, W, 3) uint8 frame; one of another size is fitted to the first's."""
         if self.writer is None:
             height, width = rgb.shape[:2]
             self.size = (height + height % 2, width + width % 2)  # 4:2:0 colours need even sizes
-            self.first, self.last = stamp_ns, -1
+            self.stamp, self.time = stamp_ns, -1
             self.writer = self.open()
         height, width = self.size
         if rgb.shape[:2] != self.size:
@@ -45,9 +49,10 @@ class VideoWriter:
         from av import VideoFrame
 
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        # Players reject times that do not grow; a looping source jumps back.
-        self.last = max(self.last + 1, (stamp_ns - self.first) * TICKS // 10**9)
-        frame.pts, frame.time_base = self.last, Fraction(1, TICKS)
+        # Players reject times that do not grow; a looping source jumps back, a clock that is set to and fro.
+        passed = min((stamp_ns - self.stamp) * TICKS // 10**9, LONGEST_PAUSE * TICKS)
+        self.time, self.stamp = self.time + max(passed, 1), stamp_ns
+        frame.pts, frame.time_base = self.time, Fraction(1, TICKS)
         self.container.mux(self.writer.encode(frame))
 
     def open(self) -> Any:
@@ -62,7 +67,9 @@ class VideoWriter:
             if not writer.isOpened():
                 raise VssError(f"{self.path}: OpenCV cannot write video here; pip install av") from None
             return writer
-        self.container = av.open(str(self.partial), "w", format="mp4")
+        # Fragments of a second, each complete in itself: what a kill or a full disk leaves plays.
+        fragments = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000"}
+        self.container = av.open(str(self.partial), "w", format="mp4", options=fragments)
         stream = self.container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
@@ -70,15 +77,19 @@ class VideoWriter:
         return stream
 
     def close(self) -> None:
-        """Complete the file and give it its name."""
+        """Complete the file and give it its name. Raises OSError or PyAV's error where the disk is full."""
         if self.writer is None:
             return
         if isinstance(self.writer, cv2.VideoWriter):
             self.writer.release()
-        else:
+            os.replace(self.partial, self.path)
+            return
+        try:
             self.container.mux(self.writer.encode(None))
-            self.container.close()
-        os.replace(self.partial, self.path)
+        finally:
+            with suppress(Exception):
+                self.container.close()
+            join_fragments(self.partial, self.path)
 
     def abort(self) -> None:
         """Give up; nothing is left."""
@@ -88,3 +99,22 @@ class VideoWriter:
             else:
                 self.container.close()
             self.partial.unlink(missing_ok=True)
+
+
+def join_fragments(partial: Path, path: Path) -> None:
+    """The same packets with one index, by which players and OpenCV find frames; the fragments where that fails."""
+    import av
+
+    joined = partial.with_name(f"{partial.name}.joined")
+    try:
+        with av.open(str(partial)) as source, av.open(str(joined), "w", format="mp4") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        os.replace(joined, path)
+        partial.unlink()
+    except (OSError, av.FFmpegError):
+        joined.unlink(missing_ok=True)
+        os.replace(partial, path)

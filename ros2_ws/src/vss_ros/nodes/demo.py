@@ -25,6 +25,7 @@ from tqdm import tqdm
 from vss_ros.config import SegmentConfig, VssError
 from vss_ros.data.source import Source, open_source
 from vss_ros.media.draw import contact_sheet
+from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.card import read_card
 from vss_ros.nodes.processes import Chain, require_ros
 
@@ -158,7 +159,7 @@ def run_nodes(
 
 def watch(chain: Chain, expected: int | None, made: Path) -> None:
     """Show the masks that were recorded until the camera has ended and no more come."""
-    rows = made.parent / f".{made.name}.partial" / "frames.csv"
+    rows = partial_folder(made) / "frames.csv"
     with tqdm(total=expected, unit="frame", desc="segmenting", disable=None) as bar:
         last_mask, started, shown = time.monotonic(), False, 0
         while True:

@@ -1,17 +1,21 @@
 """`recorder`: writes what the segment node answers as a bag, an overlay video and a table of frames.
 
-ros2 run vss_ros recorder --ros-args -p out:=drive -r mask:=/segmentation/mask -r overlay:=/segmentation/overlay
+ros2 run vss_ros recorder --ros-args -p out:=drive -r __ns:=/segment      # the name of the segment node
+
+While it records, the folder is called drive.partial. Whatever ends it, what was recorded until a second before stays:
+the next recorder of that name moves a folder that was left behind to drive_recovered and completes it.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import queue
-import shutil
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,9 @@ from std_msgs.msg import String
 
 from vss_ros.config import VssError, check, option
 from vss_ros.media.bags import BagWriter
+from vss_ros.media.bags.recover import recover
 from vss_ros.media.decode import decode
+from vss_ros.media.unfinished import Claim
 from vss_ros.media.video import VideoWriter
 from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare
@@ -61,6 +67,8 @@ FIGURES = (
 COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", *FIGURES, *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
+UNMATCHED = 300
+"""Frames that may wait for the other of mask and figures; then a row is written without figures."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +101,22 @@ class Recorder(Node):
         self.out = Path(config.out)
         if self.out.exists():
             raise VssError(f"out: {self.out} exists already; choose another name or remove it")
-        self.partial = partial_folder(self.out)
+        self.claim = Claim(self.out)
+        for line in self.claim.recovered:
+            self.get_logger().warning(f"an earlier recording was not ended; it lies in {line}")
+        partial = self.claim.folder
         try:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir(parents=True)
-            self.file = (self.partial / "frames.csv").open("w", newline="")
+            self.file = (partial / "frames.csv").open("w", newline="")
         except OSError as error:
             raise VssError(f"out: {self.out} cannot be written: {error}") from error
         self.table = csv.DictWriter(self.file, COLUMNS, restval="", extrasaction="ignore")
         self.table.writeheader()
-        self.bag = BagWriter(self.partial / "bag")
-        self.video = VideoWriter(self.partial / "overlay.mp4", config.fps)
+        self.bag = BagWriter(partial / "bag")
+        self.video = VideoWriter(partial / "overlay.mp4", config.fps)
         self.idle_timeout = config.idle_timeout
         self.rows: dict[int, dict[str, Any]] = {}
-        self.masks = self.skipped = 0
+        self.masks = self.skipped = self.bad = self.without_figures = 0
+        self.failure = ""
         self.heard = self.found = False
         self.last_mask = time.monotonic()
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -150,30 +160,40 @@ class Recorder(Node):
     def write_all(self) -> None:
         """Write what waits, at low priority: the machine is here for the network."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        try:
-            while (item := self.waiting.get()) is not None:
+        while (item := self.waiting.get()) is not None:
+            try:
                 self.write(*item)
-        except (VssError, OSError) as error:
-            self.fail(str(error))
-        except Exception:  # a mistake of ours must not leave a recorder that records nothing
-            self.fail(traceback.format_exc())
+            except Exception as error:
+                number = getattr(error, "errno", None)  # PyAV's errors have it, too
+                if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG):
+                    return self.fail(f"{self.out}: {os.strerror(number)}")
+                self.skip(item[1], error)
+
+    def skip(self, topic: str, error: Exception) -> None:
+        """One bad message costs itself, and neither what is recorded nor what comes."""
+        self.bad += 1
+        self.get_logger().warning(
+            f"{topic}: a message is skipped: {type(error).__name__}: {error}", throttle_duration_sec=5.0
+        )
+        self.get_logger().debug(traceback.format_exc())
 
     def fail(self, reason: str) -> None:
-        self.get_logger().error(reason)
+        self.failure = reason
         self.exit_code = 1
         run.finish()
 
     def write(self, topic: str, resolved: str, raw: bytes, arrival: int) -> None:
         kind = TOPICS[topic]
-        message = deserialize_message(raw, kind)
-        stamp = stamp_ns(message) if topic != "label_info_json" else arrival
-        if topic == "overlay":
-            self.video.write(decode(message), stamp)
+        if topic != "overlay":
+            name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+            self.bag.write(resolved, name, raw, arrival, latched=topic == "label_info_json")
+        if topic in ("label_info_json", "diagnostics"):
             return
-        name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-        self.bag.write(resolved, name, raw, arrival, latched=topic == "label_info_json")
-        if topic in ("mask", "consistency"):
-            self.tabulate(topic, message, stamp, arrival)
+        message = deserialize_message(raw, kind)
+        if topic == "overlay":
+            self.video.write(decode(message), stamp_ns(message))
+        else:
+            self.tabulate(topic, message, stamp_ns(message), arrival)
 
     def tabulate(self, topic: str, message: Any, stamp: int, arrival: int) -> None:
         """A row of frames.csv once both the mask and its figures are there."""
@@ -181,10 +201,22 @@ class Recorder(Node):
         if topic == "mask":
             # Not the node's own latency_ms: this one counts the mask's way to its reader as well.
             row["arrival"] = (arrival - stamp) / 1e6
-        else:
+        elif message.status:
             row.update({item.key: item.value for item in message.status[0].values})
         if "arrival" in row and "total_ms" in row:
-            del self.rows[stamp]
+            self.write_row(stamp)
+        elif len(self.rows) > UNMATCHED:
+            self.write_row(next(iter(self.rows)))
+            if self.without_figures == 1:
+                self.get_logger().warning(
+                    f"no figures for the masks on {self.resolve_topic_name('consistency')}: frames.csv has only "
+                    "their latency; start with -r __ns:=/NAME of the segment node, or remap `consistency`"
+                )
+
+    def write_row(self, stamp: int) -> None:
+        row = self.rows.pop(stamp)
+        if "arrival" in row:
+            self.without_figures += "total_ms" not in row
             self.table.writerow({**row, "latency_ms": f"{row['arrival']:.3f}", "stamp": stamp})
             self.file.flush()
 
@@ -192,28 +224,41 @@ class Recorder(Node):
         """Write what still waits, however long it takes, and give the folder its name."""
         self.waiting.put(None)
         self.writer.join()
-        self.file.close()
-        if self.exit_code:
-            self.bag.abort()
-            self.video.abort()
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return True
+        self.claim.release_reserve()
+        problems = [self.failure] if self.failure else []
+        for step in (self.end_bag, self.end_table, self.video.close):
+            try:
+                step()
+            except Exception as error:  # each ends for itself: what is recorded stays
+                problems.append(" ".join(str(error).split()))
         try:
-            self.bag.close()
-            self.video.close()
-            self.partial.rename(self.out)
-        except (OSError, VssError) as error:
-            self.get_logger().error(f"{self.out}: not written: {error}")
+            where = self.claim.publish()
+        except OSError as error:
+            problems.append(f"{self.out}: {error}")
+            where = self.claim.folder
+        skipped = f", {self.skipped} overlay pictures left out" if self.skipped else ""
+        skipped += f", {self.bad} bad messages skipped" if self.bad else ""
+        summary = f"{self.masks} masks written to {where}{skipped}"
+        if problems:
             self.exit_code = 1
-            return True
-        missing = f", {self.skipped} overlay pictures skipped" if self.skipped else ""
-        self.get_logger().info(f"{self.masks} masks written to {self.out}{missing}")
+            self.get_logger().error(f"{'; '.join(problems)}. What was recorded until then stays: {summary}")
+        else:
+            self.get_logger().info(summary)
         return True
 
+    def end_bag(self) -> None:
+        if not self.failure:
+            with suppress(VssError):
+                return self.bag.close()
+        with suppress(OSError):
+            self.bag.file.close()
+        recover(self.bag.file_path)
+        return None
 
-def partial_folder(out: Path) -> Path:
-    """Where the files are until they are complete; `frames.csv` in it shows the progress."""
-    return out.parent / f".{out.name}.partial"
+    def end_table(self) -> None:
+        for stamp in list(self.rows):
+            self.write_row(stamp)
+        self.file.close()
 
 
 def stamp_ns(message: Any) -> int:

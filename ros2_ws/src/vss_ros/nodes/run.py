@@ -43,12 +43,14 @@ def watcher(args: list[str] | None = None) -> int:
 
 
 def run(name: str, args: list[str] | None = None) -> int:
-    """Run `make_node()` of a node's module until SIGINT, SIGTERM or `finish()`; the exit code.
+    """Run `make_node()` of a node's module until SIGINT, SIGTERM, SIGHUP or `finish()`; the exit code.
 
     The signals are blocked in all threads and awaited by this one: KeyboardInterrupt cannot appear in the
     middle of an import, a callback or the clean-up, so Ctrl-C at any moment ends in the same orderly way.
     """
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # a closed terminal; nohup asks to outlive it
+        signals.append(signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for number in signals:  # a shell's background job starts with SIGINT ignored
         signal.signal(number, signal.SIG_DFL)
