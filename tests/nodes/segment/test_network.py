@@ -17,17 +17,20 @@ pytestmark = pytest.mark.ros
 STAND_IN = """
 import sys
 from pathlib import Path
-from vss_ros.stream import load
+from vss_ros.backends import choose
+from vss_ros.backends.gpu import tensorrt
 from vss_ros.backends.gpu.engines import NoEngine
+from vss_ros.backends.torch_cpu import TorchBackend
 from vss_ros.nodes.segment import network as start
-built, real = Path({path!r}), load.make_backend
-def make_backend(model, name, **options):
-    if name == "tensorrt" and not built.exists():
+built = Path({path!r})
+def backend(model, precision):
+    if not built.exists():
         raise NoEngine("no engine has been built")
-    backend = real(model, "torch", precision="f32", threads=1)
-    backend.name = name
-    return backend
-load.make_backend = make_backend
+    found = TorchBackend(model, "f32", 1)
+    found.name = "tensorrt"
+    return found
+tensorrt.TensorRTBackend = backend
+choose.fastest = lambda cpu=False: "torch"
 start.build_command = lambda config: [sys.executable, "-c", {builder!r}]
 """
 BUILDER = """
