@@ -68,7 +68,7 @@ def test_a_stream_passes_threads_and_affinity_on(tiny_card, monkeypatch):
     assert made["threads"] == 2
 
 
-@pytest.mark.parametrize("cores", ["x", "1-", "-1", "4096", "3-2", ","])
+@pytest.mark.parametrize("cores", ["x", "1-", "-1", "4096", "3-2", ",", "0-1-2", "0-999999999999"])
 def test_cores_that_are_not_there_are_refused(cores):
     with pytest.raises(VssError, match="affinity: "):
         cpu.pin(cores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -13,14 +14,54 @@ from fixtures.segment import SLOW, constant, messages
 pytestmark = pytest.mark.ros
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.0, 0.3, 0.6, 2.0])
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        *((signal.SIGINT, after) for after in (0.0, 0.3, 0.6, 2.0)),
+        (signal.SIGTERM, 0.5),
+        (signal.SIGHUP, 0.5),
+    ],
+)
 def test_a_signal_at_any_moment_ends_it_cleanly(start, number, after):
     node = constant(start)
     assert wait(node.awaits_signals)
     time.sleep(after)
     assert node.stop(number) == 0
     assert "Traceback" not in node.text() and "Error" not in node.text(), node.text()
+
+
+def test_a_node_started_with_nohup_outlives_its_terminal(start):
+    node = start(patch="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)", constant_network=True)
+    assert wait(node.awaits_signals)
+    node.child.send_signal(signal.SIGHUP)
+    time.sleep(1.0)
+    assert node.child.poll() is None
+    assert node.stop() == 0
+
+
+NOBODY = """
+import os, pwd
+def getpwuid(uid):
+    raise KeyError(uid)
+pwd.getpwuid = getpwuid
+for name in ("HOME", "VSS_CACHE", "XDG_CACHE_HOME"):
+    os.environ.pop(name, None)
+from vss_ros.config import cache_dir
+print("cache", cache_dir(), flush=True)
+"""
+
+
+def test_a_user_without_a_home_runs_it(start):
+    """As in a container that is given some uid: no HOME and no entry in /etc/passwd."""
+    node = start(patch=NOBODY, constant_network=True, autostart=True)
+    assert node.logged("active: "), node.text()
+    assert f"/vss_ros-{os.geteuid()}" in node.text()
+    assert node.stop() == 0
+
+
+def test_what_the_library_says_stands_in_the_nodes_log(start, client):
+    node = start(model="no_such_model", autostart=True)
+    assert node.logged("[INFO]") and node.logged("loading model no_such_model")
 
 
 def test_a_signal_while_a_model_is_prepared(start):

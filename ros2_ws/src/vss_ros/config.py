@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -44,11 +45,17 @@ def share_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Folder for exported stages: $VSS_CACHE, else $XDG_CACHE_HOME/vss_ros, else ~/.cache/vss_ros."""
+    """Folder for exported stages: $VSS_CACHE, else $XDG_CACHE_HOME/vss_ros, else ~/.cache/vss_ros.
+
+    A temporary one for a user without a home.
+    """
     base = os.environ.get("VSS_CACHE")
     if base:
         return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vss_ros"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vss_ros"
+    except RuntimeError:  # neither HOME nor an entry of this user, as in containers with any uid
+        return Path(tempfile.gettempdir()) / f"vss_ros-{os.geteuid()}"
 
 
 def missing(module: str) -> str:

@@ -124,3 +124,33 @@ def test_autostart_with_a_wrong_model_stays_and_says_why(start, client):
     assert node.logged("model 'no_such_model'")
     assert client.state() == "unconfigured"
     assert node.stop(signal.SIGTERM) == 0
+
+
+BOND = """
+import importlib.machinery, sys, types
+class Bond:
+    def __init__(self, node, topic, name):
+        print("bond", topic, name, flush=True)
+    def start(self):
+        print("bond started", flush=True)
+    def shutdown(self):
+        print("bond broken", flush=True)
+package = types.ModuleType("bondpy")
+package.__spec__ = importlib.machinery.ModuleSpec("bondpy", None)
+package.bondpy = sys.modules["bondpy.bondpy"] = types.SimpleNamespace(Bond=Bond)
+sys.modules["bondpy"] = package
+"""
+
+
+def test_an_active_node_is_bonded_to_navs_lifecycle_manager(start, client):
+    """With a stand-in for bondpy, which is not on PyPI."""
+    node = start(patch=BOND, constant_network=True)
+    assert client.change("configure")
+    assert "bond" not in node.text()
+    assert client.change("activate") and node.logged("bond bond segment\nbond started")
+    assert client.change("deactivate") and node.logged("bond broken")
+    assert node.stop() == 0
+
+
+def test_without_bondpy_the_log_says_what_nav_needs(start):
+    assert start(constant_network=True, autostart=True).logged("set its bond_timeout to 0.0")

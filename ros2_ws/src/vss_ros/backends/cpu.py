@@ -23,6 +23,10 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
+CORES = 1 << 16
+"""More than any machine has: a range is not written out beyond."""
+
+
 def pin(cores: str) -> int:
     """Keep this thread, and the threads that it starts from now on, on CPU cores such as "0-3,6"; how many they are.
 
@@ -31,8 +35,8 @@ def pin(cores: str) -> int:
     try:
         wanted: set[int] = set()
         for part in cores.split(","):
-            ends = [int(end) for end in part.split("-")]
-            wanted |= set(range(ends[0], ends[-1] + 1))
+            first, last = (int(end) for end in (part if "-" in part else f"{part}-{part}").split("-"))
+            wanted |= set(range(first, min(last, CORES) + 1))
     except ValueError as error:
         raise VssError(f"affinity: expected CPU cores such as 0-3,6; got {cores!r}") from error
     there = set(range(os.cpu_count() or 1))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Container
 from importlib.metadata import version
@@ -36,16 +39,39 @@ def stage_files(model: Model) -> dict[str, Path]:
     if not missing:
         return paths
     log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
+    contents = export(model, wanted=missing)
     try:
         own_folder(folder)
-        for stage, content in export(model, wanted=missing).items():
-            write_atomic(paths[stage], content)
-            write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
+        write(contents, paths)
+        return paths
+    except OSError as error:
+        log.warning(
+            "the cache folder %s cannot be written (%s): each start exports anew; set VSS_CACHE to another one",
+            folder,
+            error.strerror,
+        )
+    try:
+        folder = temporary_folder()
+        elsewhere = {stage: folder / path.name for stage, path in missing.items()}
+        write(contents, elsewhere)
+        return paths | elsewhere
     except OSError as error:
         raise VssError(
-            f"the cache folder {folder} cannot be written ({error.strerror}); set VSS_CACHE to another one"
+            f"no place for {len(contents)} ONNX files: {error}; set VSS_CACHE or TMPDIR"
         ) from error
-    return paths
+
+
+def write(contents: dict[str, bytes], paths: dict[str, Path]) -> None:
+    for stage, content in contents.items():
+        write_atomic(paths[stage], content)
+        write_atomic(checksum_path(paths[stage]), hashlib.sha256(content).hexdigest().encode())
+
+
+def temporary_folder() -> Path:
+    """A folder that is gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="vss_ros_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def export(model: Model, opset: int = CPU_OPSET, wanted: Container[str] | None = None) -> dict[str, bytes]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from typing import Any
 
 from vss_ros.config import VssError
+from vss_ros.nodes import shared_memory
 
 MODULES = {
     "segment": "vss_ros.nodes.segment.node",
@@ -54,11 +57,15 @@ def run(name: str, args: list[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for number in signals:  # a shell's background job starts with SIGINT ignored
         signal.signal(number, signal.SIG_DFL)
+    give_logs_a_home()
     module = importlib.import_module(MODULES[name])
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
+    freed = shared_memory.remove_dead()
+    warnings = [f"removed {freed / 1e6:.0f} MB of shared memory of processes that are gone" if freed else ""]
+    warnings.append(shared_memory.shortage())
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # malformed --ros-args or parameter file
@@ -70,6 +77,10 @@ def run(name: str, args: list[str] | None = None) -> int:
         rclpy.logging.get_logger(name).error(str(error))
         rclpy.try_shutdown()
         return 1
+    for line in filter(None, [*warnings, shared_memory.missing()]):
+        node.get_logger().warning(line)
+    logging.getLogger("vss_ros").addHandler(Forward(node.get_logger()))
+    logging.getLogger("vss_ros").setLevel(logging.INFO)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     stopping = threading.Event()
@@ -78,6 +89,32 @@ def run(name: str, args: list[str] | None = None) -> int:
     signal.sigwait(signals)
     stopping.set()
     return end(executor, spinner, node)
+
+
+class Forward(logging.Handler):
+    """What the library says goes to the node's log, and with it to /rosout."""
+
+    def __init__(self, to: Any) -> None:
+        super().__init__()
+        self.to = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:  # rclpy allows a line of code one severity
+            self.to.error(text)
+        elif record.levelno >= logging.WARNING:
+            self.to.warning(text)
+        else:
+            self.to.info(text)
+
+
+def give_logs_a_home() -> None:
+    """ROS ends without a folder for its logs, as where a container's user has no home."""
+    if any(os.environ.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME")):
+        return
+    home = os.environ.get("HOME", "")
+    if not (home and os.access(home, os.W_OK)):
+        os.environ["ROS_LOG_DIR"] = tempfile.mkdtemp(prefix="ros_log_")
 
 
 def finish() -> None:

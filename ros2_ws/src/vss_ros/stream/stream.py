@@ -14,6 +14,7 @@ import numpy as np
 
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.networks.card import ModelCard
+from vss_ros.stream.finite import check_finite
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, input_change, label_drift, make_policy
 
 
@@ -218,6 +219,8 @@ class Stream:
         keys = sorted(self.memories)
         passes = [[self.memories[i] for i in reads] for reads in self.backend.reads(t, keys)]
         logits = self.logits(frame, passes)
+        if t in self.memories or not self.backend.keeps:
+            check_finite(logits)
         with timed(times, "label"):
             labels = self.backend.labels(logits, frame.size)
         times["total"] = sum(times.values())

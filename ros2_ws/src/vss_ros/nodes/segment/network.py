@@ -6,15 +6,19 @@ the engines meanwhile, and the node takes the new stream between two frames.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import threading
+import time
 from typing import Any
 
 import numpy as np
 
 from vss_ros.config import SegmentConfig, VssError, child_command, missing, replace
 from vss_ros.nodes.segment.constant import ConstantStream
+
+log = logging.getLogger(__name__)
 
 
 class Start:
@@ -121,10 +125,19 @@ def make_streams(config: SegmentConfig) -> list[Any]:
     except ModuleNotFoundError as error:
         raise VssError(missing(error.name or str(error))) from error
 
+    start = time.monotonic()
+    log.info("loading model %s", config.model)
     stream = open_stream(config)
+    log.info(
+        "first frames on %s %s, after %.1f s",
+        stream.backend.name,
+        stream.backend.precision,
+        time.monotonic() - start,
+    )
     blank = np.zeros((*stream.backend.size, 3), np.uint8)
     for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
         pass  # runtimes allocate with the first key and non-key frame; better now than on the road
+    log.info("ready after %.1f s", time.monotonic() - start)
     streams = [stream, *(stream.another() for _ in range(cameras - 1))]
     for number, each in enumerate(streams):
         each.phase = number * each.policy.longest // cameras

@@ -23,6 +23,7 @@ from std_msgs.msg import Header
 from vss_ros.config import SegmentConfig, VssError
 from vss_ros.nodes import parameters, run
 from vss_ros.nodes.segment import report
+from vss_ros.nodes.segment.bond import bond
 from vss_ros.nodes.segment.camera import Camera, Worker
 from vss_ros.nodes.segment.network import Start
 from vss_ros.nodes.segment.publish import Answers
@@ -48,6 +49,7 @@ class SegmentNode(LifecycleNode):
         """A worker whose call did not come back; its streams are not used again."""
         self.images: dict[Camera, list[Any]] = {}
         self.inputs: list[Any] = []
+        self.bond: Any = None
         self.error = ""
         self.path = self.get_fully_qualified_name().lstrip("/")
         # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
@@ -132,12 +134,17 @@ class SegmentNode(LifecycleNode):
         self.worker = Worker(self, self.cameras, self.config, self.start)
         for camera in self.cameras:
             self.subscribe_to(camera)
+        self.bond = bond(self)
+        self.get_logger().info(f"active: {self.config.model} on {self.cameras[0].runtime}")
 
     def stop(self, timeout: float = PATIENCE) -> bool:
         """Unsubscribe and join the worker; False if it did not end in time."""
         for subscription in self.inputs:
             self.destroy_subscription(subscription)
         self.inputs, self.images = [], {}
+        if self.bond:
+            self.bond.shutdown()
+        self.bond = None
         worker, self.worker = self.worker, None
         if worker is None or worker.close(timeout):
             return self.hung is None or not self.hung.thread.is_alive()

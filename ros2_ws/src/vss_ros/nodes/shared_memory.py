@@ -1,0 +1,97 @@
+"""Fast DDS's segments in /dev/shm, through which images travel: what dead processes left, and whether ours fits.
+
+Each process holds one, of the size that its profile says, and an empty file beside it that it keeps locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from pathlib import Path
+
+FOLDER = Path("/dev/shm")
+LOCK = re.compile(r"(?:fastdds|fastrtps)_[0-9a-z]{16}_el")  # Kilted; Humble and Jazzy
+SEGMENT_SIZE = re.compile(rb"<segment_size>\s*(\d+)\s*</segment_size>")
+PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+OVERHEAD = 1.06
+"""A segment's file over the size that the profile says."""
+YOUNG = 10.0
+"""Seconds in which a process that starts may not have locked its file yet."""
+ADVICE = (
+    "give the container more (docker run --shm-size=256m), end other ROS processes, or lower segment_size in "
+    "the profile; see docs/RELIABILITY.md"
+)
+
+
+def remove_dead(folder: Path = FOLDER) -> int:
+    """Remove this user's segments whose process is gone (after kill -9); bytes freed.
+
+    As `fastdds shm clean`, which not every robot has: a file whose lock can be taken belongs to no process.
+    """
+    freed = 0
+    for lock in sorted(folder.glob("fast*_el")) if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # locked, another user's, or gone by now
+            about = lock.lstat()
+            if not LOCK.fullmatch(lock.name) or about.st_uid != os.geteuid():
+                continue
+            if time.time() - about.st_mtime < YOUNG:
+                continue
+            handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                segment = lock.with_name(lock.name.removesuffix("_el"))
+                if segment.exists():
+                    size = segment.stat().st_size
+                    segment.unlink()
+                    freed += size
+                lock.unlink()
+            finally:
+                os.close(handle)
+    return freed
+
+
+def wanted() -> int:
+    """Bytes of the segment that this process will make by its profile; 0 where no profile says it."""
+    for name in PROFILES:
+        with contextlib.suppress(OSError):
+            found = SEGMENT_SIZE.search(Path(os.environ.get(name) or "/").read_bytes())
+            if found:
+                return int(int(found[1]) * OVERHEAD)
+    return 0
+
+
+def shortage(folder: Path = FOLDER) -> str:
+    """Why this process's segment will not fit, and what to do; "" if it will."""
+    need = wanted()
+    if not need:
+        return ""
+    try:
+        about = os.statvfs(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror}: images above 64 kB travel by UDP and may be lost; {ADVICE}"
+    free = about.f_bavail * about.f_frsize
+    if free >= need:
+        return ""
+    return (
+        f"{folder} has {free / 1e6:.0f} MB free and this process's segment for images takes {need / 1e6:.0f} MB: "
+        f"images will be lost; {ADVICE}"
+    )
+
+
+def missing() -> str:
+    """Once the first node is made: that Fast DDS could not make this process's segment, or ""."""
+    need = wanted()
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return ""
+    if not need or "librmw_fastrtps" not in maps:
+        return ""
+    if any(
+        LOCK.fullmatch(f"{line.rpartition('/')[2]}_el") for line in maps.splitlines() if "/dev/shm/" in line
+    ):
+        return ""
+    return f"Fast DDS made no segment in {FOLDER} for this process: large images are lost; {ADVICE}"

@@ -1,0 +1,39 @@
+"""An answer that is not a number never becomes a mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import vss_ros
+from vss_ros.stream.finite import NotFinite, check_finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_one_bad_value_of_any_runtime_is_found(bad, dtype):
+    logits = np.full((1, 3, 4, 5), 60000, dtype)  # whose sum is beyond float16
+    check_finite([logits, torch.from_numpy(logits)])
+    logits[0, 1, 2, 3] = bad
+    for found in ([logits], [torch.from_numpy(logits)], [np.zeros(2), logits]):
+        with pytest.raises(NotFinite, match="precision to f32"):
+            check_finite(found)
+
+
+def test_a_memory_that_turns_to_nan_is_noticed_at_its_keyframe_and_thrown_away(tiny_card, rng):
+    stream = vss_ros.load_stream(tiny_card, backend="torch", keyframe_interval=3)
+    frames = rng.integers(0, 256, (8, 64, 96, 3), dtype=np.uint8)
+    good = [result.labels for result in stream.run((rgb, t / 10) for t, rgb in enumerate(frames[:4]))]
+    remember, broken = stream.backend.remember, True
+
+    def poisoned(features):
+        memory = remember(features)
+        return tuple(x * float("nan") for x in memory) if broken else memory
+
+    stream.backend.remember = poisoned
+    stream.reset()
+    with pytest.raises(NotFinite):
+        stream(frames[0], 0.0)
+    broken = False
+    stream.reset()
+    assert np.array_equal(stream(frames[0], 0.0).labels, good[0]), "nothing of it is left"
