@@ -39,6 +39,7 @@ OFFLINE = {
     "threshold": "--thresholds",
     "drift_threshold": "--drifts",
     "max_interval": "--max-interval",
+    "groups": "--groups",
 }
 ARGUMENTS = (
     ("bag", "street", "rosbag2, video, folder of images, or street: the synthetic scene", None),

@@ -175,6 +175,12 @@ class StreamConfig:
     affinity: str = option("", "CPU cores of the network, such as 0-3,6; empty leaves them to the system")
     height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)
     width: int = option(0, "columns of the network's input; 0 takes the model card's", low=0, high=8192)
+    groups: str = option(
+        "",
+        "YAML file that joins the model's classes into groups, of which all answers speak then, such as "
+        "config/groups.yaml; empty: the classes",
+        inactive=True,
+    )
     policy: str = option(
         "fixed",
         "when a frame becomes a keyframe: every frame, every interval-th (fixed), when the input changed "

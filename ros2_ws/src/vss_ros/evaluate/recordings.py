@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--truth", default="", help="true labels: a mask topic of the bag, or a folder of masks"
     )
+    group.add_argument(
+        "--groups", default="", help=StreamConfig.__dataclass_fields__["groups"].metadata["help"]
+    )
     group.add_argument("--fps", type=float, default=0.0, help="frame rate instead of the recording's own")
     group.add_argument(
         "--jobs", type=int, default=1, help="processes; each has --threads, or its share of the cores"
@@ -108,6 +111,7 @@ def plan(args: argparse.Namespace) -> list[Task]:
             "backend": args.backend,
             "precision": args.precision,
             "threads": threads,
+            "groups": str(Path(args.groups).absolute()) if args.groups else "",
             **policy,
         }
         replace(StreamConfig(), **options)  # a wrong option is refused before hours of work

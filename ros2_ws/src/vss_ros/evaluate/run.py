@@ -17,7 +17,7 @@ import hashlib
 import json
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.media.draw import overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.card import read_card
+from vss_ros.networks.groups import Groups
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Result, Stream
@@ -72,6 +73,7 @@ class Task:
         """
         card, _ = read_card(self.stream["model"])
         made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
+        made_of["groups"] = fingerprint(self.stream.get("groups", ""))
         stream = {name: value for name, value in self.stream.items() if name != "threads"}
         return {
             **asdict(self),
@@ -110,14 +112,15 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     footage = task.open()
     stream = load_stream(**task.stream, both_sides=task.both_sides, measure_drift=True)
     card: Any = stream.card
+    model_card: Any = stream.model_card
     notes = []
-    if footage.classes is not None and list(footage.classes) != list(card.classes):
+    if footage.classes is not None and list(footage.classes) != list(model_card.classes):
         footage = unlabelled(footage)
         notes.append("the input's labels are of other classes than the model's: no accuracy")
     warm_up(stream)
     with new_folder(Path(task.folder)) as folder:
         with Record(folder, card, footage.fps, task.overlay) as record:
-            for frame in islice(footage.frames(), task.limit or None):
+            for frame in islice(in_groups(footage, stream.groups), task.limit or None):
                 for answer in stream.feed(frame[0], frame[2] / 1e9, source=frame):
                     record.add(answer.source, answer)
                 progress(record.frames)
@@ -142,6 +145,12 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
 def unlabelled(footage: Footage) -> Footage:
     """The same frames without labels, whose ids mean other classes than the model's."""
     return Footage(lambda: ((rgb, None, t) for rgb, _, t in footage.frames()), footage.fps, footage.length)
+
+
+def in_groups(footage: Footage, groups: Groups | None) -> Iterator[tuple[Any, Any, int]]:
+    """The frames, their true labels joined as the model's classes are."""
+    for rgb, truth, stamp in footage.frames():
+        yield rgb, groups(truth) if groups and truth is not None else truth, stamp
 
 
 def warm_up(stream: Stream) -> None:

@@ -22,11 +22,13 @@ import numpy as np
 from vss_ros.config import VssError
 from vss_ros.data import metrics
 from vss_ros.data.truth import masks_of_topic
-from vss_ros.evaluate.run import Means, Task, percentiles
+from vss_ros.evaluate.run import Means, Task, in_groups, percentiles
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
 from vss_ros.media.draw import overlay
 from vss_ros.media.files import new_folder
+from vss_ros.networks.card import read_card
+from vss_ros.networks.groups import Groups
 
 MASK, CONSISTENCY = "/segmentation/mask", "/segmentation/consistency"
 
@@ -52,7 +54,10 @@ def evaluate_live(task: Task, recording: Path) -> None:
         answers = masks_of_topic(stack.enter_context(BagReader(offline / "bag")), MASK)
         folder = stack.enter_context(new_folder(offline.with_name(f"{offline.name}_live")))
         lines = stack.enter_context((folder / "frames.jsonl").open("w"))
-        frames = zip(islice(footage.frames(), len(stamps)), answers, stamps, strict=False)
+        groups = (
+            Groups(read_card(task.stream["model"])[0], path) if (path := task.stream.get("groups")) else None
+        )
+        frames = zip(islice(in_groups(footage, groups), len(stamps)), answers, stamps, strict=False)
         for index, ((rgb, truth, stamp), (_, expected, _), published) in enumerate(frames):
             figures, known = live.score(published, expected, truth)
             lines.write(json.dumps({"index": index, "stamp": stamp, **figures}, allow_nan=False) + "\n")

@@ -38,6 +38,7 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     backend = open_backend(model, config)
     stream = Stream(backend, card=model.card, both_sides=both_sides, measure_drift=measure_drift)
     stream.configure(config)
+    stream.group(config.groups)
     return stream
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.networks.card import ModelCard
+from vss_ros.networks.groups import Groups
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, input_change, label_drift, make_policy
 
@@ -97,7 +98,8 @@ class Stream:
     ):
         self.backend = backend
         self.policy = policy
-        self.card = card
+        self.model_card = card
+        self.groups: Groups | None = None
         self.max_gap = max_gap
         self.both_sides = both_sides
         self.measure_drift = measure_drift
@@ -109,6 +111,16 @@ class Stream:
         """Take over the options that may change between two frames."""
         self.policy = make_policy(config, self.backend.interval)
         self.max_gap = config.max_gap
+
+    @property
+    def card(self) -> Any:
+        """Names and colours of the labels: the model's, or those of the groups."""
+        return self.groups.card if self.groups else self.model_card
+
+    def group(self, path: str) -> None:
+        """Answer with the groups of a file (see `Groups`), or with the model's classes again if it is "".
+        Raises VssError if the file does not fit the model."""
+        self.groups = Groups(self.model_card, path) if path and self.model_card else None
 
     def another(self) -> Stream:
         """A stream for another camera, with the same options on the same backend."""
@@ -223,6 +235,7 @@ class Stream:
             check_finite(logits)
         with timed(times, "label"):
             labels = self.backend.labels(logits, frame.size)
+            labels = self.groups(labels) if self.groups else labels
         times["total"] = sum(times.values())
         past = [k for k in keys if k <= t]
         for old in past[: max(0, len(past) - self.backend.keeps)]:

@@ -173,6 +173,7 @@ class Worker:
         for each, stream in zip(self.cameras, successors, strict=False):
             for result in each.stream.flush():
                 self.answer(each, result)
+            stream.group(self.config.groups)  # they may have changed since it was opened
             each.stream, each.applied = stream, None
         if successors:
             self.node.get_logger().info(f"engines are built: {self.config.backend} takes over")

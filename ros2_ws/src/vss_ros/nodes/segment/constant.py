@@ -43,6 +43,9 @@ class ConstantStream:
         self.measure_drift = False
         self.reset()
 
+    def group(self, path: str) -> None:
+        """Its stripes are no classes of a model: nothing joins them."""
+
     def reset(self) -> None:
         self.index = 0
         self.labels = np.zeros((0, 0), np.uint8)

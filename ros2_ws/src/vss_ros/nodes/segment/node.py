@@ -129,6 +129,7 @@ class SegmentNode(LifecycleNode):
             camera.stream = stream
         for camera in self.cameras:
             camera.forget()
+            camera.stream.group(self.config.groups)
             card = camera.stream.card
             camera.publish.begin(self.config.model, card, camera.health, self.config.consistency_flow)
         self.worker = Worker(self, self.cameras, self.config, self.start)
