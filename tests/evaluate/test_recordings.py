@@ -15,7 +15,8 @@ from vss_ros.data import metrics
 from vss_ros.data.recordings import find_inputs, open_footage
 from vss_ros.data.source import open_source
 from vss_ros.data.truth import with_files
-from vss_ros.evaluate.run import header, jpeg_message, mask_message
+from vss_ros.evaluate.recordings import merged
+from vss_ros.evaluate.run import Task, header, jpeg_message, mask_message
 from vss_ros.evaluate.worst import APART, PER_FIGURE, SPREAD, Pictures
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader, BagWriter
 from vss_ros.stream.load import load_stream
@@ -318,3 +319,11 @@ def test_several_processes_give_the_same_report(evaluate, tmp_path, way):
     assert len(alone) == 3 and timeless(alone) == timeless(spread)
     for name in alone:
         assert masks(tmp_path / "alone" / name) == masks(tmp_path / "spread" / name)
+
+
+def test_a_broken_recording_is_listed_once_for_all_runs_that_it_broke():
+    tasks = [
+        Task(input=source, run=run, folder="", stream={}) for source in ("a", "b") for run in ("K=1", "K=5")
+    ]
+    failures = [(tasks[0], "cut"), (tasks[1], "cut"), (tasks[2], "cut"), (tasks[3], "no memory")]
+    assert merged(failures) == ["a (K=1, K=5): cut", "b (K=1): cut", "b (K=5): no memory"]

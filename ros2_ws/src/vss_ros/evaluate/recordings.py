@@ -16,7 +16,7 @@ import re
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,10 +85,18 @@ def main(args: argparse.Namespace) -> int:
     failures = run_all(args, todo)
     if args.live and not failures:
         evaluate_live(tasks[0], args.live.absolute())
-    for task, reason in failures:
-        log.error("%s, %s: %s", task.input, task.run, reason)
-    log.info("\n%s\nwrote %s", *write_report(args.out, [f"{t.input}, {t.run}: {why}" for t, why in failures]))
+    for line in merged(failures):
+        log.error("%s", line)
+    log.info("\n%s\nwrote %s", *write_report(args.out, merged(failures)))
     return 1 if failures else 0
+
+
+def merged(failures: Sequence[tuple[Task, str]]) -> list[str]:
+    """A line for each input and reason: what is wrong with a recording is wrong for every model and setting."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for task, reason in failures:
+        runs.setdefault((task.input, reason), []).append(task.run)
+    return [f"{source} ({', '.join(names)}): {reason}" for (source, reason), names in runs.items()]
 
 
 def plan(args: argparse.Namespace) -> list[Task]:

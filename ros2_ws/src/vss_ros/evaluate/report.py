@@ -17,11 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vss_ros.media.files import write_atomic
+import numpy as np
 
-WEB = Path(__file__).parents[1] / "web"
+from vss_ros.config import VssError, fits
+from vss_ros.data import metrics
+from vss_ros.media.files import write_atomic
+from vss_ros.media.page import content_policy, load_page
+
 VALUES, POINTS = 150_000, (100, 1500)
 """Numbers in all plots together, and the least and most points of one: the page must stay small."""
+MATRIX = 40
+"""Classes beyond which a confusion matrix is too large to read."""
 PICTURES = 80
 """Embedded pictures, of about 20 kB each, in the whole page."""
 
@@ -56,6 +62,8 @@ FIGURES = {
     "differs": Figure("Labels that differ from the offline answer of the same frame", percent=True),
     "differs_in_force": Figure("Labels of the newest mask that differ from the offline answer", percent=True),
 }
+FIRST = ("mIoU", "mIoU_in_force")
+"""Columns that must be in sight."""
 COLUMNS = {
     "frames": "frames",
     "dropped": "dropped",
@@ -71,20 +79,34 @@ COLUMNS = {
 def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
     """Write report.html and report.json from all results in `out`; → (headline table as text, page)."""
     files = sorted(out.glob("*/*/result.json"))
-    runs = [load_run(path.parent, len(files)) for path in files]
+    runs, problems = [], list(problems)
+    for path in files:
+        try:
+            run = load_run(path.parent, len(files))
+            json.dumps(run, allow_nan=False)
+            runs.append(run)
+        except (
+            VssError,
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            AttributeError,
+        ) as error:
+            problems.append(f"{path} is damaged or not ours: {error!r:.200}")
     data = {
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, vss_ros {version()}",
-        "problems": list(problems),
+        "problems": problems,
         "figures": {name: asdict(figure) for name, figure in figures_of(runs).items()},
         "columns": columns_of(runs),
         "runs": runs,
     }
-    page = (WEB / "report.html").read_text()
-    for name in ("uPlot.min.css", "uPlot.iife.min.js"):
-        page = page.replace(f"/* {name} */", (WEB / name).read_text())
-    # "</" would end the script that holds the data.
-    page = page.replace("/* data */", json.dumps(data, allow_nan=False).replace("</", "<\\/"))
+    page = load_page("report.html")
+    page = page.replace('content=""', f'content="{content_policy(page)}"', 1)
+    # "<" could end the script that holds the data, or open a comment in it that hides the rest.
+    page = page.replace("/* data */", json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "report.html", page.encode())
     kept = ("input", "run", "model", "backend", "size", "seconds", "headline", "notes")
@@ -103,6 +125,7 @@ def version() -> str:
 def load_run(folder: Path, runs: int) -> dict[str, Any]:
     """What the page shows of one run: the figures of the whole, and those of its frames thinned out."""
     result = json.loads((folder / "result.json").read_text())
+    check(result)
     with (folder / "frames.jsonl").open() as lines:
         rows = [numbers(json.loads(line)) for line in lines]
     start = rows[0]["stamp"]
@@ -134,9 +157,39 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
             [short(sum(row.get(f"area/{name}", 0.0) for row in group) / len(group)) for group in bins]
             for name in result["classes"]
         ],
+        **accuracy_of(result),
         "keyframes": [short((row["stamp"] - start) / 1e9, 7) for row in rows if row.get("keyframe")],
         "pictures": [picture(folder, rows, item) for item in chosen],
     }
+
+
+def check(result: dict[str, Any]) -> None:
+    """ValueError unless what the page puts into its markup is of the right kind."""
+    kinds: dict[str, Any] = {
+        "run": str,
+        "model": str,
+        "backend": str,
+        "classes": list[str],
+        "palette": list[list[int]],
+    }
+    kinds |= {"size": list[int], "seconds": float, "times": dict[str, float], "accuracy": dict[str, float]}
+    kinds |= {"notes": list[str], "pictures": list[dict[str, Any]]}
+    wrong = [name for name, kind in kinds.items() if not fits(result.get(name, []), kind)]
+    wrong += ["pictures"] * any(type(item["index"]) is not int for item in result["pictures"])
+    if wrong or len(result["palette"]) != len(result["classes"]):
+        raise ValueError(f"{', '.join(wrong) or 'palette'}: of another kind than vss evaluate writes")
+
+
+def accuracy_of(result: dict[str, Any]) -> dict[str, Any]:
+    """IoU of each class (None: never met), and the confusion matrix as shares of each true class's pixels."""
+    counts = np.array(result.get("confusion", []), dtype=np.int64)
+    classes = len(result["classes"])
+    if counts.shape != (classes, classes + 1):
+        return {"iou": [], "confusion": []}
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    iou = [short(value) if value == value else None for value in metrics.iou(counts).tolist()]
+    matrix = [[short(value, 3) for value in row] for row in shares.tolist()]
+    return {"iou": iou, "confusion": matrix if classes <= MATRIX else []}
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -166,7 +219,7 @@ def figures_of(runs: Sequence[dict[str, Any]]) -> dict[str, Figure]:
 
 def columns_of(runs: Sequence[dict[str, Any]]) -> list[str]:
     names = {name for run in runs for name in run["headline"]}
-    return [name for name in (*COLUMNS, *figures_of(runs)) if name in names]
+    return [name for name in dict.fromkeys((*FIRST, *COLUMNS, *figures_of(runs))) if name in names]
 
 
 def series(bins: list[list[dict[str, Any]]]) -> dict[str, list[float | None]]:
@@ -215,6 +268,7 @@ def picture(folder: Path, rows: list[dict[str, Any]], item: dict[str, Any]) -> d
     return {
         **item,
         "t": short((row["stamp"] - rows[0]["stamp"]) / 1e9, 7),
+        "truth": any(name in row for name in FIRST),
         "figures": {name: short(value) for name, value in row.items() if is_plotted(name)},
         "jpeg": base64.b64encode(jpeg).decode(),
     }

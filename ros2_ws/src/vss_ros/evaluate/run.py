@@ -203,7 +203,8 @@ class Record:
         self.total_ms[result.is_keyframe].append(result.times["total"])
         self.digest.update(labels.tobytes())
         shown = overlay(rgb, labels, self.card.palette)
-        self.pictures.offer(self.frames, figures, lambda: strip(rgb, shown, labels, self.before))
+        known = overlay(rgb, truth, self.card.palette) if truth is not None and "mIoU" in figures else None
+        self.pictures.offer(self.frames, figures, lambda: strip(rgb, shown, labels, self.before, known))
         self.write_messages(stamp, labels, shown, figures)
         self.first_stamp = stamp if self.first_stamp is None else self.first_stamp
         self.last_stamp, self.size = stamp, labels.shape
@@ -244,6 +245,7 @@ class Record:
             "times": times,
             "figures": self.means.values(),
             "accuracy": self.scores.summary(),
+            "confusion": self.scores.counts.tolist() if self.scores.counts.any() else [],
             "masks_sha256": self.digest.hexdigest(),
             "pictures": self.pictures.listing(),
         }

@@ -59,13 +59,22 @@ class Pictures:
             (folder / f"{index:06}.jpg").write_bytes(jpeg)
 
 
-def strip(rgb: np.ndarray, shown: np.ndarray, labels: np.ndarray, before: np.ndarray | None) -> bytes:
-    """JPEG of camera, overlay and, in white, the pixels whose label differs from the frame before."""
+def strip(
+    rgb: np.ndarray,
+    shown: np.ndarray,
+    labels: np.ndarray,
+    before: np.ndarray | None,
+    truth: np.ndarray | None = None,
+) -> bytes:
+    """JPEG of camera, overlay, the truth where it is given, and, in white, the pixels that `before` has otherwise.
+
+    shown, truth: (H, W, 3) uint8, drawn by `overlay`.
+    """
     changed = np.zeros(labels.shape, np.uint8)
     if before is not None:
         changed = np.where(before != labels, 255, 0).astype(np.uint8)
     size = (PICTURE_WIDTH, max(1, round(PICTURE_WIDTH * rgb.shape[0] / rgb.shape[1])))
-    parts = [rgb, shown, cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
+    parts = [rgb, shown, *([] if truth is None else [truth]), cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
     row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
     return jpeg(row, 70)
 

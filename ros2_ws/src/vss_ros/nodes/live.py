@@ -63,7 +63,10 @@ def evaluate_live(task: Task, recording: Path) -> None:
             lines.write(json.dumps({"index": index, "stamp": stamp, **figures}, allow_nan=False) + "\n")
             if known is not None:
                 shown = overlay(rgb, known, result["palette"])
-                pictures.offer(index, figures, partial(strip, rgb, shown, known, expected))
+                drawn = None
+                if truth is not None and "mIoU_in_force" in figures:
+                    drawn = overlay(rgb, truth, result["palette"])
+                pictures.offer(index, figures, partial(strip, rgb, shown, known, expected, drawn))
         pictures.write(folder / "pictures")
         kept = {name: result[name] for name in ("model", "backend", "classes", "palette", "size", "fps")}
         summary = {
@@ -178,6 +181,7 @@ class Live:
                 )
             )
         return {
+            "confusion": self.counts["mIoU"].tolist() if self.counts["mIoU"].any() else [],
             "frames": self.published,
             "dropped": dropped,
             "keyframes": self.keyframes,

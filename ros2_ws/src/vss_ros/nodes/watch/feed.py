@@ -104,7 +104,7 @@ class Feed:
         try:
             labels = json.loads(message.data)
             self.board.tell(model=str(labels["model"]), classes=list(map(entry_of, labels["classes"])))
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             self.node.get_logger().warning(f"{self.place}/{LABELS}: {error}", throttle_duration_sec=5.0)
 
     def on_consistency(self, message: DiagnosticArray) -> None:

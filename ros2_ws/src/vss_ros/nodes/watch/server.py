@@ -6,14 +6,11 @@ until there is a newer one. So one picture is under way to each browser, however
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import hmac
 import ipaddress
 import json
 import logging
-import re
 import socket
 import socketserver
 import sys
@@ -22,11 +19,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vss_ros.config import VssError
+from vss_ros.media.page import content_policy, load_page
 from vss_ros.nodes.watch.board import Board
 from vss_ros.nodes.watch.token import make_token
 
@@ -161,8 +158,8 @@ class WatchServer(ThreadingHTTPServer):
         self.guard = threading.Lock()
         local = ipaddress.ip_address(address[0]).is_loopback
         self.token = token or ("" if local else make_token())
-        self.page = load_page()
-        self.safety = safety_headers(self.page)
+        page = load_page("watch.html")
+        self.page, self.safety = page.encode(), safety_headers(page)
         name = host if local else socket.gethostname()
         name = f"[{name}]" if ":" in name else name
         self.url = f"http://{name}:{self.server_address[1]}/"
@@ -240,28 +237,10 @@ def hang_up(link: Link) -> None:
         link.socket.shutdown(socket.SHUT_RDWR)
 
 
-def load_page() -> bytes:
-    """web/watch.html with the plotting library inside: one file, nothing else to load."""
-    folder = Path(__file__).parents[2] / "web"
-    page = (folder / "watch.html").read_text()
-    for name in ("uPlot.min.css", "uPlot.iife.min.js"):
-        page = page.replace(f"/* {name} */", (folder / name).read_text())
-    return page.encode()
-
-
-def safety_headers(page: bytes) -> dict[str, str]:
+def safety_headers(page: str) -> dict[str, str]:
     """Only this page's own scripts run, it talks to this server only, and no other page may use it."""
-
-    def hashes(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t).digest()).decode()}'" for t in found)
-
-    policy = (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
-        "img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
     return {
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": f"{content_policy(page)}; frame-ancestors 'none'",
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
