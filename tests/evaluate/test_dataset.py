@@ -2,15 +2,17 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from fixtures.motion import texture, window
 from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.data import metrics
 from vss_ros.data.clips import CLASSES, open_dataset
-from vss_ros.evaluate.dataset import evaluate
+from vss_ros.evaluate.dataset import evaluate, streamed
 from vss_ros.evaluate.settings import parse_intervals, parse_modes
 from vss_ros.stream.load import load_stream
 
@@ -43,7 +45,7 @@ def make_camvid(root, split, spacing, count=5):
         (root / part).mkdir(parents=True)
     for i in range(count):
         name = f"0016E5_{i * spacing:05d}.png"
-        cv2.imwrite(str(root / split / name), rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+        cv2.imwrite(str(root / split / name), window(texture(), 2 * i, size=(64, 96)))
         labels = np.repeat(rng.integers(0, 12, (64, 1), dtype=np.uint8), 96, 1)
         cv2.imwrite(str(root / f"{split}annot" / name), labels)
     return root
@@ -97,7 +99,7 @@ def test_command_writes_the_table(card, tmp_path, caplog):
     report = json.loads((out / "random_camvid_val.json").read_text())
     shown = [(row["setting"], row["mode"]) for row in report["rows"]]
     assert shown == [("K = 1", "P"), ("K = 2", "P"), ("K = 2", "B")]
-    assert [row["interval"] for row in report["rows"]] == [1, 2, 2]
+    assert [row["interval"] for row in report["rows"]] == [1, 5 / 3, 5 / 3]
     assert cv2.imread(str(out / "random_camvid_val.png")) is not None
     table = (out / "random_camvid_val.md").read_text()
     assert table in caplog.text and "choose the checkpoint" in table and "1 s from training frames" in table
@@ -125,10 +127,41 @@ def test_adaptive_policy(card, tmp_path, caplog):
         assert cli.main([*command, *wrong]) == 1
 
 
+def test_streaming_accuracy_holds_answers_against_the_truth_when_they_are_out(tmp_path):
+    """An answer that takes no time is the offline one; one that takes two frames is two frames old, and one comes."""
+
+    class Copies:
+        """Answers the frame's own grey level, which is its label."""
+
+        ms = 0.0
+
+        def reset(self):
+            pass
+
+        def after(self):
+            pass
+
+        def feed(self, rgb, stamp):
+            labels = rgb[..., 0].copy()
+            return [SimpleNamespace(labels=labels, times={"total": self.ms}, is_keyframe=True)]
+
+    truths = [np.full((4, 4), t % 3, np.uint8) for t in range(9)]
+    video = [(np.repeat(t[..., None], 3, 2), t, True) for t in truths]
+    stream = Copies()
+    assert metrics.mean_iou(streamed(stream, video, 10.0, 3)) == 1
+    stream.ms = 150.0  # frame 0 is out at 150 ms, then 1 at 300, 3 at 450, 4 at 600, 6 at 750 ms
+    counts = streamed(stream, video, 10.0, 3)
+    expected = np.zeros_like(counts)
+    for t, shown in enumerate([None, None, 0, 1, 1, 3, 4, 4, 6]):
+        labels = np.full((4, 4), 255 if shown is None else shown % 3, np.uint8)
+        expected += metrics.confusion(truths[t], labels, 3)
+    assert np.array_equal(counts, expected)
+
+
 def test_sparse_labels_with_an_adaptive_policy(card, tmp_path):
     data = open_dataset("camvid", "test", make_camvid(tmp_path, "test", 30, count=3))
-    adaptive = load_stream(card, backend="torch", policy="adaptive", threshold=0.0, max_gap=0.0)
-    assert evaluate(adaptive, data)["mIoU"] == evaluate(options(card, 1), data)["mIoU"]
+    adaptive = load_stream(card, backend="torch", policy="adaptive", threshold=0.0, max_gap=0.0, steady=0.0)
+    assert evaluate(adaptive, data)["mIoU"] == evaluate(options(card, 1, steady=0.0), data)["mIoU"]
 
 
 def test_other_classes_are_refused(tiny_card, tmp_path, capsys):

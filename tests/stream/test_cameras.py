@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import vss_ros
+from fixtures.motion import texture, window
 from vss_ros.config import StreamConfig, replace
 
 
@@ -14,9 +15,9 @@ def stream(tiny_card):
 
 
 @pytest.fixture
-def clips(rng):
+def clips():
     """Two clips of nine frames that have nothing in common."""
-    return rng.integers(0, 256, (2, 9, 64, 96, 3), dtype=np.uint8)
+    return np.stack([[window(texture(seed), 3 * t, size=(64, 96)) for t in range(9)] for seed in range(2)])
 
 
 def test_streams_on_one_backend_do_not_hear_of_each_other(stream, clips):

@@ -178,7 +178,7 @@ def test_stream_starts_anew_when_memory_no_longer_fits(network, clip):
     assert "gap of 2" in stream(clip[4], 11.5).reset
     resized = stream(np.ascontiguousarray(clip[5][:, :80]), 11.6)
     assert "size changed" in resized.reset and resized.labels.shape == (64, 80)
-    assert len(stream.memories) == 1
+    assert len(stream.memories.kept) == 1
 
 
 def test_frames_that_wait_are_answered_before_a_reset(network, clip):
@@ -203,7 +203,7 @@ def test_memory_does_not_grow(network, clip):
     stream = make_stream(network, FixedInterval(2), both_sides=True)
     for t in range(40):
         stream.feed(clip[t % 13], t / 30)
-        assert len(stream.memories) <= 3 and len(stream.pending) <= 2
+        assert len(stream.memories.kept) <= 3 and len(stream.pending) <= 2
 
 
 def test_the_caller_may_reuse_its_array(network, clip):
@@ -217,7 +217,7 @@ def test_the_caller_may_reuse_its_array(network, clip):
 def test_image_networks_need_no_memory(clip):
     stream = make_stream(build("segformer", "mit_b0", 5), FixedInterval(5))
     results = [stream(frame, t / 30) for t, frame in enumerate(clip[:3])]
-    assert all(r.is_keyframe for r in results) and not stream.memories
+    assert all(r.is_keyframe for r in results) and not stream.memories.kept
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ YAML files, command-line options and ROS parameters are all made by looping over
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import os
@@ -97,6 +98,24 @@ def option(
         "inactive": inactive,
     }
     return field(default=default, metadata=meta)
+
+
+def add_option(parser: Any, config: type, name: str) -> None:
+    """A config's field as a command-line option `--NAME`, with its default, meaning and range."""
+    item = next(item for item in fields(config) if item.name == name)
+    meta, kind = item.metadata, type(item.default)
+    reach = f", {meta['low']} to {meta['high']}" if meta["low"] is not None else ""
+    extra: dict[str, Any] = {"type": kind, "metavar": name.upper()}
+    if kind is bool:
+        extra = {"action": argparse.BooleanOptionalAction}
+    elif meta["choices"]:
+        extra = {"choices": meta["choices"]}
+    parser.add_argument(
+        f"--{name.replace('_', '-')}",
+        default=item.default,
+        help=f"{meta['help']} (default: {item.default}{reach})".replace("%", "%%"),
+        **extra,
+    )
 
 
 def warning(default: float, what: str, high: float = 1.0) -> Any:
@@ -223,6 +242,50 @@ class StreamConfig:
         high=1000,
         runtime=True,
     )
+    motion: bool = option(
+        True,
+        "move what is remembered along the optical flow: a keyframe's memory of networks that allow it (DCFM), a "
+        "keyframe's answer of networks without memory",
+    )
+    flow_scale: float = option(
+        0.5,
+        "size of the images that the flow is estimated on, relative to the network's input",
+        low=0.1,
+        high=1.0,
+    )
+    flow_preset: str = option(
+        "ultrafast",
+        "settings of the flow (DIS); fast takes twice as long",
+        choices=("ultrafast", "fast", "medium"),
+    )
+    steady: float = option(
+        0.7,
+        "strength of the filter that draws each pixel's probabilities towards those of the frame before, moved along "
+        "the motion, where both look alike; 0 is off",
+        low=0.0,
+        high=0.95,
+        runtime=True,
+    )
+    schedule: str = option(
+        "at_once",
+        "when a keyframe's deep layers run: before its answer (at_once), in parts after the answers of the next "
+        "frames (parts), or in a thread while every frame is answered by moving the network's newest answer (beside); "
+        "auto measures which of them keeps up with `rate`",
+        choices=("auto", "at_once", "parts", "beside"),
+    )
+    delay: int = option(
+        0,
+        "beside: frames until the network's answer joins, without a thread and the same at each run; 0: when it is "
+        "there",
+        low=0,
+        high=1000,
+    )
+    rate: float = option(30.0, "schedule auto: frames a second of a camera", low=0.1, high=1000.0)
+    hide_unseen: bool = option(
+        False,
+        "label 255 what the motion uncovered and no network has seen yet",
+        runtime=True,
+    )
     max_gap: float = option(
         1.0,
         "seconds between two stamps after which the stream starts anew",
@@ -257,6 +320,10 @@ class InputConfig:
 class SegmentConfig(StreamConfig, InputConfig):
     """Options of the `segment` node."""
 
+    schedule: str = dataclasses.field(
+        default="auto", metadata=dict(StreamConfig.__dataclass_fields__["schedule"].metadata)
+    )
+
     cameras: tuple[str, ...] = option(
         (),
         "names of several cameras, such as [front, left]: image and camera_info are read and all answers published "
@@ -275,11 +342,6 @@ class SegmentConfig(StreamConfig, InputConfig):
         runtime=True,
     )
     overlay_alpha: float = option(0.5, "opacity of the classes in ~/overlay", low=0.0, high=1.0, runtime=True)
-    consistency_flow: bool = option(
-        False,
-        "also measure the label change after motion compensation (optical flow, some 2 ms a frame)",
-        runtime=True,
-    )
     latency_warn: float = warning(0.5, "seconds from image stamp to mask", 60.0)
     latency_error: float = warning(2.0, "seconds from image stamp to mask", 3600.0)
     mask_age_warn: float = warning(1.0, "seconds without a new mask while images arrive", 3600.0)

@@ -21,7 +21,7 @@ from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
 from vss_ros.backends.typed import Typed
 from vss_ros.config import VssError
 from vss_ros.networks.model import Calibration, Model
-from vss_ros.stream.stream import fit
+from vss_ros.stream.frame import fit
 
 SIZE = (64, 96)
 GPU = "NVIDIA H100 sm_90"

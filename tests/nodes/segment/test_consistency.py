@@ -49,7 +49,7 @@ def feed(client, maps, topic):
 def test_each_frame_has_figures_that_plotting_tools_read(start, client, tiny_card, rng):
     from diagnostic_msgs.msg import DiagnosticArray
 
-    start("segment", model=str(tiny_card), backend="torch", autostart=True, interval=4, consistency_flow=True)
+    start("segment", model=str(tiny_card), backend="torch", autostart=True, interval=4, schedule="at_once")
     topic = client.collect(DiagnosticArray, "/segment/consistency")
     assert client.active()
     base = rng.integers(0, 200, (64, 96), dtype=np.uint8)

@@ -62,10 +62,10 @@ def node():
 
 def test_a_nonkey_frame_moves_little_between_files(node, tiny_card, monkeypatch):
     """One frame without subscribers, from the callback to the published mask, the worker driven by hand."""
-    config = SegmentConfig(model=str(tiny_card), backend="onnxruntime", interval=5)
+    config = SegmentConfig(model=str(tiny_card), backend="onnxruntime", interval=5, schedule="at_once")
     start = Start(config)
     camera = Camera("", start.streams[0], Answers(node))
-    camera.publish.begin(config.model, camera.stream.card, camera.health, flow=False)
+    camera.publish.begin(config.model, camera.stream.card, camera.health)
     monkeypatch.setattr(Worker, "work", lambda worker: None)
     worker = Worker(node, [camera], config, start)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -78,7 +78,7 @@ def test_a_nonkey_frame_moves_little_between_files(node, tiny_card, monkeypatch)
             worker.segment(*worker.take())
     answers = camera.health.window.answers
     assert [answer.is_keyframe for answer in answers] == [True, False, False]
-    assert len(moves.files) - 1 <= 20, "\n".join(moves.files)
+    assert len(moves.files) - 1 <= 80, "\n".join(moves.files)
     backend = "backends/onnx.py"
     order = [moves.files.index(file) for file in (*LINE[:3], backend, LINE[3])]
     assert order == sorted(order), "camera, decode, stream, backend, publish"

@@ -3,7 +3,7 @@
 Every keyframe policy, setting of it (interval K or threshold) and mode (P: the last keyframe; B: also the next,
 offline) gives a row. Sparse labels (CamVid train and test, Cityscapes) follow the papers: each labelled frame is
 answered at every age 0…K-1 of its keyframe, all pooled in one confusion matrix. Dense videos run once and also give
-VC_8, VC_16 and TC.
+VC_8, VC_16 and TC, and, with --streaming, the accuracy of what is out when a frame comes: see `streamed`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import VssError
+from vss_ros.config import StreamConfig, VssError, add_option
 from vss_ros.data import metrics
 from vss_ros.data.clips import open_dataset
 from vss_ros.evaluate import recordings as evaluate_bag
-from vss_ros.evaluate.settings import POLICIES, parse_modes, settings
+from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, settings
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.card import read_card
@@ -51,7 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--thresholds", default="0.2,0.3,0.5", help="thresholds of policy adaptive")
     parser.add_argument("--drifts", default="0.03,0.06,0.12", help="thresholds of policy consistency")
+    parser.add_argument("--min-interval", type=int, default=1, help="shortest interval of the other policies")
     parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
+    for name in STREAM_OPTIONS:
+        add_option(parser, StreamConfig, name)
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="dense videos: also the accuracy of what is out at each frame's time, at this machine's speed",
+    )
     parser.add_argument("--mode", default="P", help="P, B or P,B")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="auto")
@@ -85,10 +93,11 @@ def main(args: argparse.Namespace) -> int:
             precision=args.precision,
             threads=args.threads,
             **policy,
+            **{name: getattr(args, name) for name in STREAM_OPTIONS},
             max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
             both_sides=mode == "B",
         )
-        row = evaluate(stream, data, args.all_classes, args.limit, None if rows else worst)
+        row = evaluate(stream, data, args.all_classes, args.limit, None if rows else worst, args.streaming)
         rows.append({"policy": policy["policy"], "setting": setting, "mode": mode, **row})
         log.info("%s, %s, mode %s: mIoU %.4f", policy["policy"], setting, mode, row["mIoU"])
     report = {
@@ -124,15 +133,16 @@ def evaluate(
     all_classes: bool = False,
     limit: int = 0,
     worst: list[Answer] | None = None,
+    streaming: bool = False,
 ) -> dict[str, Any]:
     """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; for dense videos
-    also VC_8, VC_16, TC.
+    also VC_8, VC_16, TC and, if asked for, the streaming mIoU.
 
     `worst`, if given, receives the frames of lowest mIoU.
     """
     classes = len(data.classes)
     counts = np.zeros((classes, classes + 1), np.int64)
-    flow_counts = np.zeros_like(counts)
+    flow_counts, streaming_counts = np.zeros_like(counts), np.zeros_like(counts)
     windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}
     times: dict[str, list[float]] = {"key": [], "nonkey": []}
     if data.dense:
@@ -144,6 +154,8 @@ def evaluate(
                 part = metrics.confusion(truth, labels, classes)
                 counts += part
                 keep_worst(worst, Answer(metrics.mean_iou(part), f"{name}, {i}", image, truth, labels))
+            if streaming:
+                streaming_counts += streamed(stream, video, data.fps, classes)
             for n in WINDOWS:
                 windows[n].append(metrics.video_consistency(truths, answers, n))
             for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
@@ -163,10 +175,7 @@ def evaluate(
     scores = metrics.iou(counts)
     key = float(np.median(times["key"]))
     nonkey = float(np.median(times["nonkey"])) if times["nonkey"] else None
-    if isinstance(stream.policy, FixedInterval):
-        interval = float(stream.policy.interval)
-    else:
-        interval = (len(times["key"]) + len(times["nonkey"])) / len(times["key"])
+    interval = (len(times["key"]) + len(times["nonkey"])) / len(times["key"])
     result = {
         "mIoU": metrics.mean_iou(counts, all_classes),
         "wIoU": metrics.weighted_iou(counts),
@@ -183,7 +192,34 @@ def evaluate(
             value = metrics.mean_video_consistency(windows[n])
             result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
         result["TC"] = metrics.mean_iou(flow_counts)
+        if streaming:
+            result["sIoU"] = metrics.mean_iou(streaming_counts, all_classes)
     return result
+
+
+def streamed(stream: Any, video: Sequence[Any], fps: float, classes: int) -> np.ndarray:
+    """Confusion of each frame's truth with the newest answer that is out at its time (streaming accuracy: Li, Wang,
+    Ramanan, "Towards Streaming Perception", ECCV 2020).
+
+    The stream is driven as a camera of `fps` would: it takes the newest frame whenever it is free, the clock being
+    the time that it takes here. Before the first answer every pixel counts as wrong.
+    """
+    stream.reset()
+    counts = np.zeros((classes, classes + 1), np.int64)
+    out: list[tuple[float, Any]] = []
+    free, t = 0.0, 0
+    while t < len(video):
+        start = max(free, t / fps)
+        (result,) = stream.feed(np.ascontiguousarray(video[t][0]), t / fps)
+        done = start + result.times["total"] / 1e3
+        stream.after()
+        out.append((done, result.labels))
+        free = done + result.times.get("part", 0.0) / 1e3
+        t = max(t + 1, int(free * fps + 1e-9))
+    for i, (_, truth, _) in enumerate(video):
+        ready = [labels for done, labels in out if done <= i / fps + 1e-9]
+        counts += metrics.confusion(truth, ready[-1] if ready else np.full_like(truth, 255), classes)
+    return counts
 
 
 def ages(stream: Stream) -> Sequence[int]:
@@ -229,7 +265,8 @@ def run(stream: Stream, frames: Sequence[np.ndarray], fps: float, times: dict[st
     stream.reset()
     answers = []
     for result in stream.run((np.ascontiguousarray(image), t / fps) for t, image in enumerate(frames)):
-        times["key" if result.is_keyframe else "nonkey"].append(result.times["total"])
+        work = result.times["total"] + result.times.get("part", 0.0)
+        times["key" if result.is_keyframe else "nonkey"].append(work)
         answers.append(result.labels)
     return answers
 
@@ -252,7 +289,7 @@ def remarks(args: argparse.Namespace, card: Any) -> list[str]:
     return notes
 
 
-COLUMNS = ("mIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
+COLUMNS = ("mIoU", "sIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
 
 
 def format_table(report: dict[str, Any]) -> str:

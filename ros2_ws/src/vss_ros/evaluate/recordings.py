@@ -27,7 +27,7 @@ from tqdm import tqdm
 from vss_ros.config import InputConfig, StreamConfig, VssError, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
-from vss_ros.evaluate.settings import parse_modes, settings
+from vss_ros.evaluate.settings import STREAM_OPTIONS, parse_modes, settings
 from vss_ros.networks.card import read_card
 from vss_ros.nodes.live import evaluate_live
 
@@ -109,6 +109,10 @@ def plan(args: argparse.Namespace) -> list[Task]:
     if args.k or args.policy != "fixed":
         args.k = args.k or "5"
         policies = settings(args)
+    defaults = StreamConfig()
+    chosen = {
+        name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) != getattr(defaults, name)
+    }
     models = args.model.split(",")
     for model, (setting, policy), mode in itertools.product(models, policies, parse_modes(args.mode)):
         if setting == "K = 1" and mode == "B" and "P" in args.mode:
@@ -121,6 +125,7 @@ def plan(args: argparse.Namespace) -> list[Task]:
             "threads": threads,
             "groups": str(Path(args.groups).absolute()) if args.groups else "",
             **policy,
+            **chosen,
         }
         replace(StreamConfig(), **options)  # a wrong option is refused before hours of work
         name = read_card(model)[0].name
@@ -128,6 +133,7 @@ def plan(args: argparse.Namespace) -> list[Task]:
         name += f" {setting.replace(' ', '')}" if setting else ""
         name += " B" if mode == "B" else ""
         name += "".join(f" {choice}" for choice in (args.backend, args.precision) if choice != "auto")
+        name += "".join(f" {option}={value}" for option, value in chosen.items())
         if name in runs:
             raise VssError(f"--model {args.model}: two models are named {name.split()[0]}; rename one's card")
         runs[name] = (options, mode == "B")

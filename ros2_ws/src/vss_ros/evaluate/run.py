@@ -37,7 +37,8 @@ from vss_ros.networks.card import read_card
 from vss_ros.networks.groups import Groups
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.load import load_stream
-from vss_ros.stream.stream import Result, Stream
+from vss_ros.stream.result import Result
+from vss_ros.stream.stream import Stream
 
 WINDOWS = (8, 16)
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
@@ -175,7 +176,7 @@ class Record:
         self.total_ms: dict[bool, array] = {True: array("d"), False: array("d")}
         self.scores = Scores(len(card.classes))
         self.pictures = Pictures()
-        self.meter = Consistency(card.classes, flow=True)
+        self.meter = Consistency(card.classes)
         self.before: np.ndarray | None = None
 
     def __enter__(self) -> Record:
@@ -196,7 +197,7 @@ class Record:
         if result.reset:
             self.before = None
             self.resets += 1
-        figures = self.meter(result, rgb) | self.scores.add(rgb, truth, labels)
+        figures = self.meter(result) | self.scores.add(rgb, truth, labels)
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         self.means.add(figures)

@@ -9,6 +9,9 @@ from vss_ros.config import VssError
 
 POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
 
+STREAM_OPTIONS = ("motion", "steady", "schedule", "delay")
+"""Of StreamConfig, one for all rows."""
+
 
 def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """What to call each setting of each policy, and its stream options."""
@@ -26,7 +29,8 @@ def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
             ("threshold", args.thresholds) if policy == "adaptive" else ("drift_threshold", args.drifts)
         )
         for value in parse_thresholds(values):
-            options = {"policy": policy, field: value, "max_interval": args.max_interval}
+            intervals = {"min_interval": args.min_interval, "max_interval": args.max_interval}
+            options = {"policy": policy, field: value, **intervals}
             found.append((f"≥ {value:g}", options))
     return found
 

@@ -1,6 +1,6 @@
 """DCFM: distill common features of a keyframe and reuse them in the frames after it.
 
-Paper: "Rethinking video semantic segmentation: distilling common features" (DCFM). A frame has an independent
+Paper: "Deep Common Feature Mining for Efficient Video Semantic Segmentation". A frame has an independent
 feature (cheap: the first layers) and a common feature (deep), which barely changes between neighbours; a feature
 fusion module (FFM) joins the frame's own independent feature with the keyframe's common one.
 
@@ -37,6 +37,7 @@ class DCFM(nn.Module):
     interval = 5
     moves = True
     encoder = ("backbone.", "head.", "ppm.")  # of the authors' two optimisers: all up to the common feature
+    moves = True
 
     def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
         super().__init__()

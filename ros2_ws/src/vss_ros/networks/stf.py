@@ -1,7 +1,7 @@
 """STF: spatial-temporal fusion of three frames' PSPNet features by interlaced cross-self attention (ICSA).
 
-Paper: Zhuang et al., "Video semantic segmentation via sparse temporal transformer / distilled memory" line of work:
-"STF", section 3.2. The middle of three frames is segmented, so the answer is one frame late; with `causal` the last
+Paper: "Video Semantic Segmentation with Inter-Frame Feature Fusion and Inner-Frame Feature Refinement",
+section 3.2. The middle of three frames is segmented, so the answer is one frame late; with `causal` the last
 of three is, without delay.
 
 Deviation: maps whose sides are no multiple of a block's 16 are padded; the authors' sizes always are.

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 
+from vss_ros.backends.move import grid
 from vss_ros.config import IGNORE
+from vss_ros.stream.motion import TOLERANCE, Step
 
 WINDOWS = (8, 16)
 RING = 16
 """Frames that the flicker map looks back."""
 AREA_FLOOR = 0.002
 """Classes below this share of both frames have no area jump: a few pixels would make any."""
-FLOW_SIDE = 320
-"""Pixels of the longer side at which motion is estimated."""
-UNEXPLAINED = 24
-"""Grey levels by which a pixel may differ from where its motion came from; more is an occlusion or a wrong flow."""
+EXPLAINED = float(np.exp(-24 / TOLERANCE))
+"""Likeness of a cell that came from where its motion says: 24 grey levels; less is an occlusion or a wrong flow."""
 
 FIGURES = {
     "label_change": "share of pixels whose label differs from the frame before, 0…1; motion counts as well",
-    "motion_label_change": "the same against the frame before moved along the optical flow (DIS), 0…1; pixels "
-    "that the flow does not explain, such as occlusions, are left out",
+    "motion_label_change": "the same against the frame before moved along the motion, 0…1; pixels that it "
+    "does not explain, such as occlusions, are left out",
     "flicker": "share of pixels that left a label for one frame and came back (A B A), 0…1; hardly motion",
     "window_consistency_8": "share of pixels that kept one label over the last 8 frames, 0…1 (VC_8 without truth)",
     "window_consistency_16": "share of pixels that kept one label over the last 16 frames, 0…1",
@@ -37,7 +36,11 @@ FIGURES = {
     "keyframe": "1 if the frame is a keyframe, else 0",
     "keyframe_age": "frames since the keyframe that the answer reuses, 0…",
     "keyframe_age_ms": "milliseconds since that keyframe by the stamps, 0…",
-    "label_drift": "share of pixels labelled otherwise than in that keyframe, 0…1; policy consistency watches it",
+    "network_age_ms": "milliseconds since the newest frame that the network saw, 0…; above 0 the answer was moved",
+    "motion_residual": "mean difference to the frame before moved along the flow, grey levels, 0…255",
+    "motion_trusted": "1 if the flow explains the frame, 0 after a cut",
+    "label_drift": "share of pixels labelled otherwise than in that keyframe moved along the motion, 0…1; policy "
+    "consistency watches it",
     "input_drift": "mean absolute difference of the normalised input to the keyframe's, 0…; policy adaptive "
     "(AKS) watches it",
     "feature_drift": "sum of absolute differences of the cheap features to the keyframe's over the sum of the "
@@ -48,15 +51,13 @@ FIGURES = {
 
 
 class Consistency:
-    """Measures a stream frame by frame, in about 0.5 ms a frame of 640×480, 2 ms with flow.
+    """Measures a stream frame by frame, in about 0.5 ms a frame of 640×480.
 
-    classes: names in the order of their ids. `flow` may be replaced between two frames.
+    classes: names in the order of their ids.
     """
 
-    def __init__(self, classes: Sequence[str], flow: bool = False) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
-        self.flow = flow
-        self.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.reset((0, 0))
 
     def reset(self, size: tuple[int, int]) -> None:
@@ -71,29 +72,29 @@ class Consistency:
         )  # 255 where a label changed, the last RING frames in turn
         self.scratch = np.zeros(size, np.uint8)
         self.changes: list[tuple[bool, float]] = []  # (is a keyframe, label_change) of the last three frames
-        self.picture: tuple[np.ndarray, np.ndarray] | None = None  # gray and labels, small, of the last frame
 
-    def __call__(self, result: Any, rgb: np.ndarray | None = None) -> dict[str, Any]:
+    def __call__(self, result: Any) -> dict[str, Any]:
         """Figures of the next frame by name, see FIGURES.
 
-        result: the stream's; its labels are kept and must not be written to. rgb: (H, W, 3) uint8, needed for
-        the flow only. `flicker_map` is then (H, W) uint8: how often each pixel's label changed in the last
-        16 frames, 0…16.
+        result: the stream's; its labels are kept and must not be written to. `flicker_map` is then (H, W) uint8: how
+        often each pixel's label changed in the last 16 frames, 0…16.
         """
         labels = result.labels
         if result.reset or labels.shape != self.scratch.shape:
             self.reset(labels.shape)
         values = {**self.between(labels, result.is_keyframe), **self.area(labels)}
-        if self.flow and rgb is not None:
-            values["motion_label_change"] = self.along_motion(labels, rgb)
-        else:
-            self.picture = None
+        step = result.step
+        if step is not None:
+            values["motion_residual"], values["motion_trusted"] = step.residual, int(step.trusted)
+            if self.earlier:
+                values["motion_label_change"] = change_along(step, labels, self.earlier[-1])
         self.earlier = [*self.earlier[-1:], labels]
         self.count += 1
         values |= {
             "keyframe": int(result.is_keyframe),
             "keyframe_age": result.keyframe_age,
             "keyframe_age_ms": result.keyframe_age_ms,
+            "network_age_ms": result.network_age_ms,
             "label_drift": result.label_drift,
             "input_drift": result.input_drift,
             "feature_drift": result.feature_drift,
@@ -140,27 +141,12 @@ class Consistency:
             values["area_jump_class"] = self.classes[int(jumps.argmax())]
         return values
 
-    def along_motion(self, labels: np.ndarray, rgb: np.ndarray) -> float | None:
-        """Label change after motion compensation, at reduced size; None for the first frame or a failed flow."""
-        height, width = labels.shape
-        scale = min(1.0, FLOW_SIDE / max(height, width))
-        size = (max(round(width * scale), 32), max(round(height * scale), 32))  # DIS crashes on narrower ones
-        gray = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-        small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        earlier, self.picture = self.picture, (gray, small)
-        if earlier is None:
-            return None
-        place = self.dis.calc(gray, earlier[0], None)  # from each pixel to where it was
-        place += grid(size)
-        came = cv2.remap(earlier[0], place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        label = cv2.remap(earlier[1], place, None, cv2.INTER_NEAREST, borderValue=IGNORE)
-        explained = (cv2.absdiff(came, gray) <= UNEXPLAINED) & (label != IGNORE) & (small != IGNORE)
-        if not explained.any():
-            return None
-        return float(np.count_nonzero((label != small) & explained) / np.count_nonzero(explained))
 
-
-@lru_cache(maxsize=4)
-def grid(size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 2) float32: each pixel's own (x, y). size: (width, height)."""
-    return np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), -1).astype(np.float32)
+def change_along(step: Step, labels: np.ndarray, before: np.ndarray) -> float | None:
+    """Share of the cells whose label is another than where the motion came from; None if it explains no cell."""
+    height, width = step.flow.shape[:2]
+    now, then = (cv2.resize(x, (width, height), interpolation=cv2.INTER_NEAREST) for x in (labels, before))
+    came = cv2.remap(then, grid((height, width)) + step.flow, None, cv2.INTER_NEAREST, borderValue=IGNORE)
+    explained = (step.likeness >= EXPLAINED) & (came != IGNORE) & (now != IGNORE)
+    count = np.count_nonzero(explained)
+    return float(np.count_nonzero((came != now) & explained) / count) if count else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vss_ros.config import StreamConfig
+from vss_ros.backends.move import grid
+from vss_ros.config import IGNORE, StreamConfig
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,17 @@ def input_change(frame: np.ndarray, keyframe: np.ndarray, std: Sequence[float]) 
     return float(np.mean([d / (255 * s) for d, s in zip(difference, std, strict=True)]))
 
 
-def label_drift(labels: np.ndarray, keyframe: np.ndarray) -> float:
-    """Share of pixels labelled otherwise than in the keyframe, in [0, 1]. Both (H, W) uint8."""
-    return cv2.countNonZero(cv2.compare(labels, keyframe, cv2.CMP_NE)) / labels.size
+def label_drift(labels: np.ndarray, keyframe: np.ndarray, flow: np.ndarray | None = None) -> float:
+    """Share of pixels labelled otherwise than in the keyframe, in [0, 1]. Both (H, W) uint8.
+
+    flow: (h, w, 2), cells from this frame to the keyframe; then the keyframe's labels are moved along it, at its
+    size, and the share is what the motion does not explain.
+    """
+    if flow is None:
+        return cv2.countNonZero(cv2.compare(labels, keyframe, cv2.CMP_NE)) / labels.size
+    now, then = (
+        cv2.resize(x, flow.shape[1::-1], interpolation=cv2.INTER_NEAREST) for x in (labels, keyframe)
+    )
+    there = cv2.remap(then, grid(flow.shape[:2]) + flow, None, cv2.INTER_NEAREST, borderValue=IGNORE)
+    other = cv2.compare(now, there, cv2.CMP_NE) & cv2.compare(there, IGNORE, cv2.CMP_NE)
+    return cv2.countNonZero(other) / now.size

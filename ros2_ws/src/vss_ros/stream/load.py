@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.config import StreamConfig, replace
 from vss_ros.networks.model import Model, open_model
+from vss_ros.stream.keyframes import make_policy
+from vss_ros.stream.motion import Motion
+from vss_ros.stream.schedule import choose
 from vss_ros.stream.stream import Stream
+
+log = logging.getLogger(__name__)
 
 
 def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
@@ -35,11 +42,38 @@ def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
 def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
     """`load_stream` for a config that exists already."""
     model = model_of(config)
-    backend = open_backend(model, config)
-    stream = Stream(backend, card=model.card, both_sides=both_sides, measure_drift=measure_drift)
+    backend = open_backend(model, spare(config))
+    motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
+    schedule, why = config.schedule, ""
+    if schedule == "auto":
+        cameras = len(getattr(config, "cameras", ())) or 1
+        schedule, why = choose(
+            backend, make_policy(config, backend.interval).longest, 1 / (config.rate * cameras)
+        )
+        log.info("schedule %s: %s", schedule, why)
+        if schedule == "beside":
+            backend = open_backend(model, spare(replace(config, schedule=schedule)))
+    stream = Stream(
+        backend,
+        card=model.card,
+        both_sides=both_sides,
+        measure_drift=measure_drift,
+        motion=motion,
+        schedule=schedule,
+        delay=config.delay,
+    )
     stream.configure(config)
     stream.group(config.groups)
+    stream.why = why
     return stream
+
+
+def spare(config: StreamConfig) -> StreamConfig:
+    """Beside, one core is left to the answers, unless the user says how many threads the network has."""
+    cores = os.cpu_count() or 1
+    if config.schedule != "beside" or config.threads or config.affinity or cores == 1:
+        return config
+    return replace(config, threads=cores - 1)
 
 
 def model_of(config: StreamConfig) -> Model:

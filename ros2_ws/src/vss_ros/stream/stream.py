@@ -3,87 +3,49 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vss_ros.config import StreamConfig, VssError
+from vss_ros.backends import labels as label
+from vss_ros.backends.move import move
+from vss_ros.config import IGNORE, StreamConfig, VssError
 from vss_ros.networks.card import ModelCard
 from vss_ros.networks.groups import Groups
+from vss_ros.stream import schedule as schedules
+from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
-from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, input_change, label_drift, make_policy
+from vss_ros.stream.frame import Answer, Frame, Keyframe, break_reason, check_frame, timed
+from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
+from vss_ros.stream.memory import Memories, Memory
+from vss_ros.stream.motion import Motion, Track, steady
+from vss_ros.stream.result import Result
 
-
-@dataclass
-class Result:
-    """Answer for one frame.
-
-    labels: (H, W) uint8 class ids at the frame's size; stamp: seconds, as given; index: frames since the reset;
-    keyframe_age: frames since the keyframe it reuses (0: it is one), keyframe_age_ms: the same in milliseconds;
-    times: milliseconds a stage; reset: why the stream started anew with this frame, else "";
-    source: what `feed` was given with the frame.
-    label_drift: share of pixels labelled otherwise than in the keyframe, in [0, 1]. input_drift (AKS's score,
-    see `keyframes.input_change`) and feature_drift (of `encode`'s features, relative to their size), both ≥ 0
-    and 0 on a keyframe, are None unless the stream measures them.
-    """
-
-    labels: np.ndarray
-    stamp: float
-    index: int
-    is_keyframe: bool
-    keyframe_age: int
-    keyframe_age_ms: float
-    times: dict[str, float]
-    reset: str
-    label_drift: float
-    input_drift: float | None
-    feature_drift: float | None
-    confidence: Callable[[], np.ndarray]
-    """Computes (H, W) uint8, 0…255: probability of each pixel's label."""
-    source: Any = None
-
-
-@dataclass
-class Pending:
-    """A frame that waits for frames after it."""
-
-    index: int
-    stamp: float
-    size: tuple[int, int]
-    pixels: np.ndarray
-    """At the network's size."""
-    features: Any
-    """None if the frame is not remembered."""
-    times: dict[str, float]
-    reset: str
-    source: Any
-    input_drift: float | None = None
-    feature_drift: float | None = None
-
-
-@dataclass
-class Keyframe:
-    """The input that the frames after it are compared with."""
-
-    index: int
-    pixels: np.ndarray
-    """At the network's size."""
-    features: Any
+UNSEEN = 0.5
+"""Likeness to what the network saw below which a moved pixel is new: a difference of about 20 grey levels."""
 
 
 class Stream:
     """Runs a backend over the frames of one camera and keeps what later frames reuse.
 
-    One backend may serve many streams. `policy` and `measure_drift` may be replaced between two frames.
-    `measure_drift` gives each result its input_drift and feature_drift; features are then computed apart from
-    the logits, which makes a non-key frame about 5 % slower.
-    `lookahead`: how many frames an answer waits; 0 answers at once. With `both_sides` a network that reuses the
-    last keyframe also adds the next one's logits (DCFM's B mode), so that answers wait for a whole interval.
+    One backend may serve many streams, each used by one thread. `policy`, `max_gap`, `measure_drift`, `steady` and
+    `hide_unseen` may be replaced between two frames.
+
+    motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of
+    networks without memory, and of schedule beside); None leaves everything where it lies.
+    steady: strength of the filter along the motion, in [0, 1), see `motion.steady`; 0 is off.
+    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
+    in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
+    thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the network's answer
+    joins exactly so many frames later, without a thread.
+    hide_unseen: label 255 what the motion shows and no network has seen.
+    measure_drift: give each result its input_drift and feature_drift; features are then computed apart from the
+    logits, which makes a non-key frame about 5 % slower.
+    both_sides: a network that reuses the last keyframe also adds the next one's logits (DCFM's B mode), so that
+    answers wait for a whole interval; the memories stay where they lie.
     """
 
     def __init__(
@@ -95,22 +57,33 @@ class Stream:
         max_gap: float = 1.0,
         both_sides: bool = False,
         measure_drift: bool = False,
+        motion: Motion | None = None,
+        steady: float = 0.0,
+        schedule: str = "at_once",
+        delay: int = 0,
+        hide_unseen: bool = False,
+        worker: Worker | None = None,
     ):
-        self.backend = backend
-        self.policy = policy
-        self.model_card = card
+        self.backend, self.policy, self.model_card = backend, policy, card
         self.groups: Groups | None = None
-        self.max_gap = max_gap
-        self.both_sides = both_sides
-        self.measure_drift = measure_drift
+        self.max_gap, self.both_sides, self.measure_drift = max_gap, both_sides, measure_drift
+        self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
+        self.schedule, self.why = schedule, ""  # why auto chose it
         self.phase = 0
-        """Frames by which the second keyframe comes early: several cameras take turns."""
+        """Frames by which the second keyframe comes early, so that those of several cameras do not coincide."""
+        self.moves = motion is not None and backend.moves and not both_sides
+        schedules.check(schedule, backend, self.lookahead, motion is not None)
+        self.memories = Memories(backend)
+        self.beside: Beside | None = None
+        if schedule == "beside" and motion:
+            self.beside = Beside(backend, self.memories, motion, worker or Worker(), delay)
         self.reset()
 
     def configure(self, config: StreamConfig) -> None:
         """Take over the options that may change between two frames."""
         self.policy = make_policy(config, self.backend.interval)
-        self.max_gap = config.max_gap
+        self.max_gap, self.hide_unseen = config.max_gap, config.hide_unseen
+        self.steady = config.steady if self.motion else 0.0
 
     @property
     def card(self) -> Any:
@@ -123,27 +96,53 @@ class Stream:
         self.groups = Groups(self.model_card, path) if path and self.model_card else None
 
     def another(self) -> Stream:
-        """A stream for another camera, with the same options on the same backend."""
+        """A stream for another camera, with the same options, on the same backend and by the same worker."""
         other = copy.copy(self)
+        other.memories = Memories(self.backend)
+        other.motion = self.motion.another() if self.motion else None
+        if self.beside and other.motion:
+            turns = self.beside.worker, self.beside.delay
+            other.beside = Beside(self.backend, other.memories, other.motion, *turns)
         other.reset()
         return other
 
     @property
     def lookahead(self) -> int:
+        """How many frames an answer waits; 0 answers at once."""
         network = self.backend.lookahead
         return max(network, self.policy.longest - 1) if self.both_sides else network
 
     def reset(self) -> None:
         """Forget every frame; the next one is a keyframe. Answers not yet given are dropped (see `flush`)."""
-        self.memories: dict[int, Any] = {}
-        self.pending: deque[Pending] = deque()
+        self.memories.kept.clear()
+        self.memories.chain = None
+        if self.beside:
+            self.beside.reset()
+        if self.motion:
+            self.motion.reset()
+        self.pending: deque[Frame] = deque()
         self.keyframe: Keyframe | None = None
-        self.key_labels: np.ndarray | None = None  # of the newest keyframe that is answered
-        self.key_stamp = 0.0
+        self.newest: Answer | None = None
+        self.before: np.ndarray | None = None  # probabilities of the frame before
+        self.key_labels: tuple[np.ndarray, Track | None] | None = (
+            None  # of the newest keyframe that is answered
+        )
         self.label_drift = 0.0
+        self.landed = False  # a memory came with the frame before
+        self.owed: Frame | None = None  # the frame whose `after` has not run
         self.next_index = 0
-        self.last_stamp: float | None = None
-        self.last_size: tuple[int, int] | None = None
+        self.last: tuple[float, tuple[int, int]] | None = None  # stamp and size of the newest frame
+
+    def close(self) -> None:
+        """End the thread of schedule beside; the stream must not be fed any more."""
+        if self.beside:
+            self.beside.worker.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __call__(self, rgb: np.ndarray, stamp: float = 0.0) -> Result:
         """Labels of a frame, at once. rgb: (H, W, 3) uint8; stamp: seconds. See `feed` where frames must wait."""
@@ -151,12 +150,16 @@ class Stream:
             raise VssError(
                 "this stream waits for later frames: use stream.feed() and flush(), or stream.run()"
             )
-        return self.feed(rgb, stamp)[0]
+        result = self.feed(rgb, stamp)[0]
+        self.after()
+        return result
 
     def run(self, frames: Iterable[tuple[np.ndarray, float]]) -> Iterator[Result]:
         """Answers for a whole clip of (rgb, stamp), one a frame, in order."""
         for rgb, stamp in frames:
-            yield from self.feed(rgb, stamp)
+            done = self.feed(rgb, stamp)
+            self.after()
+            yield from done
         yield from self.flush()
 
     def feed(
@@ -165,34 +168,53 @@ class Stream:
         """Take a frame; returns the answers that it completes (those of frames `lookahead` earlier).
 
         source: anything, such as the frame's message; its answer brings it back. gap: the longest time in seconds
-        between two frames that the camera took since the last call, where frames between were left out on purpose.
+        between two frames that came since the last call, for a caller who leaves frames out. Call `after` once the
+        answers are out.
         """
         check_frame(rgb)
+        self.after()
         done: list[Result] = []
-        reason = self.break_reason(rgb.shape[:2], stamp, gap)
+        reason = break_reason(self.last, (stamp, rgb.shape[:2]), gap, self.max_gap)
         if reason:
             done += self.flush()
             self.reset()
-        times: dict[str, float] = {}
-        with timed(times, "prepare"):
-            frame = rgb if getattr(self.backend, "resizes", False) else fit(rgb, self.backend.size)
-        if self.lookahead and frame is rgb:
-            frame = rgb.copy()  # it waits, and the caller may reuse its array
-        t = self.next_index
-        pending = Pending(t, stamp, rgb.shape[:2], frame, None, times, reason, source)
-        if self.backend.keeps and self.is_due(t, frame):
-            with timed(times, "encode"):
-                pending.features = self.backend.encode(frame)
-            with timed(times, "remember"):
-                self.memories[t] = self.backend.remember(pending.features)
-            self.keyframe = Keyframe(t, frame.copy(), pending.features)
-        if self.measure_drift and self.keyframe:
-            self.compare(pending, self.keyframe)
-        self.pending.append(pending)
-        self.next_index, self.last_stamp, self.last_size = t + 1, stamp, rgb.shape[:2]
-        while self.pending and self.pending[0].index + self.lookahead <= t:
-            done.append(self.answer(self.pending.popleft()))
+        frame = Frame(self.next_index, stamp, rgb.shape[:2], rgb, reason, source)
+        self.next_index, self.last = frame.index + 1, (stamp, frame.size)
+        frame.prepare(self.backend, waits=self.lookahead > 0)
+        if self.motion and not self.lookahead:
+            with timed(frame.times, "flow"):
+                frame.step = self.motion.step(frame.pixels)
+        if self.beside:
+            if self.newest is None:
+                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+            with timed(frame.times, "join"):  # the first frame waits for the network here
+                self.newest, is_key = self.beside.answer(frame, self.newest, self.steady)
+            done.append(self.moved(frame, self.newest, is_key))
+        else:
+            frame.due = self.is_due(frame)
+            if frame.due and self.backend.keeps:
+                self.remember(frame)
+            if self.measure_drift and self.keyframe and self.backend.keeps:
+                self.compare(frame, self.keyframe)
+            self.pending.append(frame)
+            while self.pending and self.pending[0].index + self.lookahead <= frame.index:
+                done.append(self.answer(self.pending.popleft()))
+        self.owed = frame
         return done
+
+    def after(self) -> None:
+        """What may wait until the newest frame's answer is out: a part of a keyframe, or the network's next turn."""
+        frame, self.owed = self.owed, None
+        if frame is None:
+            return
+        if self.memories.chain:
+            with timed(frame.times, "part"):
+                self.landed = self.memories.part()
+        if self.beside and self.beside.free:
+            due = self.is_due(frame)
+            if due:
+                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+            self.beside.offer(frame, due)
 
     def flush(self) -> list[Result]:
         """Answers for the frames that still wait, with the later frames they lack left out."""
@@ -201,67 +223,85 @@ class Stream:
             done.append(self.answer(self.pending.popleft()))
         return done
 
-    def is_due(self, t: int, frame: np.ndarray) -> bool:
+    # A frame comes in
+
+    def track(self) -> Track | None:
+        return self.motion.track() if self.motion and not self.lookahead else None
+
+    def is_due(self, frame: Frame) -> bool:
+        """Is the frame to be a keyframe?"""
         if self.both_sides and isinstance(self.policy, LabelDrift):
             raise VssError(
                 "policy consistency decides by the answers, which both_sides makes wait: use fixed or adaptive"
             )
-        if self.keyframe is None:
-            return True
         key = self.keyframe
-        age = t - key.index + (self.phase if key.index == 0 else 0)
-        return self.policy(age, lambda: self.input_drift(frame, key.pixels), self.label_drift)
+        if key is None or not (self.backend.keeps or self.motion):
+            return True
+        if frame.step and not frame.step.trusted:
+            return True  # a cut: nothing that is remembered fits
+        if self.memories.chain:
+            return False
+        age = frame.index - key.index + (0 if key.index else self.phase)
+        return self.policy(age, lambda: key.input_change(frame, self.backend), self.label_drift)
 
-    def compare(self, frame: Pending, key: Keyframe) -> None:
+    def remember(self, frame: Frame) -> None:
+        """Make the frame a keyframe: its memory now, or begun where an older one serves until it is there."""
+        cut = frame.step and not frame.step.trusted
+        track = self.track() if self.moves else None
+        with timed(frame.times, "encode"):
+            frame.features = self.backend.encode(frame.pixels)
+        if self.schedule == "parts" and self.memories.kept and not cut:
+            self.memories.begin(frame.index, frame.features, frame.stamp, track)
+        else:
+            with timed(frame.times, "remember"):
+                values = self.backend.remember(frame.features)
+            self.memories.put(frame.index, Memory(frame.stamp, values, track))
+        self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
+
+    def compare(self, frame: Frame, key: Keyframe) -> None:
         """Measure how far input and features are from the keyframe's."""
         if frame.features is None:
             with timed(frame.times, "encode"):
                 frame.features = self.backend.encode(frame.pixels)
         with timed(frame.times, "drift"):
-            frame.input_drift = self.input_drift(frame.pixels, key.pixels)
+            frame.input_drift = key.input_change(frame, self.backend)
             frame.feature_drift = self.backend.drift(frame.features, key.features)
 
-    def input_drift(self, frame: np.ndarray, keyframe: np.ndarray) -> float:
-        """AKS score at the network's size, whether or not the backend resizes the frames itself."""
-        size = self.backend.size
-        return input_change(fit(frame, size), fit(keyframe, size), self.backend.std)
+    # Its answer
 
-    def answer(self, frame: Pending) -> Result:
-        t, times = frame.index, frame.times
-        keys = sorted(self.memories)
-        passes = [[self.memories[i] for i in reads] for reads in self.backend.reads(t, keys)]
-        logits = self.logits(frame, passes)
-        if t in self.memories or not self.backend.keeps:
+    def answer(self, frame: Frame) -> Result:
+        """By the network with the memories as they are now; where there are none, a keyframe's answer may be moved."""
+        if self.motion and self.lookahead:
+            with timed(frame.times, "flow"):
+                frame.step = self.motion.step(frame.pixels)
+        if self.newest and not frame.due:
+            return self.moved(frame, self.newest, is_key=False)
+        logits = self.logits(frame)
+        if frame.due or not self.backend.keeps:
             check_finite(logits)
-        with timed(times, "label"):
-            labels = self.backend.labels(logits, frame.size)
-            labels = self.groups(labels) if self.groups else labels
-        times["total"] = sum(times.values())
-        past = [k for k in keys if k <= t]
-        for old in past[: max(0, len(past) - self.backend.keeps)]:
-            del self.memories[old]
-        age = t - past[-1] if past else 0
-        if age == 0 or self.key_labels is None:
-            self.key_labels, self.key_stamp = labels.copy(), frame.stamp
-        self.label_drift = label_drift(labels, self.key_labels)
-        return Result(
-            labels,
-            frame.stamp,
-            t,
-            age == 0,
-            age,
-            (frame.stamp - self.key_stamp) * 1e3,
-            times,
-            frame.reset,
-            self.label_drift,
-            frame.input_drift,
-            frame.feature_drift,
-            lambda: self.backend.confidence(logits, frame.size),
-            frame.source,
-        )
+        key = self.memories.newest(frame.index)
+        stamp = frame.stamp if key is None else self.memories.kept[key].stamp
+        is_key, self.landed = self.landed or key in (None, frame.index), False
+        self.memories.prune(frame.index)
+        read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
+        alone = not self.backend.keeps and not self.lookahead
+        if self.motion and (self.steady or alone):
+            with timed(frame.times, "steady"):
+                values = self.filtered(self.motion.fit(self.backend.probabilities(logits)), frame)
+            read, sure, source = label.labels_of, label.confidence_of, values
+            if alone:
+                track = self.motion.track()
+                self.newest = Answer(frame.index, frame.stamp, values, track, track)
+                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+        with timed(frame.times, "label"):
+            labels = read(source, frame.size)
+        confidence = lambda: sure(source, frame.size)  # noqa: E731
+        return self.result(frame, labels, frame.index if key is None else key, stamp, is_key, confidence)
 
-    def logits(self, frame: Pending, passes: list[list[Any]]) -> list[Any]:
+    def logits(self, frame: Frame) -> list[Any]:
         """Logits of each pass over the memories that it reads."""
+        with timed(frame.times, "move"):
+            passes = self.memories.passes(frame.index)
         if frame.features is None and len(passes) == 1:
             with timed(frame.times, "propagate"):
                 return [self.backend.propagate(frame.pixels, passes[0])]
@@ -271,43 +311,58 @@ class Stream:
         with timed(frame.times, "decode"):
             return [self.backend.decode(frame.features, memories) for memories in passes]
 
-    def break_reason(self, size: tuple[int, int], stamp: float, gap: float | None) -> str:
-        """Why the memory must not be reused for this frame, or ""."""
-        if self.last_stamp is None:
-            return "first frame"
-        if size != self.last_size:
-            return f"size changed from {self.last_size} to {size}"
-        if stamp < self.last_stamp:
-            return f"stamp ran backwards by {self.last_stamp - stamp:.3f} s"
-        gap = stamp - self.last_stamp if gap is None else gap
-        if self.max_gap and gap > self.max_gap:
-            return f"gap of {gap:.3f} s"
-        return ""
+    def filtered(self, values: np.ndarray, frame: Frame) -> np.ndarray:
+        """The network's probabilities made steady; the next frame's are held against them."""
+        step, before = frame.step, self.before
+        if self.steady and step and step.trusted and before is not None:
+            values = steady(values, move(before, step.flow), step.likeness, self.steady)
+        self.before = values
+        return values
 
+    def moved(self, frame: Frame, answer: Answer, is_key: bool) -> Result:
+        """An answer without the network: its newest one, moved to this frame."""
+        assert self.motion is not None
+        with timed(frame.times, "move"):
+            values = self.before = answer.track.move(answer.values)
+            seen = self.motion.likeness(answer.sight)
+        with timed(frame.times, "label"):
+            labels = label.labels_of(values, frame.size)
+            if self.hide_unseen:
+                labels[cv2.resize(seen, frame.size[::-1], interpolation=cv2.INTER_LINEAR) < UNSEEN] = IGNORE
+        confidence = lambda: label.confidence_of(values, frame.size, seen)  # noqa: E731
+        age = (frame.stamp - answer.stamp) * 1e3
+        return self.result(frame, labels, answer.index, answer.stamp, is_key, confidence, age)
 
-def check_frame(rgb: np.ndarray) -> None:
-    shape, dtype = getattr(rgb, "shape", None), getattr(rgb, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
-        raise VssError(f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}")
-
-
-def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frame at the network's size (height, width); averages areas when it shrinks, so that nothing flickers."""
-    height, width = size
-    if rgb.shape[:2] == (height, width):
-        return rgb
-    shrinks = rgb.shape[0] > height and rgb.shape[1] > width
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-class timed:
-    """Adds the milliseconds of a `with` block to `times[name]`."""
-
-    def __init__(self, times: dict[str, float], name: str):
-        self.times, self.name = times, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.times[self.name] = self.times.get(self.name, 0.0) + (time.perf_counter() - self.start) * 1e3
+    def result(
+        self,
+        frame: Frame,
+        labels: np.ndarray,
+        key: int,
+        key_stamp: float,
+        is_key: bool,
+        confidence: Callable[[], np.ndarray],
+        network_age_ms: float = 0.0,
+    ) -> Result:
+        labels = self.groups(labels) if self.groups else labels
+        frame.times["total"] = sum(frame.times.values())
+        if is_key or self.key_labels is None:
+            self.key_labels = labels.copy(), self.track()
+        there, track = self.key_labels
+        self.label_drift = label_drift(labels, there, track.flow if track else None)
+        return Result(
+            labels,
+            frame.stamp,
+            frame.index,
+            is_key,
+            frame.index - key,
+            (frame.stamp - key_stamp) * 1e3,
+            network_age_ms,
+            frame.times,
+            frame.reset,
+            frame.step,
+            self.label_drift,
+            frame.input_drift,
+            frame.feature_drift,
+            confidence,
+            frame.source,
+        )

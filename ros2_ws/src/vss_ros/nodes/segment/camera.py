@@ -152,8 +152,7 @@ class Worker:
         camera.stream.measure_drift = bool(camera.publish.consistency.get_subscription_count())
         for result in camera.stream.feed(frame.rgb, frame.stamp, frame, frame.gap):
             self.answer(camera, result)
-        if after := getattr(camera.stream, "after", None):
-            after()
+        camera.stream.after()
 
     def answer(self, camera: Camera, result: Any) -> None:
         if self.closed:  # a call that hung is back, and nobody waits for it
@@ -178,7 +177,6 @@ class Worker:
         if successors:
             self.node.get_logger().info(f"engines are built: {self.config.backend} takes over")
         camera.stream.configure(self.config)
-        camera.publish.meter.flow = self.config.consistency_flow
         camera.applied = self.config
 
     def refuse(self, camera: Camera, reason: str) -> None:

@@ -22,6 +22,8 @@ class ConstantResult:
     is_keyframe: bool = True
     keyframe_age: int = 0
     keyframe_age_ms: float = 0.0
+    network_age_ms: float = 0.0
+    step: Any = None
     label_drift: float = 0.0
     input_drift: float | None = None
     feature_drift: float | None = None
@@ -64,6 +66,9 @@ class ConstantStream:
 
     def configure(self, config: Any) -> None:
         """No option changes the answer."""
+
+    def after(self) -> None:
+        """Nothing is left to do."""
 
     def flush(self) -> list[ConstantResult]:
         return []

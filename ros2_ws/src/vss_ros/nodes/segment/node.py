@@ -131,7 +131,7 @@ class SegmentNode(LifecycleNode):
             camera.forget()
             camera.stream.group(self.config.groups)
             card = camera.stream.card
-            camera.publish.begin(self.config.model, card, camera.health, self.config.consistency_flow)
+            camera.publish.begin(self.config.model, card, camera.health)
         self.worker = Worker(self, self.cameras, self.config, self.start)
         for camera in self.cameras:
             self.subscribe_to(camera)

@@ -75,10 +75,10 @@ class Answers:
             self.node.destroy_lifecycle_publisher(publisher)
         self.publishers = []
 
-    def begin(self, model: str, card: Any, health: Health, flow: bool) -> None:
+    def begin(self, model: str, card: Any, health: Health) -> None:
         """What holds for one activation: the labels go out, figures and counters start anew."""
         self.card, self.health = card, health
-        self.meter = Consistency(card.classes, flow)
+        self.meter = Consistency(card.classes)
         self.last_stamp: float | None = None
         self.send(self.label_json, label_json(model, card.classes, card.palette))
         if self.label_info:
@@ -120,7 +120,7 @@ class Answers:
             self.node.get_logger().info(
                 f"the stream starts anew: {result.reset}", throttle_duration_sec=LOG_PERIOD
             )
-        figures = self.meter(result, result.source.rgb)
+        figures = self.meter(result)
         if latency is not None:
             figures["latency_ms"] = latency
             if last is not None and not result.reset:

@@ -1,0 +1,176 @@
+"""Schedule beside: every frame is answered by the network's newest answer, moved; a thread runs the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vss_ros.stream.finite import check_finite
+from vss_ros.stream.frame import Answer, Frame
+from vss_ros.stream.memory import Memories, Memory
+from vss_ros.stream.motion import Motion, Track, steady
+
+
+@dataclass
+class Job:
+    """The network on one frame. run() → (memory or None, probabilities (h, w, C)), which `answer` then holds."""
+
+    index: int
+    stamp: float
+    track: Track
+    run: Callable[[], Any]
+    started: bool = False
+    answer: Any = None
+    error: BaseException | None = None
+    ms: float = 0.0
+
+    def __call__(self) -> None:
+        self.started, start = True, time.perf_counter()
+        try:
+            answer = self.run()
+            self.ms = (time.perf_counter() - start) * 1e3
+            self.answer = answer
+        except BaseException as error:  # it belongs to the stream's thread, which raises it
+            self.error = error
+
+    @property
+    def finished(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Worker:
+    """One thread that runs the newest job of each of its streams in turn: none starves, none queues."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Job] = {}
+        self.order: deque[int] = deque()
+        self.changed = threading.Condition()
+        self.closed = False
+        self.thread: threading.Thread | None = None
+
+    def offer(self, stream: int, job: Job) -> None:
+        """Have a job run for this stream; it replaces one that still waits."""
+        with self.changed:
+            if stream not in self.waiting:
+                self.order.append(stream)
+            self.waiting[stream] = job
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.work, name="network", daemon=True)
+                self.thread.start()
+            self.changed.notify()
+
+    def withdraw(self, stream: int) -> None:
+        """Forget the job of this stream that has not started."""
+        with self.changed:
+            if self.waiting.pop(stream, None):
+                self.order.remove(stream)
+
+    def work(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.closed or self.order)
+                if self.closed:
+                    return
+                job = self.waiting.pop(self.order.popleft())
+                job.started = True
+            job()
+
+    def close(self) -> None:
+        """End the thread once its present job is done."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        if self.thread and self.thread is not threading.current_thread():
+            self.thread.join(1.0)  # a network that hangs must not keep a robot from stopping
+
+
+class Beside:
+    """The network's turns for one stream.
+
+    delay: frames until an answer joins, which makes it deterministic and needs no thread; 0 takes it when the worker
+    is through with it.
+    """
+
+    def __init__(self, backend: Any, memories: Memories, motion: Motion, worker: Worker, delay: int):
+        self.backend, self.memories, self.motion = backend, memories, motion
+        self.worker, self.delay = worker, delay
+        self.runs = 0
+        self.job: Job | None = None
+
+    def reset(self) -> None:
+        """What is under way has seen what is gone."""
+        self.job = None
+        self.worker.withdraw(id(self))
+
+    def answer(self, frame: Frame, newest: Answer | None, strength: float) -> tuple[Answer, bool]:
+        """The network's newest answer, and whether it joins with this frame; the first frame waits for it.
+
+        It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `steady`.
+        Raises what the network raised.
+        """
+        if frame.step and not frame.step.trusted:
+            self.reset()
+        job = self.job
+        if newest is None:
+            job = self.make(frame, key=True)
+            job()
+        elif job is None or not job.finished or frame.index < job.index + self.delay:
+            return newest, False
+        assert job is not None
+        self.job = None
+        if job.error is not None:
+            raise job.error
+        memory, values = job.answer
+        if memory is not None:
+            track = job.track if self.backend.moves else None
+            self.memories.put(self.runs, Memory(job.stamp, memory, track))
+        self.memories.prune(self.runs)
+        self.runs += 1
+        track = job.track
+        if strength and newest and frame.step and frame.step.trusted:
+            alike = self.motion.likeness(newest.sight)
+            values = steady(track.move(values), newest.track.move(newest.values), alike, strength)
+            track = self.motion.track()
+        return Answer(job.index, job.stamp, values, track, job.track), True
+
+    @property
+    def free(self) -> bool:
+        """Whether the network can take a newer frame than the one that it has."""
+        return self.job is None or not self.job.started
+
+    def offer(self, frame: Frame, key: bool) -> None:
+        """Have the network run on this frame, once it has its turn."""
+        self.job = self.make(frame, key)
+        if self.delay:
+            self.job()
+        else:
+            self.worker.offer(id(self), self.job)
+
+    def make(self, frame: Frame, key: bool) -> Job:
+        """The network on a frame, with all that it needs, for another thread to run."""
+        backend, motion, n, pixels = self.backend, self.motion, self.runs, frame.pixels.copy()
+        if key and backend.keeps:
+            held = {i: self.memories.moved(i) for i in self.memories.kept} if backend.keeps > 1 else {}
+
+            def run() -> Any:
+                features = backend.encode(pixels)
+                memory = backend.remember(features)
+                known = {**held, n: memory}
+                passes = backend.reads(n, sorted(known))
+                logits = [backend.decode(features, [known[i] for i in reads]) for reads in passes]
+                check_finite(logits)
+                return memory, motion.fit(backend.probabilities(logits))
+
+        else:
+            passes = self.memories.passes(n)
+
+            def run() -> Any:
+                logits = [backend.propagate(pixels, reads) for reads in passes]
+                check_finite(logits)
+                return None, motion.fit(backend.probabilities(logits))
+
+        return Job(frame.index, frame.stamp, self.motion.track(), run)

@@ -1,0 +1,156 @@
+"""Flow, composition and the filter against motions that are known."""
+
+from __future__ import annotations
+
+import gc
+
+import cv2
+import numpy as np
+import pytest
+from fixtures.motion import CELLS, SIZE, texture, window
+from vss_ros.backends.labels import labels, labels_of
+from vss_ros.backends.move import grid, move, probabilities, resize_flow
+from vss_ros.stream.motion import Motion, Step, steady
+
+INNER = (slice(4, -4), slice(4, -4))  # what stays in sight
+
+
+def step_of(flow):
+    return Step(flow.astype(np.float32), np.ones(flow.shape[:2], np.float32), 0.0, True)
+
+
+def rotation(angle, size=(40, 60)):
+    """Backward flow of a turn about the middle: where each cell was before."""
+    centre = np.float32((size[1] - 1, size[0] - 1)) / 2
+    c, s = np.cos(angle), np.sin(angle)
+    x = grid(size) - centre
+    return x @ np.float32([[c, s], [-s, c]]) - x
+
+
+@pytest.mark.parametrize("channels", [1, 3, 700])
+def test_a_map_moved_by_whole_cells_is_shifted_and_its_border_repeated(rng, channels):
+    before = rng.standard_normal((12, 16, channels), dtype=np.float32)
+    flow = np.zeros((12, 16, 2), np.float32)
+    flow[..., 0], flow[..., 1] = -3, 2  # what is here now lay 3 to the left and 2 below
+    now = move(before, flow)
+    assert now.shape == before.shape
+    assert np.array_equal(now[:10, 3:], before[2:, :13])
+    assert np.array_equal(now[:, 0], now[:, 3]) and np.array_equal(now[11], now[9])
+
+
+def test_a_flow_on_another_grid_counts_its_cells():
+    flow = np.full((10, 20, 2), (4.0, 2.0), np.float32)
+    assert np.allclose(resize_flow(flow, (5, 10)), (2.0, 1.0))
+    assert np.allclose(resize_flow(flow, (20, 40)), (8.0, 4.0))
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (6, 0), (-4, 2), (0, 8)])
+def test_flow_of_a_shifted_picture_is_the_shift(x, y):
+    motion, picture = Motion(SIZE), texture()
+    assert motion.step(window(picture, 0)) is None
+    step = motion.step(window(picture, x, y))
+    assert step.flow.shape == (*CELLS, 2) and step.trusted
+    assert np.abs(step.flow[INNER] - np.float32((x, y)) / 4).mean() < 0.1
+    assert step.likeness.shape == CELLS and step.likeness[INNER].mean() > 0.8
+
+
+def test_what_comes_in_at_the_border_is_like_nothing_before():
+    motion, picture = Motion(SIZE), texture()
+    motion.step(window(picture, 0))
+    step = motion.step(window(picture, 12))  # the camera turns right by 3 cells
+    assert (step.likeness[4:-4, -2:] == 0).mean() > 0.9 and step.likeness[4:-4, :-6].mean() > 0.7
+
+
+def test_composed_flows_of_neighbours_are_the_whole_way_back():
+    motion, picture = Motion(SIZE), texture()
+    motion.step(window(picture, 0))
+    track = motion.track()
+    for x in range(3, 19, 3):
+        motion.step(window(picture, x))
+    assert np.abs(track.flow[4:-4, 4:-10] - (4.5, 0)).mean() < 0.25
+    assert motion.likeness(track)[4:-4, 4:-10].mean() > 0.8
+
+
+def test_composed_rotations_are_one_rotation():
+    track = Motion((160, 240)).track()
+    for _ in range(10):
+        track.step(step_of(rotation(0.02)))
+    inside = np.linalg.norm(grid((40, 60)) - (29.5, 19.5), axis=-1) < 17
+    assert np.abs(track.flow - rotation(0.2))[inside].max() < 0.05
+
+
+def test_a_track_that_nobody_holds_costs_nothing():
+    motion = Motion(SIZE)
+    motion.step(window(texture(), 0))
+    held = [motion.track() for _ in range(3)]
+    del held
+    gc.collect()
+    assert len(motion.tracks) == 0
+
+
+def test_a_cut_is_not_trusted_and_tracks_stay_where_they_are():
+    motion = Motion(SIZE)
+    motion.step(window(texture(0), 0))
+    track = motion.track()
+    step = motion.step(window(texture(1), 0))
+    assert not step.trusted and step.residual > 10 and track.flow is None
+    assert motion.step(window(texture(1), 3)).trusted
+
+
+def test_a_frozen_camera_moves_nothing():
+    motion, frame = Motion(SIZE), window(texture(), 0)
+    motion.step(frame)
+    step = motion.step(frame.copy())
+    assert step.trusted and step.residual == 0 and not step.flow.any() and (step.likeness == 1).all()
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 40), (0.6, 0), (0.5, 60)])
+def test_a_jump_of_exposure_is_no_cut(gain, offset):
+    motion, picture = Motion(SIZE), texture()
+    motion.step(window(picture, 0))
+    step = motion.step(cv2.convertScaleAbs(window(picture, 4), alpha=gain, beta=offset))
+    assert step.trusted and step.residual < 10
+    assert np.abs(step.flow[INNER] - (1, 0)).mean() < 0.25
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (16, 300)])
+def test_tiny_frames(size):
+    motion = Motion(size)
+    for shade in (0, 50, 200):
+        step = motion.step(np.full((*size, 3), shade, np.uint8))
+    assert step.flow.shape == (-(-size[0] // 4), -(-size[1] // 4), 2)
+
+
+def test_the_same_frames_give_the_same_bits():
+    picture = texture()
+
+    def run():
+        motion = Motion(SIZE)
+        motion.step(window(picture, 0))
+        track = motion.track()
+        for x in range(1, 6):
+            motion.step(window(picture, 2 * x, x))
+        return track.flow
+
+    assert np.array_equal(run(), run())
+
+
+def test_the_filter_blends_what_is_alike_and_keeps_what_is_new(rng):
+    now, before = rng.random((2, 6, 8, 3), dtype=np.float32)
+    alike = np.zeros((6, 8), np.float32)
+    alike[:, :4] = 1
+    found = steady(now, before.copy(), alike, 0.7)
+    assert np.array_equal(found[:, 4:], now[:, 4:])
+    assert np.allclose(found[:, :4], 0.3 * now[:, :4] + 0.7 * before[:, :4], atol=1e-6)
+    assert np.array_equal(steady(now, before.copy(), alike, 0.0), now)
+
+
+def test_probabilities_and_their_labels(rng):
+    passes = [4 * rng.standard_normal((1, 7, 12, 16), dtype=np.float32) for _ in range(2)]
+    passes[0][:, 3] = -50  # a class that is nowhere
+    found = probabilities(passes)
+    mean = (passes[0] + passes[1])[0] / 2
+    expected = np.exp(mean) / np.exp(mean).sum(0)
+    assert np.abs(found - expected.transpose(1, 2, 0)).max() < 1e-6
+    planes = np.ascontiguousarray(found.transpose(2, 0, 1))[None]
+    assert np.array_equal(labels_of(found, (50, 70)), labels([planes], (50, 70)))

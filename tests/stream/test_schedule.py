@@ -1,0 +1,306 @@
+"""At once, in parts, beside: what each answers, when the deep layers run, and what a late answer is worth."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from fixtures.motion import CELLS, SIZE, Colours, texture, window
+from vss_ros.config import IGNORE, VssError
+from vss_ros.stream.beside import Worker
+from vss_ros.stream.keyframes import FixedInterval, LabelDrift
+from vss_ros.stream.motion import Motion
+from vss_ros.stream.schedule import choose
+from vss_ros.stream.stream import Stream
+
+PICTURE = texture()
+SHIFTS = range(0, 60, 4)  # a cell a frame
+
+
+def make(backend, interval=5, motion=True, **options):
+    return Stream(backend, FixedInterval(interval), motion=Motion(SIZE) if motion else None, **options)
+
+
+def frames(shifts=SHIFTS):
+    return [(window(PICTURE, x), t / 10) for t, x in enumerate(shifts)]
+
+
+def wrong(result, rgb, cells=CELLS):
+    """Share of wrong labels where the motion did not bring anything new into sight."""
+    truth = Colours().labels([Colours(cells=cells).propagate(rgb, [])], SIZE)
+    return float((result.labels != truth)[8:-8, 8:-28].mean())
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_what_is_remembered_moves_to_its_frame(keeps):
+    errors = {}
+    for motion in (True, False):
+        results = make(Colours(keeps), motion=motion).run(frames())
+        errors[motion] = [wrong(r, rgb) for r, (rgb, _) in zip(results, frames(), strict=True)]
+    assert max(errors[True]) < 0.06
+    if keeps:
+        assert errors[False][4] > 0.3 > errors[False][5] == 0, "as is, until the next keyframe"
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+@pytest.mark.parametrize("schedule", ["at_once", "beside"])
+@pytest.mark.parametrize("cells", [(12, 16), (48, 64), SIZE])
+def test_networks_answer_at_any_stride(keeps, schedule, cells):
+    stream = make(Colours(keeps, cells=cells), schedule=schedule, delay=1, steady=0.3)
+    errors = [wrong(r, rgb, cells) for r, (rgb, _) in zip(stream.run(frames()), frames(), strict=True)]
+    assert np.mean(errors) < 0.12
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_keyframes_of_networks_with_and_without_memory(keeps):
+    backend = Colours(keeps)
+    results = list(make(backend, interval=4).run(frames()))
+    assert [r.is_keyframe for r in results] == [t % 4 == 0 for t in range(len(results))]
+    assert [r.keyframe_age for r in results] == [t % 4 for t in range(len(results))]
+    if keeps:
+        assert all(r.network_age_ms == 0 for r in results), "its shallow layers see every frame"
+    else:
+        assert [r.network_age_ms for r in results] == pytest.approx([100 * (t % 4) for t in range(15)])
+        assert backend.calls.count("propagate") == 4
+
+
+def test_without_motion_a_network_without_memory_answers_every_frame():
+    backend = Colours()
+    assert all(r.is_keyframe for r in make(backend, motion=False).run(frames()))
+    assert backend.calls.count("propagate") == len(SHIFTS)
+
+
+def test_the_filter_holds_what_flickers():
+    """Noise that would flip labels between two frames of a scene that stands."""
+    rng = np.random.default_rng(0)
+    scene = window(PICTURE, 0).astype(int)
+    noisy = [np.clip(scene + rng.integers(-25, 26, scene.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    changes = {}
+    for strength in (0.0, 0.7):
+        stream = make(Colours(), interval=1, steady=strength)
+        results = list(stream.run((rgb, t / 10) for t, rgb in enumerate(noisy)))
+        changes[strength] = np.mean([(a.labels != b.labels).mean() for a, b in pairwise(results[5:])])
+    assert changes[0.7] < 0.6 * changes[0.0]
+
+
+@pytest.mark.parametrize("schedule", ["at_once", "parts", "beside"])
+def test_a_cut_makes_a_keyframe_and_nothing_old_is_moved(schedule):
+    other = texture(1)
+    backend = Colours(1, parts=3)
+    stream = make(backend, interval=100, schedule=schedule, delay=1)
+    cut = [(window(PICTURE, 4 * t), t / 10) for t in range(6)]
+    cut += [(window(other, 4 * t), t / 10) for t in range(6, 10)]
+    results = list(stream.run(cut))
+    assert not results[6].step.trusted and all(r.step.trusted for r in results[1:6] + results[7:])
+    if schedule == "beside":
+        assert not results[6].confidence().any(), "it shows what no network has seen"
+        assert results[7].is_keyframe and wrong(results[7], cut[7][0]) < 0.06
+    else:
+        assert results[6].is_keyframe and wrong(results[6], cut[6][0]) == 0
+
+
+def test_parts_run_after_the_answers_and_give_the_whole_memory():
+    backend = Colours(1, parts=3)
+    stream = make(backend, interval=5, schedule="parts")
+    log = []
+    for rgb, stamp in frames():
+        before = len(backend.calls)
+        (result,) = stream.feed(rgb, stamp)
+        assert not any(call.startswith("part") for call in backend.calls[before:])
+        before = len(backend.calls)
+        stream.after()
+        log.append((result.is_keyframe, result.keyframe_age, backend.calls[before:]))
+        assert "part" not in result.times or result.times["part"] >= 0
+        assert wrong(result, rgb) < 0.08
+    assert backend.calls[0] == "remember", "the first frame has no older memory to answer from"
+    work = [calls for _, _, calls in log]
+    assert work[5:8] == [["part 0"], ["part 1"], ["part 2"]] and work[8:10] == [[], []]
+    assert [age for _, age, _ in log[:11]] == [0, 1, 2, 3, 4, 5, 6, 7, 3, 4, 5]
+    assert [t for t, (is_key, _, _) in enumerate(log) if is_key] == [0, 8, 13]
+
+
+def test_parts_give_the_whole_memory_to_the_bit():
+    whole, parts = Colours(1), Colours(1, parts=1)
+    parts.parts = 2
+    parts.remember_part = lambda i, state: state if i == 0 else whole.remember(state)
+    stream = make(parts, interval=4, schedule="parts")
+    for rgb, stamp in frames():
+        stream(rgb, stamp)
+    index, memory = max(stream.memories.kept.items())
+    expected = whole.remember(whole.encode(frames()[index][0]))
+    assert index == 12 and np.array_equal(memory.values[0], expected[0])
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+@pytest.mark.parametrize("delay", [1, 3])
+def test_beside_answers_every_frame_by_what_the_network_saw_last(keeps, delay):
+    backend = Colours(keeps)
+    results = list(make(backend, interval=1, schedule="beside", delay=delay).run(frames()))
+    ages = [round(r.network_age_ms) for r in results]
+    assert ages[0] == 0 and results[0].is_keyframe
+    joins = [t for t, r in enumerate(results) if r.is_keyframe]
+    assert joins == [0, *range(delay, len(results), delay)][: len(joins)]
+    assert max(ages) == 100 * (2 * delay - 1) and min(ages[delay:]) == 100 * delay
+    assert all(wrong(r, rgb) < 0.15 for r, (rgb, _) in zip(results, frames(), strict=True))
+
+
+class ByHand(Worker):
+    """Runs its jobs when told."""
+
+    def offer(self, stream, job):
+        self.waiting[stream] = job
+
+    def withdraw(self, stream):
+        self.waiting.pop(stream, None)
+
+    def turn(self):
+        for job in self.waiting.values():
+            job()
+        self.waiting.clear()
+
+
+def test_live_equals_simulated_when_the_thread_is_driven_by_hand():
+    simulated = make(Colours(1), interval=2, schedule="beside", delay=2, steady=0.5)
+    hand = ByHand()
+    live = make(Colours(1), interval=2, schedule="beside", steady=0.5, worker=hand)
+    for t, (rgb, stamp) in enumerate(frames()):
+        expected = simulated(rgb, stamp)
+        if t % 2 == 0:
+            hand.turn()
+        (found,) = live.feed(rgb, stamp)
+        assert np.array_equal(found.labels, expected.labels), t
+        assert found.network_age_ms == expected.network_age_ms
+        if t % 2 == 0:
+            live.after()
+        else:
+            live.owed = None  # the network is busy
+
+
+def test_a_waiting_job_gives_way_to_a_newer_one_and_every_stream_has_its_turn():
+    order, gate = [], threading.Event()
+
+    class Slow(Colours):
+        def __init__(self, name):
+            super().__init__()
+            self.label = name
+
+        def propagate(self, frame, memories):
+            if threading.current_thread() is not threading.main_thread():
+                order.append(self.label)
+                gate.wait(5)
+            return super().propagate(frame, memories)
+
+    worker = Worker()
+    streams = {n: make(Slow(n), interval=1, schedule="beside", worker=worker) for n in "abc"}
+    for rgb, stamp in frames()[:6]:
+        for stream in streams.values():
+            stream(rgb, stamp)
+    assert order == ["a"], "one at a time"
+    assert len(worker.waiting) == 2
+    gate.set()
+    for rgb, stamp in frames()[6:]:
+        for stream in streams.values():
+            stream(rgb, stamp)
+    worker.close()
+    assert set(order) == set("abc")
+
+
+def test_what_the_network_raises_reaches_the_caller():
+    class Broken(Colours):
+        def propagate(self, frame, memories):
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("the network broke")
+            return super().propagate(frame, memories)
+
+    with make(Broken(), interval=1, schedule="beside") as stream:
+        stream(*frames()[0])
+        with pytest.raises(RuntimeError, match="the network broke"):
+            for _ in range(200):
+                stream(*frames()[1])
+        assert stream(*frames()[2]).labels.shape == SIZE, "it lives on"
+
+
+def test_what_nobody_has_seen_is_named():
+    options = {"interval": 100, "schedule": "beside", "delay": 50}
+    shown = list(make(Colours(), **options).run(frames()))[4]
+    hidden = list(make(Colours(), **options, hide_unseen=True).run(frames()))[4]
+    new = slice(-12, None)  # the camera turned right by 16 pixels
+    assert (hidden.labels[8:-8, new] == IGNORE).mean() > 0.9 and not (shown.labels == IGNORE).any()
+    assert (hidden.labels[8:-8, 8:-32] == IGNORE).mean() < 0.1
+    assert shown.confidence()[8:-8, new].mean() < 0.3 * shown.confidence()[8:-8, 8:-32].mean()
+
+
+def test_consistency_policy_counts_what_motion_does_not_explain():
+    moved = make(Colours(1))
+    moved.policy = LabelDrift(0.2, 1, 100)
+    results = list(moved.run(frames()))
+    assert [r.is_keyframe for r in results].count(True) == 1
+    assert max(r.label_drift for r in results) < 0.15
+    as_is = make(Colours(1), motion=False)
+    as_is.policy = LabelDrift(0.2, 1, 100)
+    drifts = [r.label_drift for r in as_is.run(frames())]
+    assert max(drifts) == 0, "a memory that stays where it lies answers the same for ever"
+
+
+def test_a_gap_is_what_the_caller_says():
+    stream = make(Colours(1), max_gap=0.5)
+    stream.feed(window(PICTURE, 0), 0.0)
+    assert stream.feed(window(PICTURE, 4), 2.0, gap=0.1)[0].reset == "", (
+        "frames between were left out on purpose"
+    )
+    assert "gap of 0.600 s" in stream.feed(window(PICTURE, 8), 2.1, gap=0.6)[0].reset
+
+
+def test_keyframes_of_several_cameras_do_not_coincide():
+    backend = Colours(1)
+    keys = []
+    for phase in (0, 2):
+        stream = make(backend, interval=4)
+        stream.phase = phase
+        keys.append([t for t, r in enumerate(stream.run(frames())) if r.is_keyframe])
+    assert keys == [[0, 4, 8, 12], [0, 2, 6, 10, 14]]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"schedule": "beside", "motion": False}, "schedule beside: needs motion"),
+        ({"schedule": "parts"}, "needs a network whose memory moves"),
+        ({"schedule": "parts", "keeps": 1, "both_sides": True}, "waits for 4 later frames"),
+    ],
+)
+def test_schedules_that_do_not_go_are_refused(options, text):
+    with pytest.raises(VssError, match=text):
+        make(Colours(options.pop("keeps", 0), parts=2), **options)
+
+
+@pytest.mark.parametrize(
+    ("key_ms", "parts", "expected"), [(1, 1, "at_once"), (60, 4, "parts"), (60, 1, "beside")]
+)
+def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
+    backend, now = Colours(1, parts), [0.0]
+    monkeypatch.setattr("vss_ros.stream.schedule.time.perf_counter", lambda: now[0])
+    cost = lambda ms, run: lambda *a: (now.__setitem__(0, now[0] + ms / 1e3), run(*a))[1]  # noqa: E731
+    backend.remember_part = cost(key_ms / parts, backend.remember_part)
+    backend.remember = cost(key_ms, backend.remember)
+    found, why = choose(backend, 5, 1 / 30)
+    assert found == expected and f"{key_ms} ms" in why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["at_once", "parts", "beside"])
+def test_nothing_grows(schedule):
+    import psutil
+
+    stream = make(Colours(1, parts=3), schedule=schedule, steady=0.7)
+    process = psutil.Process()
+    for t in range(6000):
+        stream(window(PICTURE, 4 * (t % 20)), t / 30)
+        if t == 1000:
+            before = process.memory_info().rss
+    assert process.memory_info().rss - before < 20e6
+    assert len(stream.memories.kept) <= 2 and len(stream.motion.tracks) <= 6
+    stream.close()
+    assert stream.motion.cells == CELLS
