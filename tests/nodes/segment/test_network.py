@@ -135,7 +135,7 @@ def test_engines_built_beside_the_fallback_take_over_without_a_lost_frame(
         return False
 
     assert send_until(lambda: level(diagnostics, "building engines: 1/1 propagate") == b"\x01")
-    assert level(diagnostics, "runs on auto instead of tensorrt: no engine has been built") == b"\x01"
+    assert level(diagnostics, "runs on torch instead of tensorrt: no engine has been built") == b"\x01"
     (tmp_path / "go").write_text("")
     assert send_until(lambda: "tensorrt takes over" in node.text())
     for _ in range(5):
