@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.networks import lively
-from fixtures.paths import run_python
+from fixtures.paths import give_away, run_python
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
@@ -124,13 +124,28 @@ def test_exports_are_reused_and_told_apart(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
     monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"1"})
     first = files(network)
-    times = [path.stat().st_mtime_ns for path in first.values()]
+    inodes = [path.stat().st_ino for path in first.values()]
     assert files(network) == first
-    assert [path.stat().st_mtime_ns for path in first.values()] == times
+    assert [path.stat().st_ino for path in first.values()] == inodes
     assert not set(files(network, (64, 64)).values()) & set(first.values())
     with torch.no_grad():
         network.linear_pred.bias += 1
     assert not set(files(network).values()) & set(first.values())
+
+
+def test_exports_that_were_not_used_for_longest_make_room(cache, monkeypatch):
+    network = lively("segformer", "mobilenet_v1")
+    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"0" * 100})
+    monkeypatch.setattr("vss_ros.backends.onnx_files.LIMIT", 250)
+    sizes = [(64, 32 * i) for i in range(1, 5)]
+    made = []
+    for age, size in enumerate(sizes[:2]):
+        made.append(files(network, size)["propagate"])
+        os.utime(made[-1], (age, age))
+    files(network, sizes[0])  # used again
+    files(network, sizes[2])
+    assert made[0].exists() and not made[1].exists() and not made[1].with_suffix(".sha256").exists()
+    assert len(list((cache / "onnx").glob("*.onnx"))) == 2
 
 
 def test_damaged_exports_are_rebuilt(cache, monkeypatch):
@@ -159,8 +174,7 @@ def test_exports_that_others_could_have_written_are_not_loaded(cache, monkeypatc
     path.parent.chmod(0o777)
     monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"newer"})
     assert files(network)["propagate"].read_bytes() == b"newer" and not path.parent.stat().st_mode & 0o022
-    owner = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    give_away(monkeypatch, path.parent)
     with pytest.raises(VssError, match="belongs to user"):
         files(network)
 

@@ -12,7 +12,7 @@ import yaml
 from vss_ros import cli
 from vss_ros.config import VssError, share_dir
 from vss_ros.networks import build
-from vss_ros.networks.card import find_models, load_model, read_card
+from vss_ros.networks.card import find_models, load_model, read_card, save_model
 
 
 @pytest.fixture
@@ -261,3 +261,14 @@ def test_models_are_listed_with_their_accuracy(capsys):
         card, _ = read_card(path)
         assert f"{name}: {card.network}-{card.backbone}" in listed
         assert f"test mIoU {card.metrics['test']['mIoU']:.1%}" in listed
+
+
+def test_values_that_half_precision_cannot_hold_stay_in_float32(tmp_path, tiny_card):
+    from safetensors.torch import load_file
+
+    network, card = load_model(tiny_card)
+    network.fusion["norm"].running_var[0] = 7e4
+    found, _ = load_model(save_model(network, card, tmp_path))
+    assert float(found.fusion["norm"].running_var[0]) == 7e4
+    kinds = {name: t.dtype for name, t in load_file(tmp_path / card.weights).items() if t.is_floating_point()}
+    assert [name for name, kind in kinds.items() if kind == torch.float32] == ["fusion.norm.running_var"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import io
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -18,11 +20,14 @@ from torch import nn
 
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import foreign, own_folder, write_atomic
+from vss_ros.media.files import evict, foreign, own_folder, write_atomic
 from vss_ros.networks.model import Model
 
 CPU_OPSET = 20
 TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
+
+LIMIT = 2 << 30
+"""Bytes of all exported stages together; those not used for longest go first."""
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +42,17 @@ def stage_files(model: Model) -> dict[str, Path]:
     paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(model)}
     missing = {stage: path for stage, path in paths.items() if not is_intact(path)}
     if not missing:
+        with contextlib.suppress(OSError):  # a read-only cache cannot say when it was last used
+            for path in paths.values():
+                os.utime(path)
         return paths
     log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
     contents = export(model, wanted=missing)
     try:
         own_folder(folder)
         write(contents, paths)
+        for gone in evict(folder.glob("*.onnx"), LIMIT, list(paths.values())):
+            checksum_path(gone).unlink(missing_ok=True)
         return paths
     except OSError as error:
         log.warning(

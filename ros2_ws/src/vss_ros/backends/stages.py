@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import sys
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vss_ros.backends.typed import DTYPES, TypedStage
 from vss_ros.networks.model import Model
+
+NETWORKS = "vss_ros.networks."
 
 
 class Encode(nn.Module):
@@ -282,9 +285,23 @@ def fingerprint(model: Model) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     here = Path(__file__).parent
-    for file in sorted([*here.parent.glob("networks/*.py"), here / "stages.py", here / "typed.py"]):
+    for file in [*sources(model.network), here / "stages.py", here / "typed.py"]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def sources(network: nn.Module) -> list[Path]:
+    """Files of our networks that a network's layers are written in, and those that these import from."""
+    found: set[str] = set()
+    wanted = {type(module).__module__ for module in network.modules()}
+    while wanted:
+        name = wanted.pop()
+        if name in found or not name.startswith(NETWORKS):
+            continue
+        found.add(name)
+        values = vars(sys.modules[name]).values()
+        wanted |= {str(getattr(value, "__module__", None) or "") for value in values}
+    return sorted(Path(sys.modules[name].__file__ or "") for name in found)
 
 
 def device_of(network: nn.Module) -> torch.device:

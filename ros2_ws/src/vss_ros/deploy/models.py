@@ -14,11 +14,19 @@ from vss_ros.networks.model import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="remove exported stages, which are made again when wanted, and engines that would not be loaded here",
+    )
     parser.add_argument("--all", action="store_true", help="also list engines of no installed model")
 
 
 def main(args: argparse.Namespace) -> int:
     paths = find_models()
+    if args.clean:
+        clean(list(paths))
+        return 0
     for name, path in paths.items():
         card, _ = read_card(path)
         score = card.metrics.get("test", {}).get("mIoU")
@@ -35,12 +43,8 @@ def main(args: argparse.Namespace) -> int:
 def list_engines(models: list[str], all_of_them: bool) -> None:
     """A line an engine: model, stage, size, precision, when it was built, and whether it would be loaded."""
     from vss_ros.backends.gpu import engines
-    from vss_ros.backends.stages import fingerprint
 
-    weights = {}
-    for name in models:
-        weights[fingerprint(open_model(name))] = name
-    entries = engines.entries()
+    weights, entries = fingerprints(models), engines.entries()
     total = sum(entry.size for entry in entries)
     sys.stdout.write(f"\n{len(entries)} engines, {total / 1e6:.0f} MB, in {engines.engine_dir()}:\n")
     for entry in entries:
@@ -56,6 +60,28 @@ def list_engines(models: list[str], all_of_them: bool) -> None:
         sys.stdout.write(
             f"  and {unknown} of no installed model: retrained, removed, or older code (--all)\n"
         )
+
+
+def clean(models: list[str]) -> None:
+    """Empty the cache of exported stages and rid that of engines of those which this machine would not load."""
+    from vss_ros.backends.gpu import engines
+
+    stages = [path for path in cache_dir().glob("onnx/*") if path.is_file()]
+    entries = engines.entries()
+    weights = fingerprints(models) if entries else {}
+    stale = [e.path for e in entries if state(e, weights.get(e.key.weights, "") if e.key else "") != "valid"]
+    for what, paths in (("files of exported stages", stages), ("engines", stale)):
+        size = sum(path.stat().st_size for path in paths)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        sys.stdout.write(f"{len(paths)} {what} removed, {size / 1e6:.0f} MB\n")
+
+
+def fingerprints(models: list[str]) -> dict[str, str]:
+    """Names of models by the hash that their engines carry."""
+    from vss_ros.backends.stages import fingerprint
+
+    return {fingerprint(open_model(name)): name for name in models}
 
 
 def state(entry: Any, model: str) -> str:

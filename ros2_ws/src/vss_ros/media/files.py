@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,17 @@ def own_folder(folder: Path) -> None:
         about = folder.lstat()
     if problem := foreign(about, folder):
         raise VssError(problem)
+
+
+def evict(files: Iterable[Path], limit: int, keep: Collection[Path] = ()) -> list[Path]:
+    """Remove those that were used longest ago until all fit into `limit` bytes; what was removed."""
+    gone, total = [], 0
+    for _, size, path in sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in files), reverse=True):
+        total += size
+        if total > limit and path not in keep:
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    return gone
 
 
 @contextmanager

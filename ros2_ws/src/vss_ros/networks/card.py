@@ -23,7 +23,7 @@ WEIGHTS_BYTES = 4 << 30
 KINDS = {"classes": "a list of names", "palette": "lists of whole numbers", "options": "a mapping"}
 
 if TYPE_CHECKING:  # reading a card must not wait seconds for torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,13 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
 
 
 def save_model(network: nn.Module, card: ModelCard, folder: Path) -> Path:
-    """Write weights (float16) and card into `folder`; the card's `sha256` is set here. Returns the card's path."""
+    """Write weights and card into `folder`; the card's `sha256` is set here. Returns the card's path.
+
+    Weights are float16; tensors whose values that cannot hold, such as a running variance of 7e4, stay float32.
+    """
     from safetensors.torch import save
 
-    tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in ((n, t.detach().cpu().contiguous()) for n, t in network.state_dict().items())
-    }
+    tensors = {name: halved(t.detach().cpu().contiguous()) for name, t in network.state_dict().items()}
     content = save(tensors)
     card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,6 +190,11 @@ def save_model(network: nn.Module, card: ModelCard, folder: Path) -> Path:
     path = folder / f"{card.name}.yaml"
     write_card(card, path)
     return path
+
+
+def halved(tensor: Tensor) -> Tensor:
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if bool((half.isfinite() == tensor.isfinite()).all()) else tensor
 
 
 def write_card(card: ModelCard, path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import foreign, write_atomic
+from vss_ros.media.files import evict, foreign, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def store(key: Key, content: bytes, seconds: float = 0.0, limit: int = LIMIT) ->
     header = {"key": asdict(key), "sha256": hashlib.sha256(content).hexdigest(), "seconds": round(seconds, 1)}
     path = file_of(key)
     write_private(path, json.dumps(header).encode() + b"\n" + content)
-    evict(path, limit)
+    for gone in evict(engine_dir().glob("*.engine"), limit, [path]):
+        log.info("engine cache above %.1f GB: %s removed", limit / 1e9, gone.name)
     return path
 
 
@@ -210,16 +211,3 @@ def errors_of(folder: Path) -> Iterator[None]:
         raise VssError(
             f"the engine cache {folder} cannot be written ({error.strerror}): make room or set VSS_CACHE"
         ) from error
-
-
-def evict(keep: Path, limit: int) -> None:
-    """Remove the engines that were used longest ago until all fit into `limit` bytes; `keep` stays."""
-    files = sorted(
-        ((p.stat().st_mtime, p.stat().st_size, p) for p in engine_dir().glob("*.engine")), reverse=True
-    )
-    total = 0
-    for _, size, path in files:
-        total += size
-        if total > limit and path != keep:
-            log.info("engine cache above %.1f GB: %s removed", limit / 1e9, path.name)
-            path.unlink(missing_ok=True)
