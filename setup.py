@@ -36,8 +36,9 @@ setup(
     # Each range holds what was tested, up to the next release that may break it.
     install_requires=[
         "numpy>=1.23,<3",
-        # 5.x breaks cv_bridge; headless because a robot has no screen.
-        "opencv-python-headless>=4.8,<5",
+        # 5.x breaks cv_bridge; headless because a robot has no screen. Holes: 4.8.0 (CVE-2023-4863), 4.10 and 4.11
+        # (CVE-2025-53644); beside ROS from apt, which has NumPy 1, 4.12 cannot be had.
+        "opencv-python-headless>=4.8.1,!=4.10.*,!=4.11.*,<5",
         "pyyaml>=6,<7",
         "mcap>=1.6,<2",  # the official reader and writer of mcap; brings lz4 and zstandard
         "rosbags>=0.11,<0.12",  # the types of ROS messages and bags of ROS 1, without ROS
@@ -58,7 +59,7 @@ setup(
         ],
         # Builds TensorRT engines; pulls the TensorRT that its release needs. On a Jetson: see `vss build`.
         "tensorrt": [
-            "torch>=2.8,<2.15",
+            "torch>=2.8,<2.15",  # a Jetson has 2.8, with which vss reads no .pth of others
             "torch-tensorrt>=2.8,<2.15",
             "onnx>=1.18,<2",
             "onnx-ir>=0.1.7,<2",
@@ -72,8 +73,8 @@ setup(
         # Fabric keeps the training loop visible; Matplotlib draws its curves and the evaluation's; SciPy matches
         # points one to one.
         "train": [
-            "torch>=2.8,<2.15",
-            "lightning>=2.5,<3",
+            "torch>=2.10,<2.15",  # before, a .pth can write beyond its memory (CVE-2026-24747)
+            "lightning>=2.5,!=2.6.2,!=2.6.3,<3",  # these two stole credentials
             "matplotlib>=3.8,<4",
             "scipy>=1.13,<2",
             "tensorboard>=2.18,<3",
@@ -81,7 +82,7 @@ setup(
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=14,<18"],
         # Spreads the evaluation of many recordings over machines.
-        "ray": ["ray>=2.40,<3"],
+        "ray": ["ray>=2.54,<3"],  # past the known holes of its dashboard
         "test": [
             "colcon-common-extensions>=0.3,<1",
             "mcap-ros2-support>=0.5,<1",

@@ -8,7 +8,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from fixtures.paths import find_data
+from fixtures.paths import find_data, run_python
 from fixtures.recordings import FRAMES, evaluate, lines, masks, picture, record, results, truth
 from vss_ros.config import VssError
 from vss_ros.data import metrics
@@ -327,3 +327,21 @@ def test_a_broken_recording_is_listed_once_for_all_runs_that_it_broke():
     ]
     failures = [(tasks[0], "cut"), (tasks[1], "cut"), (tasks[2], "cut"), (tasks[3], "no memory")]
     assert merged(failures) == ["a (K=1, K=5): cut", "b (K=1): cut", "b (K=5): no memory"]
+
+
+LISTENERS = """
+import os, psutil
+from vss_ros.evaluate.recordings import cluster
+with cluster("local"):
+    found = [c.laddr.ip for child in psutil.Process().children(recursive=True)
+             for c in child.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    print(*found)
+"""
+
+
+@pytest.mark.slow
+def test_a_local_ray_listens_on_this_machine_alone():
+    pytest.importorskip("ray")
+    ran = run_python(LISTENERS)
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"} and ran.stdout.split()

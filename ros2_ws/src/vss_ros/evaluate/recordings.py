@@ -257,6 +257,8 @@ def processes(jobs: int) -> Iterator[Callable[[Task], Future]]:
 def cluster(address: str) -> Iterator[Callable[[Task], Future]]:
     """Workers of a Ray cluster: vss_ros is installed on each, inputs and --out have the same path for all."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":  # on Linux, too, this has Ray listen on the loopback device alone
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     try:
