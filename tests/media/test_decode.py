@@ -289,6 +289,8 @@ def test_bayer_of_16_bit_and_in_compressed_images(pattern):
     assert not (coloured[..., 0] == coloured[..., 2]).all()
     already = encode(".png", RGB[..., ::-1])
     np.testing.assert_array_equal(decode_compressed(already, f"bayer_{pattern}8; png compressed bgr8"), RGB)
+    already = encode(".png", RGB[..., ::-1].astype(np.uint16) << 8)
+    np.testing.assert_array_equal(decode_compressed(already, f"bayer_{pattern}16; png compressed bgr16"), RGB)
 
 
 @pytest.mark.parametrize(

@@ -202,38 +202,43 @@ def decode_compressed(data: Any, format: str = "", max_pixels: int = MAX_PIXELS)
     except ImageError as error:
         raise ImageError(f"format {format!r}: {error}") from None
     pattern = _ALIASES.get(format.partition(";")[0].strip().lower(), "")
-    if "bayer" in pattern:
-        raw = _decode_file(data, cv2.IMREAD_UNCHANGED, about)
-        if raw.ndim == 2:
-            height, width = raw.shape
-            deep = pattern.rstrip("0123456789") + ("16" if raw.dtype == np.uint16 else "8")
-            return to_rgb(raw.view(np.uint8).ravel(), height, width, deep, raw.strides[0])
-    rgb = _decode_jpeg(data, about) if data.startswith(b"\xff\xd8") else None
-    if rgb is None:
-        bgr = _decode_file(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, about)
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    jpeg, bayer = data.startswith(b"\xff\xd8"), "bayer" in pattern
+    if jpeg:
+        rgb = _decode_jpeg(data, about)
+        grey = bayer and simplejpeg.decode_jpeg_header(data, strict=False)[2] == "Gray"
+        raw = np.ascontiguousarray(rgb[..., 0]) if grey else None
+    else:
+        flags = cv2.IMREAD_UNCHANGED if bayer else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        raw = _decode_file(data, flags, about)
+    if raw is not None:
+        depth = 8 * raw.itemsize
+        encoding = f"{depth}UC{raw.shape[2]}" if raw.ndim == 3 else pattern.rstrip("0123456789") + f"{depth}"
+        rgb = to_rgb(raw.view(np.uint8).ravel(), raw.shape[0], raw.shape[1], encoding, raw.strides[0])
     return np.ascontiguousarray(rgb[..., ::-1]) if "compressed rgb" in format else rgb
 
 
 def _decode_file(data: bytes, flags: int, about: str) -> np.ndarray:
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error says it
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # such as more pixels than OpenCV allows
         raise ImageError(f"{about}: {error}") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if image is None:
         raise ImageError(f"{about}: does not decode; it is damaged or cut short")
     return image
 
 
-def _decode_jpeg(data: bytes, about: str) -> np.ndarray | None:
-    """The JPEG as RGB, or None where only OpenCV may know it (CMYK).
+def _decode_jpeg(data: bytes, about: str) -> np.ndarray:
+    """The JPEG as RGB.
 
     Not by OpenCV, which answers bit errors and missing rows with a picture, and a line on stderr a frame: here the
     warnings of libjpeg, the same decoder with the same pixels, come as exceptions.
     """
     try:
         return simplejpeg.decode_jpeg(data)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         warning = str(error)
     damaged = re.search("Corrupt|Premature|progression|marker type", warning)
     # Webcams pad the end of the picture's data with a few bytes; a bit error leaves a hundred.
@@ -242,5 +247,5 @@ def _decode_jpeg(data: bytes, about: str) -> np.ndarray | None:
         raise ImageError(f"{about}: damaged or cut short ({warning})")
     try:
         return simplejpeg.decode_jpeg(data, strict=False)
-    except ValueError:
-        return None
+    except (ValueError, KeyError) as error:  # KeyError: a subsampling without a name
+        raise ImageError(f"{about}: does not decode; it is damaged or cut short ({error})") from error

@@ -119,8 +119,8 @@ def _bmp(data: bytes) -> tuple[int, int]:
 
 def _pnm(data: bytes) -> tuple[int, int]:
     plain = re.sub(rb"#[^\n]*", b" ", data[:4096])
-    width, height = re.match(rb"P\d\s+(\d{1,9})\s+(\d{1,9})", plain).groups()  # type: ignore[union-attr]
-    return int(height), int(width)
+    sizes = re.match(rb"P\d\s+(\d{1,9})\s+(\d{1,9})", plain)
+    return (int(sizes[2]), int(sizes[1])) if sizes else (0, 0)
 
 
 _READERS = {

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Schema
 
 from vss_ros.config import VssError
 from vss_ros.media.bags.messages import ros2_name
-from vss_ros.media.bags.unpack import LARGEST, decompress
+from vss_ros.media.bags.unpack import LARGEST, RATIO, SMALL, decompress
 
 MAGIC = b"\x89MCAP0\r\n"
 HEAD = struct.Struct("<BQ")
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
-CHUNK = struct.Struct(
-    "<QQQII"
-)  # first and last log time, size unpacked, its CRC, length of compression's name
+CHUNK = struct.Struct("<QQQII")  # first and last log time, size unpacked, its CRC, length of the codec's name
+HELD = 128 << 20
+"""Bytes of messages that wait in memory until those before them have come."""
 
 
 @dataclass
@@ -96,7 +97,7 @@ class McapFile:
                 return offset
             try:
                 self.note(opcode, offset, length)
-            except (struct.error, UnicodeDecodeError, EOFError) as error:
+            except (struct.error, UnicodeDecodeError, McapError) as error:
                 self.problems.append(f"record at byte {offset}: {error}")
             self.file.seek(end)
             offset = end
@@ -135,12 +136,13 @@ class McapFile:
 
     def look_into_chunks(self) -> None:
         """Count what no index counts, and find channels and schemas that stand only inside of chunks."""
-        for chunk in self.chunks:
-            if chunk.size > LARGEST:
-                raise VssError(
-                    f"{self.path}: a chunk of {chunk.packed} bytes states {chunk.size} bytes unpacked, more "
-                    f"than the {LARGEST} allowed; `mcap filter` writes smaller chunks"
-                )
+        total, size = sum(chunk.size for chunk in self.chunks), self.path.stat().st_size
+        largest = max((chunk.size for chunk in self.chunks), default=0)
+        if largest > LARGEST or total > max(SMALL, RATIO * size):
+            raise VssError(
+                f"{self.path}: states {total} bytes unpacked in a file of {size}, {largest} of them in one chunk; more "
+                f"than {LARGEST} a chunk or {RATIO} times the file is implausible: `mcap decompress` it if you trust it"
+            )
         if self.chunks and not self.complete:
             self.chunks[-1].counts.clear()  # one of its indexes may be missing
         for chunk in self.chunks:
@@ -149,7 +151,7 @@ class McapFile:
                 for number in chunk.counts
             )
             if not chunk.counts or not known:
-                chunk.counts = Counter(number for number, _, _ in self.records(chunk))
+                chunk.counts = Counter(number for number, *_ in self.records(chunk))
 
     @property
     def topics(self) -> dict[str, tuple[str, int, str]]:
@@ -191,9 +193,9 @@ class McapFile:
         held = 0
         while chunks or waiting:
             # Chunks that overlap in time are held together, as long as memory allows.
-            if chunks and (not waiting or chunks[0][0] <= waiting[0][0]) and held < LARGEST:
+            if chunks and (not waiting or chunks[0][0] <= waiting[0][0]) and held < HELD:
                 chunk = self.chunks[heapq.heappop(chunks)[1]]
-                for index, (number, time, data) in enumerate(self.records(chunk)):
+                for index, (number, time, data, _) in enumerate(self.records(chunk)):
                     if number in wanted:
                         heapq.heappush(waiting, (time, chunk.offset, index, number, len(data), data))
                         held += len(data)
@@ -208,8 +210,8 @@ class McapFile:
                 held -= size
             yield wanted[number], time, data
 
-    def records(self, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
-        """(channel, log time, data) of a chunk's messages; damage is noted, what comes before it is given."""
+    def records(self, chunk: Chunk) -> Iterator[tuple[int, int, bytes, int]]:
+        """(channel, log time, data, offset) of a chunk's messages; damage is noted, what comes before it is given."""
         try:
             self.file.seek(chunk.data)
             content = decompress(self.file.read(chunk.packed), chunk.compression, chunk.size)
@@ -217,13 +219,14 @@ class McapFile:
                 raise VssError("its checksum (CRC) is wrong")
             offset = 0
             while offset < len(content):
+                begin = offset
                 opcode, length = HEAD.unpack_from(content, offset)
                 offset += HEAD.size
                 if offset + length > len(content):
                     raise VssError("its last record is cut")
                 if opcode == Opcode.MESSAGE:
                     number, _, time, _ = MESSAGE.unpack_from(content, offset)
-                    yield number, time, content[offset + MESSAGE.size : offset + length]
+                    yield number, time, content[offset + MESSAGE.size : offset + length], begin
                 elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                     self.define(opcode, content[offset : offset + length])
                 offset += length

@@ -39,6 +39,7 @@ class BagReader:
         self.path = Path(path)
         self._stack = ExitStack()
         self._files: list[Any] = []
+        self.problems: list[str] = []
         failures: list[VssError] = []
         with self._stack:  # closes what was opened when a later file is damaged
             for file in files_of(self.path):
@@ -49,7 +50,7 @@ class BagReader:
             if failures and not self._files:
                 raise failures[0]
             self._stack = self._stack.pop_all()
-        self.problems = [str(error) for error in failures]
+        self.problems += map(str, failures)
         self._warned: set[str] = set()
         self._files.sort(key=lambda file: file.start or 0)
         self.topics: dict[str, tuple[str, int]] = {}
@@ -65,7 +66,8 @@ class BagReader:
             if head.startswith(ZSTD):
                 folder = self._stack.enter_context(TemporaryDirectory(prefix="vss_ros_"))
                 unpacked = Path(folder) / path.with_suffix("").name
-                unpack_file(path, unpacked)
+                if problem := unpack_file(path, unpacked):
+                    self.problems.append(f"{path.name}: {problem}")
                 try:
                     return self._open(unpacked)
                 except VssError as error:

@@ -11,8 +11,7 @@ from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, DataEnd, Footer, MessageIndex, Statistics
 
-from vss_ros.media.bags.mcap import HEAD, MAGIC, MESSAGE, Chunk, McapFile
-from vss_ros.media.bags.unpack import decompress
+from vss_ros.media.bags.mcap import MAGIC, Chunk, McapFile
 from vss_ros.media.bags.writer import write_metadata
 
 
@@ -25,13 +24,10 @@ def recover(path: Path) -> int:
     file = McapFile(path)
     try:
         end, complete = file.whole, file.complete
-        last = file.chunks[-1] if file.chunks else None
-        if not complete and last and end == last.tail:
+        last, builder = file.chunks[-1] if file.chunks else None, RecordBuilder()
+        if not complete and last and end == last.tail and last.counts:
             end = last.data + last.packed  # the indexes behind it may be some of several
-            builder = RecordBuilder()
             index_chunk(file, last, builder)
-        else:
-            builder = RecordBuilder()
         total = sum((chunk.counts for chunk in file.chunks), Counter[int]())
         if not complete:
             append_end(path, file, end, builder, total)
@@ -43,16 +39,9 @@ def recover(path: Path) -> int:
 
 def index_chunk(file: McapFile, chunk: Chunk, builder: RecordBuilder) -> None:
     """Write the message indexes of a chunk anew."""
-    file.file.seek(chunk.data)
-    content = decompress(file.file.read(chunk.packed), chunk.compression, chunk.size)
     found: dict[int, list[tuple[int, int]]] = {}
-    offset = 0
-    while offset < len(content):
-        opcode, length = HEAD.unpack_from(content, offset)
-        if opcode == Opcode.MESSAGE:
-            number, _, time, _ = MESSAGE.unpack_from(content, offset + HEAD.size)
-            found.setdefault(number, []).append((time, offset))
-        offset += HEAD.size + length
+    for number, time, _, offset in file.records(chunk):
+        found.setdefault(number, []).append((time, offset))
     start = chunk.data + chunk.packed
     chunk.indexes.clear()
     for number, records in found.items():

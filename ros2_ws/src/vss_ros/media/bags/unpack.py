@@ -14,7 +14,7 @@ from vss_ros.config import VssError
 ZSTD = b"\x28\xb5\x2f\xfd"
 """How a zstd frame begins; a CDR message begins with 0."""
 LARGEST = 512 << 20
-"""Bytes that one chunk or message may unpack to, and that wait in memory to be put in order."""
+"""Bytes that one chunk or message may unpack to."""
 RATIO, SMALL = 1000, 256 << 20
 """A file that would become larger than SMALL and RATIO times its size is taken for a bomb."""
 RESERVE = 1 << 30
@@ -45,8 +45,11 @@ def decompress(data: bytes, compression: str, size: int | None = None) -> bytes:
     return unpacked
 
 
-def unpack_file(packed: Path, target: Path) -> None:
-    """A .db3.zstd or .mcap.zstd as rosbag2 writes it, unpacked; VssError before the disk fills."""
+def unpack_file(packed: Path, target: Path) -> str:
+    """A .db3.zstd or .mcap.zstd as rosbag2 writes it, unpacked up to its first damage; what that is, or "".
+
+    Raises VssError before the disk fills.
+    """
     size = packed.stat().st_size
     free = shutil.disk_usage(target.parent).free - RESERVE
     implausible = max(SMALL, RATIO * size)
@@ -60,10 +63,14 @@ def unpack_file(packed: Path, target: Path) -> None:
                 raise VssError(f"{packed}: would unpack to {stated} bytes, more than {why}")
         file.seek(0)
         with target.open("wb") as out:
-            copy_bounded(file, out, min(free, implausible), packed)
+            try:
+                written = copy_bounded(file, out, min(free, implausible), packed)
+            except zstandard.ZstdError as error:
+                return f"damaged ({error}): what comes before is read"
+    return f"unpacks to {written} of {stated} bytes: it was cut off" if written < stated else ""
 
 
-def copy_bounded(file: IO[bytes], out: IO[bytes], limit: int, packed: Path) -> None:
+def copy_bounded(file: IO[bytes], out: IO[bytes], limit: int, packed: Path) -> int:
     written = 0
     with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file) as stream:
         while block := stream.read(1 << 20):
@@ -73,3 +80,4 @@ def copy_bounded(file: IO[bytes], out: IO[bytes], limit: int, packed: Path) -> N
                     f"{packed}: unpacks to more than {limit} bytes, which is implausible or too much"
                 )
             out.write(block)
+    return written
