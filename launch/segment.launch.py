@@ -22,6 +22,7 @@ OUTPUTS = (
     "confidence",
     "color_mask",
     "overlay",
+    "overlay/compressed",
     "image",
     "flicker",
     "camera_info",

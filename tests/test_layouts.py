@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from fixtures.paths import ROOT
+from fixtures.recordings import evaluate, record, results
 from fixtures.ros import client, image, start
+from vss_ros.media.bags import BagReader
+from vss_ros.media.decode import decode
 
 CAMERA = "/camera/image_raw"  # the launch file's default
 IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 FIGURE = re.compile(r'(/[\w/]+)\.status\[:\]\.values\[:\]\{key=="(\w+)"\}\.value')
 
@@ -33,9 +37,10 @@ def plotjuggler() -> ElementTree.Element:
 
 
 def panels(node: Any) -> list[str]:
-    """Ids in Foxglove's layout, a binary tree of splits."""
+    """Ids in Foxglove's layout, a binary tree of splits, and in its tabs."""
     if isinstance(node, str):
-        return [node]
+        tabs = foxglove()["configById"][node].get("tabs", ())
+        return [node, *(panel for tab in tabs for panel in panels(tab["layout"]))]
     assert set(node) == {"direction", "first", "second", "splitPercentage"}
     assert node["direction"] in ("row", "column") and 0 < node["splitPercentage"] < 100
     return [*panels(node["first"]), *panels(node["second"])]
@@ -58,7 +63,7 @@ def test_foxglove_layout_is_whole():
     assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
     shown = panels(layout["layout"])
     assert sorted(shown) == sorted(layout["configById"]), "each panel once, with a configuration"
-    assert {name.partition("!")[0] for name in shown} == {"Image", "Plot", "DiagnosticSummary"}
+    assert {name.partition("!")[0] for name in shown} == {"Image", "Plot", "DiagnosticSummary", "Tab"}
 
 
 def test_plotjuggler_layout_is_whole():
@@ -79,12 +84,41 @@ def test_foxglove_and_plotjuggler_show_the_same_figures():
     assert {key for _, key in figures_shown()} == {name.rpartition("/")[2] for name in curves()}
 
 
+def first_tab() -> str:
+    """The topic of the picture that is in sight when the layout is opened."""
+    configs = foxglove()["configById"]
+    [tabs] = [config for name, config in configs.items() if name.startswith("Tab!")]
+    return configs[tabs["tabs"][tabs["activeTabIdx"]]["layout"]]["imageMode"]["imageTopic"]
+
+
+def test_foxglove_layout_shows_a_bag_of_vss_evaluate(evaluate, tmp_path):
+    assert evaluate("--bag", record(tmp_path / "drive", compressed=False), "--topic", "/camera/image") == 0
+    [name] = results(tmp_path / "out")
+    with BagReader(tmp_path / "out" / name / "bag") as bag:
+        assert bag.topics[first_tab()][0] == COMPRESSED
+        keys = {
+            (topic, item.key)
+            for topic, _, message in bag.messages(["/segmentation/consistency"])
+            for item in message.status[0].values
+        }
+    assert figures_shown() <= keys
+
+
 @pytest.mark.slow
 @pytest.mark.ros
 def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
     from diagnostic_msgs.msg import DiagnosticArray
+    from sensor_msgs.msg import CompressedImage
 
-    names = ("mask", "overlay", "color_mask", "flicker", "consistency", "label_info_json")
+    names = (
+        "mask",
+        "overlay",
+        "overlay/compressed",
+        "color_mask",
+        "flicker",
+        "consistency",
+        "label_info_json",
+    )
     start(
         remaps={"image": CAMERA, **{f"~/{name}": f"/segmentation/{name}" for name in names}},
         model=str(tiny_card),
@@ -113,7 +147,8 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
 
     for name, config in foxglove()["configById"].items():
         if name.startswith("Image!"):
-            assert types[config["imageMode"]["imageTopic"]] == [IMAGE]
+            topic = config["imageMode"]["imageTopic"]
+            assert types[topic] == [COMPRESSED if topic.endswith("/compressed") else IMAGE]
         elif name.startswith("DiagnosticSummary!"):
             assert types[config["topicToRender"]] == [DIAGNOSTICS]
     for topic in {topic for topic, _ in figures_shown()}:
@@ -122,6 +157,7 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
     assert {types[topic][0] for topic in selected.get("value", "").split(";")} == {DIAGNOSTICS}
 
     consistency = client.collect(DiagnosticArray, "/segmentation/consistency")
+    pictures = client.collect(CompressedImage, first_tab())
     for number in range(1, 9):
         pixels = rng.integers(0, 255, (64, 96, 3), np.uint8)
         client.publish(image(pixels, stamp=number * 0.1), CAMERA)
@@ -138,3 +174,4 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
             series.add(f"/segmentation/consistency/{status.hardware_id}/{status.name}/{item.key}")
     assert figures_shown() <= keys
     assert curves() <= series
+    assert client.until(lambda: pictures) and decode(pictures[0]).shape == (64, 96, 3)

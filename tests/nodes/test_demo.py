@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fixtures.ros import client, image, start, wait
 from vss_ros.media.bags import BagReader
+from vss_ros.media.decode import decode
 from vss_ros.media.video import VideoWriter
 
 COMMAND = [sys.executable, "-m", "vss_ros.cli", "demo"]
@@ -76,7 +77,7 @@ def test_demo_writes_everything_it_promises(tmp_path, clip, tiny_card):
         counts = {topic: count for topic, (_, count) in bag.topics.items()}
         masks = [message for _, _, message in bag.messages(["/segmentation/mask"])]
     assert counts["/segmentation/mask"] == counts["/segmentation/consistency"] == len(rows)
-    assert counts["/diagnostics"] > 0
+    assert counts["/diagnostics"] > 0 and counts["/segmentation/overlay/compressed"] > 0
     assert all((mask.height, mask.width, mask.step) == (72, 96, 96) for mask in masks)
     assert max(np.asarray(mask.data).max() for mask in masks) <= 2, "three classes"
     video = cv2.VideoCapture(str(out / "overlay.mp4"))
@@ -152,6 +153,9 @@ def test_recorder_writes_on_a_signal_and_refuses_an_existing_folder(tmp_path, st
     assert node.stop() == 0
     with BagReader(out / "bag") as bag:
         assert bag.topics["/mask"] == ("sensor_msgs/msg/Image", 1)
+        assert bag.topics["/overlay/compressed"] == ("sensor_msgs/msg/CompressedImage", 1)
+        [(_, _, picture)] = bag.messages(["/overlay/compressed"])
+        assert decode(picture).shape == (8, 8, 3)
     assert (out / "overlay.mp4").stat().st_size > 0
     assert Image  # the type that was recorded
     second = start("recorder", out=str(out))

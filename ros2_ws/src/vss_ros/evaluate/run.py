@@ -29,9 +29,9 @@ from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data import metrics
 from vss_ros.data.recordings import Footage, Frame, open_footage
 from vss_ros.evaluate.report import version
-from vss_ros.evaluate.worst import Pictures, jpeg, strip
+from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
-from vss_ros.media.draw import overlay
+from vss_ros.media.draw import jpeg, overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.card import read_card
 from vss_ros.networks.groups import Groups
@@ -197,7 +197,9 @@ class Record:
         if result.reset:
             self.before = None
             self.resets += 1
-        figures = self.meter(result) | self.scores.add(rgb, truth, labels)
+        # Here nothing lies before or after the stream, which is all of a frame's latency, and of its way in the node.
+        total = result.times["node"] = result.times["total"]
+        figures = self.meter(result) | {"latency_ms": total} | self.scores.add(rgb, truth, labels)
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         self.means.add(figures)
@@ -347,7 +349,7 @@ def mask_message(stamp: int, labels: np.ndarray) -> Any:
 
 
 def jpeg_message(stamp: int, rgb: np.ndarray) -> Any:
-    return typestore().types[COMPRESSED](header(stamp), "jpeg", np.frombuffer(jpeg(rgb, 85), np.uint8))
+    return typestore().types[COMPRESSED](header(stamp), "jpeg", np.frombuffer(jpeg(rgb), np.uint8))
 
 
 def diagnostics(stamp: int, values: dict[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vss_ros.media.draw import jpeg
+
 WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1, "differs_in_force": 1}
 """Figures whose worst frames are drawn, and the sign of what is worse."""
 PER_FIGURE, SPREAD, APART = 6, 12, 15
@@ -53,10 +55,10 @@ class Pictures:
     def write(self, folder: Path) -> None:
         folder.mkdir()
         for kept in self.worst.values():
-            for index, (_, jpeg) in kept.items():
-                (folder / f"{index:06}.jpg").write_bytes(jpeg)
-        for index, jpeg in self.spread.items():
-            (folder / f"{index:06}.jpg").write_bytes(jpeg)
+            for index, (_, picture) in kept.items():
+                (folder / f"{index:06}.jpg").write_bytes(picture)
+        for index, picture in self.spread.items():
+            (folder / f"{index:06}.jpg").write_bytes(picture)
 
 
 def strip(
@@ -77,8 +79,3 @@ def strip(
     parts = [rgb, shown, *([] if truth is None else [truth]), cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
     row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
     return jpeg(row, 70)
-
-
-def jpeg(rgb: np.ndarray, quality: int) -> bytes:
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -39,6 +39,12 @@ def draw_points(rgb: np.ndarray, points: np.ndarray, colour: Any = (255, 70, 40)
     return picture
 
 
+def jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG file, quality 1–100."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
 def heat(values: np.ndarray, most: int) -> np.ndarray:
     """(H, W) uint8 in 0…most as (H, W, 3) uint8 RGB, from black through red and yellow to white."""
     scaled = cv2.convertScaleAbs(values, alpha=255 / most)

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 import traceback
+from array import array
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import Image
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vss_ros.config import VssError, check, option
 from vss_ros.media.bags import BagWriter
 from vss_ros.media.bags.recover import recover
 from vss_ros.media.decode import decode
+from vss_ros.media.draw import jpeg
 from vss_ros.media.unfinished import Claim
 from vss_ros.media.video import VideoWriter
 from vss_ros.nodes import run
@@ -191,7 +193,12 @@ class Recorder(Node):
             return
         message = deserialize_message(raw, kind)
         if topic == "overlay":
-            self.video.write(decode(message), stamp_ns(message))
+            rgb = decode(message)
+            self.video.write(rgb, stamp_ns(message))
+            # as offline bags have it: players of bags show no video beside them
+            picture = CompressedImage(header=message.header, format="jpeg", data=array("B", jpeg(rgb)))
+            name = "sensor_msgs/msg/CompressedImage"
+            self.bag.write(f"{resolved}/compressed", name, serialize_message(picture), arrival)
         else:
             self.tabulate(topic, message, stamp_ns(message), arrival)
 

@@ -21,7 +21,7 @@ from std_msgs.msg import Header, String
 
 from vss_ros.config import IGNORE
 from vss_ros.media.camera_info import scale_intrinsics
-from vss_ros.media.draw import colorize, heat, overlay
+from vss_ros.media.draw import colorize, heat, jpeg, overlay
 from vss_ros.nodes.segment.health import Answer, Health
 from vss_ros.stream.consistency import RING, Consistency
 
@@ -53,6 +53,7 @@ class Answers:
         self.image = self.topic(Image, "image")
         self.overlay = self.topic(Image, "overlay")
         self.flicker = self.topic(Image, "flicker")
+        self.overlay_jpeg = self.topic(CompressedImage, "overlay/compressed")
         self.mask_png = self.topic(CompressedImage, "mask/compressed")
         self.camera_info = self.topic(CameraInfo, "camera_info")
         self.consistency = self.topic(DiagnosticArray, "consistency")
@@ -141,8 +142,15 @@ class Answers:
             self.send(self.mask_png, to_png(header, result.labels))
         if self.image.get_subscription_count():  # what the mask is of: decoded, rectified
             self.send(self.image, to_image(header, rgb))
-        if self.overlay.get_subscription_count():
-            self.send(self.overlay, to_image(header, overlay(rgb, result.labels, palette, alpha)))
+        raw, small = (each.get_subscription_count() for each in (self.overlay, self.overlay_jpeg))
+        if raw or small:
+            shown = overlay(rgb, result.labels, palette, alpha)
+            if raw:
+                self.send(self.overlay, to_image(header, shown))
+            if small:
+                picture = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+                picture.data = array("B", jpeg(shown))
+                self.send(self.overlay_jpeg, picture)
 
     def latency(self, header: Header) -> float | None:
         """Milliseconds from the image's stamp to now; None while either clock stands at zero."""
