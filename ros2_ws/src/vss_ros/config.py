@@ -165,6 +165,10 @@ def fits(value: Any, kind: Any) -> bool:
     return value.isprintable() if origin is str else True
 
 
+PARTS = 4
+"""Of a keyframe's deep layers with schedule parts: fewer than the frames between two keyframes of DCFM."""
+
+
 @dataclass(frozen=True)
 class StreamConfig:
     """What `vss_ros.load_stream` and every node need to run a network over a stream of frames."""

@@ -99,7 +99,9 @@ def make_backend(
 def build_command(model: Model, precision: str) -> str:
     """What makes the engines that a model lacks."""
     command = f"vss build --model {model.source or 'CARD'} --precision {precision}"
-    command += f" --size {model.size[0]}x{model.size[1]}"
+    command += f" --size {model.size[0]}x{model.size[1]}" + (
+        f" --parts {model.parts}" if model.parts > 1 else ""
+    )
     files = model.calibration.files if model.calibration and precision == "int8" else {}
     return command + "".join(f" --calibration {path.parent}" for path in list(files.values())[:1])
 

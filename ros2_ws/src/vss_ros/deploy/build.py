@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, help="int8: folder of `vss calibrate`; its own if left out"
     )
     parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; the card's if left out")
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=1,
+        help="engines that a keyframe's deep layers become: 4 for schedule parts",
+    )
     parser.add_argument("--force", action="store_true", help="build anew what the cache holds already")
     parser.add_argument(
         "--limit", type=float, default=engines.LIMIT / 1e9, help="GB of all cached engines together"
@@ -37,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     model = open_model(args.model, parse_size(args.size) if args.size else None)
     precision = best_precision("tensorrt", False) if args.precision == "auto" else args.precision
-    name, size = Path(args.model).stem, model.size
+    model, name, size = replace(model, parts=args.parts), Path(args.model).stem, model.size
     if precision == "int8" and model.card:
         folder = args.calibration or int8_files.folder_of(model.card, size)
         model = replace(model, calibration=int8_files.find(folder, model.card, size))

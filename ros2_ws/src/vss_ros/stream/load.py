@@ -11,7 +11,7 @@ from typing import Any
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
-from vss_ros.config import StreamConfig, replace
+from vss_ros.config import PARTS, StreamConfig, replace
 from vss_ros.networks.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
@@ -79,10 +79,16 @@ def spare(config: StreamConfig) -> StreamConfig:
 def model_of(config: StreamConfig) -> Model:
     """The model that a config names, at its size and with its calibration."""
     model = open_model(config.model, (config.height, config.width) if config.height else None)
+    model = dataclasses.replace(model, parts=parts_of(config))
     if config.precision != "int8" or model.card is None:
         return model
     folder = Path(config.calibration) if config.calibration else int8_files.folder_of(model.card, model.size)
     return dataclasses.replace(model, calibration=int8_files.find(folder, model.card, model.size))
+
+
+def parts_of(config: StreamConfig) -> int:
+    """How many stages `remember` is cut into, for the schedules that may run them one a frame."""
+    return PARTS if config.schedule in ("auto", "parts") else 1
 
 
 def open_backend(model: Model, config: StreamConfig) -> Any:

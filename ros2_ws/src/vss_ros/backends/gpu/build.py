@@ -44,7 +44,7 @@ def engine_keys(model: Model, precision: str) -> dict[str, engines.Key]:
             calibration=calibration,
             **machine,
         )
-        for stage in stage_names(model)
+        for stage in (model.calibration.files if model.calibration and calibration else stage_names(model))
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import SegmentConfig, VssError, child_command, missing, replace
+from vss_ros.config import PARTS, SegmentConfig, VssError, child_command, missing, replace
 from vss_ros.nodes.segment.constant import ConstantStream
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ def build_command(config: SegmentConfig) -> list[str]:
     command = child_command("vss_ros.cli", "build", "--model", config.model)
     command += ["--precision", precision]
     command += ["--calibration", config.calibration] if config.calibration else []
+    command += ["--parts", str(PARTS)] if config.schedule in ("auto", "parts") else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
