@@ -168,3 +168,14 @@ def test_streams_in_two_threads_share_a_backend(backend, rng):
         thread.join()
     for ours, truth in zip(together, alone, strict=True):
         assert len(ours) == 6 and all(np.array_equal(a, b) for a, b in zip(ours, truth, strict=True))
+
+
+def test_times_of_stages_are_the_devices(backend, runtime, frames):
+    """On CUDA a call returns when its work is launched; elsewhere the caller's clock is right."""
+    stream = Stream(backend, FixedInterval(3))
+    times = [stream(frame, i / 30).times for i, frame in enumerate(frames)]
+    assert set(times[0]) >= {"encode", "remember", "decode", "label", "total"} and "propagate" in times[1]
+    on_device = runtime in ("torch on CUDA", "tensorrt")
+    assert (times[0]["encode"] == times[1]["propagate"] == 1.0) == on_device  # the stand-in's events say 1 ms
+    assert backend.stage_times() == {}
+    assert backend.finite([backend.propagate(frames[0], [backend.remember(backend.encode(frames[0]))])])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import vss_ros
+from vss_ros.backends.base import Backend
 from vss_ros.stream.finite import NotFinite, check_finite
 
 
@@ -13,11 +16,12 @@ from vss_ros.stream.finite import NotFinite, check_finite
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_one_bad_value_of_any_runtime_is_found(bad, dtype):
     logits = np.full((1, 3, 4, 5), 60000, dtype)  # whose sum is beyond float16
-    check_finite([logits, torch.from_numpy(logits)])
+    assert Backend.finite(None, [logits, torch.from_numpy(logits)])
     logits[0, 1, 2, 3] = bad
     for found in ([logits], [torch.from_numpy(logits)], [np.zeros(2), logits]):
+        assert not Backend.finite(None, found)
         with pytest.raises(NotFinite, match="precision to f32"):
-            check_finite(found)
+            check_finite(SimpleNamespace(finite=lambda logits: Backend.finite(None, logits)), found)
 
 
 def test_a_memory_that_turns_to_nan_is_noticed_at_its_keyframe_and_thrown_away(tiny_card, rng):

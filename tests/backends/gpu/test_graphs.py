@@ -11,6 +11,7 @@ import torch
 from fixtures.cuda import Stream as CudaStream
 from fixtures.cuda import cuda
 from fixtures.networks import lively
+from torch.utils._python_dispatch import TorchDispatchMode
 from vss_ros.backends.gpu.graphs import Graph, NotCapturable, OnDevice
 from vss_ros.backends.gpu.torch import TorchCudaBackend
 from vss_ros.backends.stages import Label, Resize, flat_stages
@@ -137,3 +138,31 @@ def test_label_and_resize_are_capturable(cuda, rng):
     frame = torch.from_numpy(rng.integers(0, 256, (1, 40, 60, 3), dtype=np.uint8))
     resize = Resize((40, 60), (20, 30))
     assert torch.equal(Graph(resize, (frame,), CudaStream())(frame), resize(frame))
+
+
+class Casts(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += operator.overloadpacket is torch.ops.aten._to_copy
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("fused", "most"), [(False, 80), (True, 20)])
+def test_no_frame_casts_weights(fused, most):
+    """Of the 40 layers of this stage each would cast its weight and its input, were they not in 16 bits already."""
+    module, inputs = flat_stages(Model(lively("dcfm", "mit_b0"), SIZE), "f16", fused)["remember"]
+    with torch.no_grad(), Casts() as casts:
+        module(*inputs)
+    assert 0 < casts.count <= most
+    layers = [m for m in module.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    assert all(layer.weight.dtype == torch.float16 for layer in layers)
+
+
+def test_labels_by_strips_are_those_of_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    passes = [torch.randn(1, 9, 17, 23) for _ in range(2)]
+    full = torch.nn.functional.interpolate(sum(passes), size=(150, 201), mode="bilinear", align_corners=False)
+    for strip in (1, 9 * 201 * 4 * 7, 1 << 30):
+        monkeypatch.setattr("vss_ros.backends.stages.STRIP", strip)
+        assert (Label((150, 201))(*passes) != full.argmax(1)[0]).float().mean() < 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,15 @@ class Backend(ABC):
     @abstractmethod
     def drift(self, features: Any, keyframe: Any) -> float:
         """Sum of |difference| / sum of |keyframe's features|, ≥ 0."""
+
+    def stage_times(self) -> dict[str, float]:
+        """Milliseconds on the device of what this thread has called since it asked last, by the methods' names; nothing
+        where a call returns when its work is done, so that the caller can measure it."""
+        return {}
+
+    def finite(self, logits: Sequence[Any]) -> bool:
+        """Whether logits hold neither NaN nor infinity: by their extremes, which are NaN where any value is."""
+        return all(math.isfinite(float(x.min())) and math.isfinite(float(x.max())) for x in logits)
 
     @abstractmethod
     def labels(self, logits: Sequence[Any], size: tuple[int, int]) -> np.ndarray:

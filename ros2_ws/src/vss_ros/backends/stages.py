@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from vss_ros.backends.typed import DTYPES, TypedStage
+from vss_ros.backends.typed import DTYPES, TypedStage, narrow_weights
 from vss_ros.networks.model import Model
 
 NETWORKS = "vss_ros.networks."
+STRIP = 64 << 20
+"""Bytes of logits at the frame's size that exist at a time."""
 
 
 class Encode(nn.Module):
@@ -109,16 +111,28 @@ class Resize(nn.Module):
 
 
 class Label(nn.Module):
-    """Passes of logits (1, C, h, w) → class ids (H, W) uint8 at `size`, computed in float32."""
+    """Passes of logits (1, C, h, w) → class ids (H, W) uint8 at `size`, computed in float32.
+
+    By strips of rows: logits at full size, 1 GB for 124 classes at 1080p, are never written.
+    """
 
     def __init__(self, size: tuple[int, int]):
         super().__init__()
         self.size = size
 
     def forward(self, *logits: Tensor) -> Tensor:
-        total = sum(x.float() for x in logits)
-        full = F.interpolate(total, size=self.size, mode="bilinear", align_corners=False)
-        return full.argmax(1)[0].to(torch.uint8)
+        total = sum((x.float() for x in logits[1:]), logits[0].float())
+        before, (height, width) = total.shape[2], self.size
+        wide = F.interpolate(total, size=(before, width), mode="bilinear", align_corners=False)[0]
+        y = ((torch.arange(height, device=wide.device) + 0.5) * (before / height) - 0.5).clamp(0, before - 1)
+        top = y.floor().long()
+        share, bottom = (y - top)[:, None], (top + 1).clamp(max=before - 1)
+        rows = max(1, STRIP // (4 * wide.shape[0] * width))
+        strips = [
+            torch.lerp(wide.index_select(1, t), wide.index_select(1, b), s).argmax(0).to(torch.uint8)
+            for t, b, s in zip(top.split(rows), bottom.split(rows), share.split(rows), strict=True)
+        ]
+        return torch.cat(strips)
 
 
 class Confidence(nn.Module):
@@ -198,18 +212,22 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def flat_stages(model: Model, precision: str = "f32") -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+def flat_stages(
+    model: Model, precision: str = "f32", fused: bool = False
+) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     """Every stage of a model with inputs of the right shapes and types, ready to be exported.
 
-    Those of `stage_names`; precision: f32, bf16 or f16 (see `typed`). Tensors lie where the network does.
+    Those of `stage_names`; precision: f32, bf16 or f16, fused: see `typed`. Tensors lie where the network does.
     """
     network = fold_batch_norms(model.network)
+    if precision != "f32":
+        narrow_weights(network, DTYPES[precision], fused)
     encode = Encode(network, model.mean, model.std).eval().to(device_of(network))
     frame = torch.zeros((1, *model.size, 3), dtype=torch.uint8, device=device_of(network))
     count = memories_read(network)
 
     def typed(module: nn.Module) -> nn.Module:
-        return module.eval() if precision == "f32" else TypedStage(module, DTYPES[precision]).eval()
+        return module.eval() if precision == "f32" else TypedStage(module, DTYPES[precision], fused).eval()
 
     found: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
     memories: tuple[Tensor, ...] = ()

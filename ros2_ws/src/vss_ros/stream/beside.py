@@ -162,7 +162,7 @@ class Beside:
                 known = {**held, n: memory}
                 passes = backend.reads(n, sorted(known))
                 logits = [backend.decode(features, [known[i] for i in reads]) for reads in passes]
-                check_finite(logits)
+                check_finite(backend, logits)
                 return memory, motion.fit(backend.probabilities(logits))
 
         else:
@@ -170,7 +170,7 @@ class Beside:
 
             def run() -> Any:
                 logits = [backend.propagate(pixels, reads) for reads in passes]
-                check_finite(logits)
+                check_finite(backend, logits)
                 return None, motion.fit(backend.probabilities(logits))
 
         return Job(frame.index, frame.stamp, self.motion.track(), run)

@@ -278,7 +278,7 @@ class Stream:
             return self.moved(frame, self.newest, is_key=False)
         logits = self.logits(frame)
         if frame.due or not self.backend.keeps:
-            check_finite(logits)
+            check_finite(self.backend, logits)
         key = self.memories.newest(frame.index)
         stamp = frame.stamp if key is None else self.memories.kept[key].stamp
         is_key, self.landed = self.landed or key in (None, frame.index), False
@@ -345,6 +345,7 @@ class Stream:
     ) -> Result:
         labels = self.groups(labels) if self.groups else labels
         frame.times["total"] = sum(frame.times.values())
+        frame.times.update(self.backend.stage_times())
         if is_key or self.key_labels is None:
             self.key_labels = labels.copy(), self.track()
         there, track = self.key_labels

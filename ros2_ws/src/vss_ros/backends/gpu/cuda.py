@@ -20,6 +20,8 @@ from vss_ros.networks.model import Model
 
 Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]
+KEPT = 32
+"""Calls whose times are kept until they are asked for."""
 
 
 @contextlib.contextmanager
@@ -59,6 +61,7 @@ class CudaBackend(Backend):
         self.stream = torch.cuda.Stream()
         self.transfer = Transfer(self.stream)
         self.small: dict[tuple, Graph] = {}
+        self.marks = threading.local()
         self.stages: dict[str, Stage] = self.open_stages(model)
         self.remembering = parts_of(list(self.stages))
         self.parts = len(self.remembering)
@@ -68,23 +71,23 @@ class CudaBackend(Backend):
         raise NotImplementedError
 
     def encode(self, frame: np.ndarray) -> Tensors:
-        with self.lock:
+        with self.lock, self.measured("encode"):
             return self.owned(self.stages["encode"](self.sized(frame)))
 
     def remember_part(self, part: int, state: Tensors) -> Tensors:
-        with self.lock:
+        with self.lock, self.measured("remember"):
             return self.owned(self.stages[self.remembering[part]](*state))
 
     def decode(self, features: Tensors, memories: Sequence[Tensors]) -> Tensor:
-        with self.lock:
+        with self.lock, self.measured("decode"):
             return self.owned(self.stages["decode"](*features, *flat(memories)))[0]
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Tensors]) -> Tensor:
-        with self.lock:
+        with self.lock, self.measured("propagate"):
             return self.owned(self.stages["propagate"](self.sized(frame), *flat(memories)))[0]
 
     def move(self, memory: Tensors, flow: np.ndarray) -> Tensors:
-        with self.lock:
+        with self.lock, self.measured("move"):
             return tuple(self.moved(tensor, resize_flow(flow, tuple(tensor.shape[1:3]))) for tensor in memory)
 
     def moved(self, tensor: Tensor, flow: np.ndarray) -> Tensor:
@@ -94,8 +97,12 @@ class CudaBackend(Backend):
         with self.lock, torch.no_grad(), torch.cuda.stream(self.stream):
             return drift(features, keyframe)
 
+    def finite(self, logits: Sequence[Tensor]) -> bool:
+        with self.lock, torch.no_grad(), torch.cuda.stream(self.stream):
+            return bool(torch.stack([x.isfinite().all() for x in logits]).all())
+
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
-        with self.lock:
+        with self.lock, self.measured("label"):
             return self.transfer.down(self.graph(("label", size), lambda: Label(size), tuple(logits)))
 
     def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
@@ -107,6 +114,25 @@ class CudaBackend(Backend):
     def probabilities(self, logits: Sequence[Tensor]) -> np.ndarray:
         with self.lock:
             return self.transfer.down(self.graph(("probabilities",), Probabilities, tuple(logits)))
+
+    @contextlib.contextmanager
+    def measured(self, name: str) -> Iterator[None]:
+        """Mark begin and end of a call on the device; it has not run yet when the call returns."""
+        marks = self.marks.__dict__.setdefault("pairs", [])
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(self.stream)
+        yield
+        end.record(self.stream)
+        marks.append((name, begin, end))
+        del marks[:-KEPT]  # of a caller who never asks
+
+    def stage_times(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        marks, self.marks.pairs = getattr(self.marks, "pairs", []), []
+        for name, begin, end in marks:
+            end.synchronize()
+            found[name] = found.get(name, 0.0) + begin.elapsed_time(end)
+        return found
 
     def sized(self, frame: np.ndarray) -> Tensor:
         """The frame on the GPU at the network's size, (1, H, W, 3) uint8."""

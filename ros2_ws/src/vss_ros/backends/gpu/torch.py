@@ -31,7 +31,7 @@ class TorchCudaBackend(CudaBackend):
 
     def open_stages(self, model: Model) -> dict[str, Stage]:
         model.network.cuda()
-        stages = flat_stages(model, self.precision)
+        stages = flat_stages(model, self.precision, fused=True)
         return {name: self.opened(name, *stage) for name, stage in stages.items()}
 
     def opened(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Stage:
