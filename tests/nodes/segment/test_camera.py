@@ -72,6 +72,10 @@ def test_compressed_images_beside_raw_ones_as_image_transport_publishes_them(sta
     client.publish(message, "/image/compressed")
     assert client.until(lambda: len(masks) == 1)
     assert masks[0].header == message.header
+    # ros2 topic and rosbag2 refuse a topic of two types.
+    client.spin(1.5)
+    types = dict(client.node.get_topic_names_and_types())
+    assert types["/image"] == ["sensor_msgs/msg/Image"]
 
 
 def test_bad_images_are_reported_and_the_node_lives_on(start, client, messages):

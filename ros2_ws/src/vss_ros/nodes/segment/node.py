@@ -29,6 +29,7 @@ from vss_ros.nodes.segment.network import Start
 from vss_ros.nodes.segment.publish import Answers
 
 SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 PATIENCE = 3.0
 """Seconds that deactivation waits for the network's present frame."""
 
@@ -183,13 +184,22 @@ class SegmentNode(LifecycleNode):
         assert self.worker is not None
         put = functools.partial(self.worker.put, camera)
         if self.config.transport == "raw":
-            images = [self.subscribe(Image, f"{below}image", put)]
-        else:
-            images = [self.subscribe(CompressedImage, f"{below}image", put)]
-            if not topic.endswith("/compressed"):  # where image_transport publishes it
-                images.append(self.subscribe(CompressedImage, f"{topic}/compressed", put))
-        self.images[camera] = images
+            self.images[camera] = [self.subscribe(Image, topic, put)]
+        else:  # where image_transport publishes it
+            self.images[camera] = [
+                self.subscribe(CompressedImage, f"{topic.removesuffix('/compressed')}/compressed", put)
+            ]
+            self.follow_base_topic(camera)
         self.subscribe(CameraInfo, f"{below}camera_info", camera.on_info)
+
+    def follow_base_topic(self, camera: Camera) -> None:
+        """Compressed images may also come without a suffix. Only once they do: a topic of two types, which that of
+        the raw images would become, is refused by ros2 topic and left out by rosbag2."""
+        topic, images = camera.publish.hardware, self.images[camera]
+        if self.config.transport == "raw" or len(images) > 1 or topic.endswith("/compressed"):
+            return
+        if {info.topic_type for info in self.get_publishers_info_by_topic(topic)} == {COMPRESSED}:
+            images.append(self.subscribe(CompressedImage, topic, images[0].callback))
 
     def subscribe(self, kind: Any, topic: str, callback: Any) -> Any:
         subscription = self.create_subscription(
@@ -227,6 +237,7 @@ class SegmentNode(LifecycleNode):
         state = self.state()
         lines = [report.lifecycle(self.path, self.resolve_topic_name("image"), state, self.error)]
         for camera in self.cameras if state == "active" and self.worker else ():
+            self.follow_base_topic(camera)
             self.watch_input(camera)
             camera.health.fallback = self.start.problem if self.start else ""
             camera.health.hang = self.worker.seconds_inside(camera) if self.worker else 0.0
