@@ -6,7 +6,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-from fixtures.bags import START, STEP, image, write_mcap
+from fixtures.bags import START, STEP, image, write_mcap, write_ros1
 from fixtures.paths import find_data
 from vss_ros.config import VssError
 from vss_ros.data.camera import cameras
@@ -265,6 +265,12 @@ def test_an_unknown_encoding_in_a_recording_is_named(tmp_path):
 def test_depth_as_compressed_image_is_no_picture(tmp_path):
     path = record(tmp_path / "bag", [SECOND], topics=("/camera/depth/compressedDepth", "/camera/image_raw"))
     assert open_source(path).name.endswith("/camera/image_raw")
+
+
+def test_a_bag_of_ros1(tmp_path):
+    source = open_source(write_ros1(tmp_path / "a.bag"))
+    assert (source.length, source.size, source.fps) == (5, (6, 8), pytest.approx(10))
+    assert [stamp for _, stamp in source.frames()] == [START + index * STEP for index in range(5)]
 
 
 def test_one_empty_and_one_cut_image_are_left_out(tmp_path, caplog):

@@ -12,6 +12,7 @@ from fixtures.bags import (
     STEP,
     TOPIC,
     cdr,
+    header,
     image,
     values,
     write_db3,
@@ -20,7 +21,8 @@ from fixtures.bags import (
     write_ros1,
 )
 from mcap.reader import make_reader
-from mcap.writer import CompressionType, IndexType
+from mcap.writer import CompressionType, IndexType, Writer
+from rosbags.typesys import Stores, get_typestore
 from vss_ros.config import VssError
 from vss_ros.media.bags import IMAGE, BagReader, BagWriter, find_bags
 from vss_ros.media.bags.recover import recover
@@ -195,6 +197,25 @@ def test_ros1(tmp_path, compression):
         BagReader(path)
 
 
+def test_ros1_messages_in_an_mcap_and_encodings_that_are_not_read(tmp_path):
+    store = get_typestore(Stores.ROS1_NOETIC)
+    message = store.types[IMAGE](header(START, store), 6, 8, "mono8", 0, 8, np.full(48, 7, np.uint8))
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros1", "tests")
+        schema = writer.register_schema("sensor_msgs/Image", "ros1msg", b"")
+        channel = writer.register_channel(TOPIC, "ros1", schema)
+        other = writer.register_channel("/json", "json", schema)
+        writer.add_message(channel, START, bytes(store.serialize_ros1(message, IMAGE)), START)
+        writer.add_message(other, START, b"{}", START)
+        writer.finish()
+    with BagReader(tmp_path / "a.mcap") as bag:
+        assert values(bag) == [7]
+        assert bag.topics == {TOPIC: (IMAGE, 1), "/json": (f"{IMAGE} as json", 1)}
+        with pytest.raises(VssError, match="cannot decode sensor_msgs/msg/Image as json"):
+            values(bag, "/json")
+
+
 @pytest.mark.parametrize("name", ["run#3 50%25 what?", "a&b=c", "ünï", "mode=ro?immutable=1"])
 def test_odd_names(tmp_path, name):
     write_db3(tmp_path / name / f"{name}_0.db3")
@@ -294,3 +315,20 @@ def test_a_killed_recorders_log_is_read_and_left_as_it_was(tmp_path):
     with BagReader(tmp_path / "killed") as bag:
         assert values(bag) == [9, 0, 1, 2]
     assert {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()} == before
+
+
+def test_a_log_that_holds_everything(tmp_path):
+    import sqlite3
+
+    (tmp_path / "live").mkdir()
+    database = sqlite3.connect(tmp_path / "live" / "b_0.db3")
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("CREATE TABLE topics(id INTEGER PRIMARY KEY, name, type, serialization_format)")
+    database.execute("INSERT INTO topics VALUES(1, ?, ?, '')", (TOPIC, IMAGE))
+    database.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id, timestamp, data)")
+    database.execute("INSERT INTO messages VALUES(1, 1, 0, ?)", (cdr(image(9)),))
+    database.commit()
+    shutil.copytree(tmp_path / "live", tmp_path / "killed")
+    database.close()
+    with BagReader(tmp_path / "killed") as bag:
+        assert values(bag) == [9]

@@ -74,7 +74,7 @@ def codec(encoding: str) -> str:
         raise VssError("video packets need PyAV: pip install 'vss_ros[demo]'") from None
     name = encoding.partition(";")[0].lower()
     name = {"x264": "h264", "x265": "hevc"}.get(name.removeprefix("lib"), name)
-    found = re.match("|".join(CODECS), name.removeprefix("lib"))
+    found = re.search("|".join(CODECS), name)
     if not found:
         raise VssError(f"video packets of encoding {encoding!r}: expected one of {', '.join(CODECS)}")
     return CODECS[found[0]]

@@ -10,6 +10,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+SERIALIZATIONS = ("cdr", "ros1", "")
+"""How messages are stored that are read; rosbag2 leaves it empty at times."""
 PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 
 _FURTHER = {

@@ -12,7 +12,7 @@ from typing import Any
 from vss_ros.config import VssError
 from vss_ros.media.bags import mcap, ros1, sqlite
 from vss_ros.media.bags.folder import files_of, promised
-from vss_ros.media.bags.messages import deserialize, typestore
+from vss_ros.media.bags.messages import SERIALIZATIONS, deserialize, typestore
 from vss_ros.media.bags.unpack import ZSTD, decompress, unpack_file
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class BagReader:
         self._files.sort(key=lambda file: file.start or 0)
         self.topics: dict[str, tuple[str, int]] = {}
         for file in self._files:
-            for topic, (kind, count, _) in file.topics.items():
+            for topic, (kind, count, form) in file.topics.items():
+                kind = kind if form in SERIALIZATIONS else f"{kind} as {form}"
                 self.topics[topic] = (kind, self.topics.get(topic, ("", 0))[1] + count)
         self._promised = promised(self.path) if self.path.is_dir() else {}
 

@@ -15,7 +15,12 @@ from vss_ros.config import VssError
 from vss_ros.media.bags.messages import ros2_name
 
 MAGIC = b"SQLite format 3\0"
-LOG = "-wal"
+
+
+def logs(path: Path) -> list[Path]:
+    """What SQLite has not yet put into the file, or would take back: its write-ahead log and its journal."""
+    beside = [path.with_name(path.name + end) for end in ("-wal", "-journal")]
+    return [log for log in beside if log.is_file() and log.stat().st_size]
 
 
 class SqliteFile:
@@ -40,18 +45,17 @@ class SqliteFile:
 
     def open(self) -> sqlite3.Connection:
         """Never written to: closing it would merge, and delete, the log of a recorder that was killed."""
-        log = self.path.with_name(self.path.name + LOG)
-        if not (log.is_file() and log.stat().st_size):
+        unmerged = logs(self.path)
+        if not unmerged:
             return sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)
-        size = self.path.stat().st_size + log.stat().st_size
+        files = [self.path, *unmerged]
+        size = sum(file.stat().st_size for file in files)
         self.copy = tempfile.TemporaryDirectory(prefix="vss_ros_")
         if shutil.disk_usage(self.copy.name).free < size:
-            raise VssError(
-                f"{self.path}: its log {log.name} needs {size} bytes in {self.copy.name}; set TMPDIR"
-            )
+            raise VssError(f"{self.path}: its log needs {size} bytes in {self.copy.name}; set TMPDIR")
+        for file in files:
+            shutil.copyfile(file, Path(self.copy.name) / file.name)
         copied = Path(self.copy.name) / self.path.name
-        shutil.copyfile(self.path, copied)
-        shutil.copyfile(log, copied.with_name(log.name))
         return sqlite3.connect(copied)
 
     def close(self) -> None:
