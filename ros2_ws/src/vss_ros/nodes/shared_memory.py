@@ -81,17 +81,28 @@ def shortage(folder: Path = FOLDER) -> str:
     )
 
 
+def segments_of(process: str = "self") -> set[str]:
+    """Names of the segments that a process made: it keeps their lock files locked."""
+    names = set()
+    for link in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            name = link.readlink().name
+            if LOCK.fullmatch(name) and "FLOCK" in Path(f"/proc/{process}/fdinfo/{link.name}").read_text():
+                names.add(name.removesuffix("_el"))
+    return names
+
+
 def missing() -> str:
     """Once the first node is made: that Fast DDS could not make this process's segment, or ""."""
-    need = wanted()
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return ""
+    need = wanted()
     if not need or "librmw_fastrtps" not in maps:
         return ""
-    if any(
-        LOCK.fullmatch(f"{line.rpartition('/')[2]}_el") for line in maps.splitlines() if "/dev/shm/" in line
-    ):
-        return ""
+    for name in segments_of():  # a second one of 0.5 MB belongs to Fast DDS itself
+        with contextlib.suppress(OSError):
+            if (FOLDER / name).stat().st_size >= need / OVERHEAD:
+                return ""
     return f"Fast DDS made no segment in {FOLDER} for this process: large images are lost; {ADVICE}"

@@ -55,6 +55,8 @@ class Rhythm:
         self.last = ends[-1] if ends else None
         deltas = [delta for delta in np.diff(ends) if 0 < delta < PAUSE]
         self.deltas.extend(deltas)
+        if self.period is None:
+            deltas = list(self.deltas)  # none of them is counted yet
         self.period = self.estimate()
         if self.period is None:
             return 0
@@ -67,7 +69,9 @@ class Rhythm:
         if len(self.deltas) < 10:
             return None
         deltas = np.array(self.deltas)
-        period = float(np.percentile(deltas, 10))
+        period = float(np.percentile(deltas, 5))
+        short = deltas[deltas < 4.5 * period]  # their multiples are certain, and refine it
+        period = float(short.sum() / np.round(short / period).sum())
         ratios = deltas / period
         regular = np.abs(ratios - np.round(ratios)) < 0.3
         return period if regular.mean() > 0.8 and np.median(ratios) < 30 else None
