@@ -78,9 +78,8 @@ class CloudMaker:
         if unknown:
             raise VssError(f"classes: {', '.join(unknown)}: expected some of {', '.join(ids)}")
         colours = np.zeros(256, np.uint64)
-        colours[: len(palette)] = np.reshape(palette, (-1, 3)).astype(np.uint64) @ np.array(
-            [1 << 16, 1 << 8, 1], np.uint64
-        )
+        rgb = np.reshape(palette, (-1, 3)).astype(np.uint64)
+        colours[: len(rgb)] = rgb @ np.array([1 << 16, 1 << 8, 1], np.uint64)
         self.of_class = colours | np.arange(256, dtype=np.uint64) << np.uint64(32)
         self.kept = np.full(256, not self.config.classes)
         self.kept[[ids[name] for name in self.config.classes]] = True
