@@ -184,3 +184,14 @@ def mask_files(source: Path, folder: Path, length: int | None) -> list[Path | No
     if length is not None and len(files) != length:
         raise VssError(f"{folder}: expected a mask for each of the {length} frames, found {len(files)}")
     return list(files)
+
+
+def fingerprint(source: str) -> str:
+    """Sizes and times of change of the files of an input; "" for one that is not a file."""
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return ""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = [p for p in files if not p.name.endswith("-shm")]  # which SQLite touches when it reads
+    seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+    return hashlib.sha256("\n".join(seen).encode()).hexdigest()

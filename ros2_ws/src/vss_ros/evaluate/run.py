@@ -27,7 +27,7 @@ import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data import metrics
-from vss_ros.data.recordings import Footage, Frame, open_footage
+from vss_ros.data.recordings import Footage, Frame, fingerprint, open_footage
 from vss_ros.evaluate.report import version
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
@@ -76,25 +76,7 @@ class Task:
         made_of = {"weights": card.sha256, "files": fingerprint(self.input), "masks": fingerprint(self.truth)}
         made_of["groups"] = fingerprint(self.stream.get("groups", ""))
         stream = {name: value for name, value in self.stream.items() if name != "threads"}
-        return {
-            **asdict(self),
-            "folder": "",
-            "max_pixels": MAX_PIXELS,
-            "stream": stream,
-            "version": version(),
-            **made_of,
-        }
-
-
-def fingerprint(source: str) -> str:
-    """Sizes and times of change of the files of an input; "" for one that is not a file."""
-    path = Path(source).expanduser()
-    if not source or not path.exists():
-        return ""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    files = [p for p in files if not p.name.endswith("-shm")]  # which SQLite touches when it reads
-    seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
-    return hashlib.sha256("\n".join(seen).encode()).hexdigest()
+        return {**asdict(self), "folder": "", "stream": stream, "version": version(), **made_of}
 
 
 def is_done(task: Task) -> bool:
