@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INPUT ?=
 OUT ?= demo_out
+N ?= 10000
+MINUTES ?= 60
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast test-long fuzz soak lint bench clean
 
 # torch is pinned: an open range can pull gigabytes of CUDA libraries onto a machine without a GPU.
 .venv/installed: setup.py
@@ -18,12 +20,24 @@ demo: .venv/installed
 	$(BIN)/vss demo --out "$(OUT)" $(if $(INPUT),--input "$(INPUT)")
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not ros"
-	$(BIN)/python -m pytest -m "ros and not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "not slow and not ros and not long"
+	$(BIN)/python -m pytest -m "ros and not slow and not long"
+	$(BIN)/python -m pytest -m "slow and not long"
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not ros"
+	$(BIN)/python -m pytest -m "not slow and not ros and not long"
+
+# What only .ci/run waits for.
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m long
+
+# make fuzz N=1000000: so many mutated inputs for each target in tests/fuzz.
+fuzz: .venv/installed
+	VSS_FUZZ=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+
+# make soak MINUTES=60: the nodes at 30 Hz; memory, descriptors, threads and frames each minute.
+soak: .venv/installed
+	$(BIN)/python tests/faults/soak.py --minutes $(MINUTES)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -143,6 +143,13 @@ def check(config: Any) -> None:
             raise VssError(f"{item.name}: expected a value in [{low}, {high}], got {value!r}")
 
 
+def brief(value: object, most: int = 200) -> str:
+    """What a file of others holds, as one printable line of bounded length for an error's message."""
+    text = " ".join(str(value).split()) if isinstance(value, (str, BaseException)) else repr(value)
+    text = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return f"{text[:most]}…" if len(text) > most else text
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value read from a file is of a field's type, such as list[list[int]].
 

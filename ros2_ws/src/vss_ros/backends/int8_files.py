@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vss_ros.config import VssError, cache_dir
+from vss_ros.config import VssError, brief, cache_dir
 from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks.card import ModelCard
 from vss_ros.networks.model import Calibration
@@ -75,9 +75,9 @@ def find(folder: Path, card: ModelCard, size: tuple[int, int]) -> Calibration:
     except FileNotFoundError as error:
         raise VssError(f"precision int8 needs a calibration, {error.filename} is missing: {again}") from error
     except (VssError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
-        raise VssError(f"{folder / CARD} cannot be read ({error}): {again}") from error
+        raise VssError(f"{folder / CARD} cannot be read ({brief(error)}): {again}") from error
     if damaged:
-        raise VssError(f"{folder}: {', '.join(damaged)} is damaged: {again}")
+        raise VssError(f"{folder}: {brief(', '.join(damaged))} is damaged: {again}")
     if made_for != (card.sha256, list(size)):
         raise VssError(
             f"{folder}: expected a calibration of {card.name} for {size[0]}x{size[1]}, got one of other weights "

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import VssError, fits
+from vss_ros.config import VssError, brief, fits
 from vss_ros.data import metrics
 from vss_ros.media.files import write_atomic
 from vss_ros.media.page import content_policy, load_page
@@ -94,7 +94,7 @@ def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
             ArithmeticError,
             AttributeError,
         ) as error:
-            problems.append(f"{path} is damaged or not ours: {error!r:.200}")
+            problems.append(f"{path} is damaged or not ours: {brief(repr(error))}")
     data = {
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, vss_ros {version()}",
@@ -163,18 +163,17 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
     }
 
 
+OPTIONAL: dict[str, Any] = {"dropped": 0, "keyframes": 0, "notes": []}
+
+
 def check(result: dict[str, Any]) -> None:
     """ValueError unless what the page puts into its markup is of the right kind."""
-    kinds: dict[str, Any] = {
-        "run": str,
-        "model": str,
-        "backend": str,
-        "classes": list[str],
-        "palette": list[list[int]],
-    }
-    kinds |= {"size": list[int], "seconds": float, "times": dict[str, float], "accuracy": dict[str, float]}
+    kinds: dict[str, Any] = dict.fromkeys(("run", "model", "backend"), str)
+    kinds |= dict.fromkeys(("frames", "dropped", "keyframes"), int)
+    kinds |= dict.fromkeys(("times", "accuracy", "figures"), dict[str, float])
+    kinds |= {"classes": list[str], "palette": list[list[int]], "size": list[int], "seconds": float}
     kinds |= {"notes": list[str], "pictures": list[dict[str, Any]]}
-    wrong = [name for name, kind in kinds.items() if not fits(result.get(name, []), kind)]
+    wrong = [name for name, kind in kinds.items() if not fits(result.get(name, OPTIONAL.get(name)), kind)]
     wrong += ["pictures"] * any(type(item["index"]) is not int for item in result["pictures"])
     if wrong or len(result["palette"]) != len(result["classes"]):
         raise ValueError(f"{', '.join(wrong) or 'palette'}: of another kind than vss evaluate writes")

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import VssError, share_dir
+from vss_ros.config import VssError, brief, share_dir
 from vss_ros.media.files import read_yaml
 
 COEFFICIENTS = {
@@ -47,7 +47,7 @@ def read_camera_info(url: str | Path) -> dict[str, Any]:
     except KeyError as error:
         raise VssError(f"{path}: expected the YAML of camera_calibration, {error} is missing") from error
     except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise VssError(f"{path}: expected the YAML of camera_calibration: {error}") from error
+        raise VssError(f"{path}: expected the YAML of camera_calibration: {brief(error, 400)}") from error
     try:
         check_camera_info(info)
     except VssError as error:
@@ -105,7 +105,9 @@ def check_camera_info(info: Any) -> None:
     """
     model, d = info["distortion_model"], info["d"]
     if model not in COEFFICIENTS:
-        raise VssError(f"distortion_model: expected one of {', '.join(COEFFICIENTS)}, got {model!r}")
+        raise VssError(
+            f"distortion_model: expected one of {', '.join(COEFFICIENTS)}, got {brief(repr(model), 80)}"
+        )
     if len(d) not in COEFFICIENTS[model]:
         counts = " or ".join(map(str, COEFFICIENTS[model]))
         raise VssError(f"D (distortion_coefficients): {model} has {counts} values, got {len(d)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 
 YAML_BYTES, YAML_NODES = 1 << 20, 50_000
 """Greatest YAML file that is read, and how many values it may hold with its aliases written out."""
@@ -128,7 +128,7 @@ def read_yaml(path: Path) -> Any:
     except RecursionError:
         raise VssError(f"{path}: cannot be read: it is nested too deeply, or holds itself") from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise VssError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise VssError(f"{path}: cannot be read: {brief(error, 400)}") from error
 
 
 def count_nodes(node: yaml.Node, known: dict[int, int]) -> int:

@@ -30,7 +30,7 @@ from typing import Any
 
 from torch import nn
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.networks import cffm, dcfm, iocformer, mar, mcis, mrcfa, msaf, pspnet, segformer, stf
 from vss_ros.networks.authors import from_authors, load_imagenet
 
@@ -67,8 +67,7 @@ def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
     try:
         return NETWORKS[name](backbone, classes, **options)
     except (TypeError, ValueError, ArithmeticError, AssertionError, MemoryError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise VssError(f"{name}: cannot be made with options {options}: {reason}") from error
+        raise VssError(f"{name}: cannot be made with options {brief(options)}: {brief(error)}") from error
 
 
 def encoder_of(network: Any) -> tuple[str, ...]:

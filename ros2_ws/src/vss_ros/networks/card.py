@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, fits, share_dir
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, brief, fits, share_dir
 from vss_ros.media.files import read_bytes, read_yaml, write_atomic
 
 TASKS = ("segmentation", "counting")
@@ -90,11 +90,9 @@ class ModelCard:
 
 def expect(holds: Any, card: ModelCard, name: str, what: object) -> None:
     if not holds:
-        got = repr(getattr(card, name.partition(".")[0]))
+        got = brief(repr(getattr(card, name.partition(".")[0])))
         what = str(what).replace("typing.", "")
-        raise VssError(
-            f"model {card.name!r:.80}: {name}: expected {what}, got {got[:120]}{'…' if len(got) > 120 else ''}"
-        )
+        raise VssError(f"model {brief(card.name, 80)}: {name}: expected {what}, got {got}")
 
 
 def is_option(value: Any) -> bool:
@@ -134,7 +132,7 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
     required = {n for n, item in known.items() if item.default is item.default_factory is dataclasses.MISSING}
     missing, unknown = sorted(required - {"name", *content}), sorted(set(content) - set(known))
     if missing or unknown:
-        raise VssError(f"model card {path}: missing {missing}, unknown {unknown}")
+        raise VssError(f"model card {path}: missing {missing}, unknown {brief(unknown)}")
     try:
         return ModelCard(**{"name": path.stem, **content}), path
     except VssError as error:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.media.files import read_bytes
 
 LIMIT = 16 << 30
@@ -26,7 +26,7 @@ def parse_safetensors(content: bytes, name: object) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, RuntimeError, ValueError, TypeError, LookupError) as error:
-        raise VssError(f"{name}: cannot be read as .safetensors: {error}") from error
+        raise VssError(f"{name}: cannot be read as .safetensors: {brief(error)}") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def read_checkpoint(path: Path, own: bool = False) -> dict[str, Any]:
     except OSError as error:
         raise VssError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the unpickler's errors are of every kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = brief(error) or type(error).__name__
         raise VssError(f"{path} is damaged or holds objects other than tensors: {reason}") from error
     if not isinstance(content, dict) or not is_plain(content):
         raise VssError(f"{path}: expected a dictionary of tensors, numbers and text")
@@ -103,4 +103,4 @@ def restore(module: nn.Module, tensors: Any, name: object) -> None:
     try:
         module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise VssError(f"{name} does not fit the network: {error}") from error
+        raise VssError(f"{name} does not fit the network: {brief(error, 600)}") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vss_ros.config import VssError, fits
+from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
 from vss_ros.networks.weights import read_checkpoint, read_state, restore
@@ -103,7 +103,7 @@ def recipe_of(content: dict, path: Path) -> dict:
     try:
         return dataclasses.asdict(Recipe(**content["recipe"]))
     except (KeyError, TypeError) as error:
-        raise VssError(f"{path} is no checkpoint of a run, it holds no recipe: {error}") from None
+        raise VssError(f"{path} is no checkpoint of a run, it holds no recipe: {brief(error)}") from None
 
 
 def is_progress(content: dict, recipe: Recipe) -> bool:
@@ -119,12 +119,31 @@ def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recip
     try:
         network.load_state_dict(content["network"])
         average.load_state_dict(content["average"])
-        optimiser.load_state_dict(content["optimiser"])
-        for group in optimiser.param_groups:
-            for parameter in group["params"]:
-                values = optimiser.state.get(parameter, {}).values()
-                if not all(v.shape in (parameter.shape, ()) for v in values if isinstance(v, torch.Tensor)):
-                    raise ValueError("the optimiser's state is of other shapes than the parameters")
+        restore_optimiser(optimiser, content["optimiser"])
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise VssError(f"{path} does not fit the recipe's network: {error}") from None
+        raise VssError(f"{path} does not fit the recipe's network: {brief(error, 600)}") from None
     return {name: content[name] for name in ("step", "best", "seconds", "recipe")}
+
+
+def restore_optimiser(optimiser: Any, saved: Any) -> None:
+    """What it remembers of each parameter; how it steps follows from the recipe, not from the file.
+
+    Raises ValueError, and whatever torch raises, if the file's is not of this kind or for other parameters.
+    """
+    settings = [
+        {name: value for name, value in g.items() if name != "params"} for g in optimiser.param_groups
+    ]
+    optimiser.load_state_dict(saved)
+    for group, setting in zip(optimiser.param_groups, settings, strict=True):
+        group.update(setting)
+        wanted = {"momentum_buffer"} if "momentum" in setting else {"step", "exp_avg", "exp_avg_sq"}
+        for parameter in group["params"]:
+            state = optimiser.state.get(parameter, {})
+            shapes = {getattr(value, "shape", None) for value in state.values()}
+            if state and (set(state) != wanted or not shapes <= {parameter.shape, torch.Size()}):
+                raise ValueError("the optimiser's state is of other shapes than the parameters")
+            if (
+                not all(value.isfinite().all() for value in state.values())
+                or not 0 <= state.get("step", 0) < 1e9
+            ):
+                raise ValueError("the optimiser's state is not finite")

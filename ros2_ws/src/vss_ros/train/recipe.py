@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vss_ros.config import VssError, fits, share_dir
+from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_yaml
 from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.train.augment import Augmentation
@@ -111,7 +111,7 @@ def read_recipe(name: str) -> Recipe:
     }
     missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
     if missing or unknown:
-        raise VssError(f"recipe {path}: missing {missing}, unknown {unknown}")
+        raise VssError(f"recipe {path}: missing {missing}, unknown {brief(unknown)}")
     try:
         recipe = Recipe(**convert(values, Recipe))
         check(recipe)
@@ -135,9 +135,8 @@ def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
                 value = float(value)
         whole = value if isinstance(value, tuple) else (value,)
         if not fits(value, expected) or any(isinstance(v, int) and abs(v) > GREATEST for v in whole):
-            got = repr(value)
             shown = str(kind.__annotations__[name])
-            raise VssError(f"{name}: expected {shown}, got {got[:120]}{'…' if len(got) > 120 else ''}")
+            raise VssError(f"{name}: expected {shown}, got {brief(repr(value))}")
         converted[name] = value
     return converted
 
@@ -145,7 +144,7 @@ def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
 def check_augmentation(recipe: Recipe) -> None:
     known = {item.name for item in dataclasses.fields(Augmentation)} - {"crop"}
     if unknown := sorted(set(recipe.augment) - known):
-        raise VssError(f"augment: unknown {unknown}, expected some of {', '.join(sorted(known))}")
+        raise VssError(f"augment: unknown {brief(unknown)}, expected some of {', '.join(sorted(known))}")
     try:
         Augmentation(recipe.crop, **convert(recipe.augment, Augmentation))
     except VssError as error:

@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         super().handle_one_request()
 
     def do_GET(self) -> None:
+        if self.request_version == "HTTP/0.9":  # its answer would have no head, and so no policy
+            return None
         try:
             url = urlsplit(self.path)
             query = dict(parse_qsl(url.query, max_num_fields=4))
