@@ -24,7 +24,7 @@ from mcap.reader import make_reader
 from mcap.writer import CompressionType, IndexType, Writer
 from rosbags.typesys import Stores, get_typestore
 from vss_ros.config import VssError
-from vss_ros.media.bags import IMAGE, BagReader, BagWriter, find_bags
+from vss_ros.media.bags import IMAGE, BagReader, BagWriter, find_bags, mcap, unpack
 from vss_ros.media.bags.recover import recover
 
 LAYOUTS = {
@@ -255,11 +255,11 @@ def bomb(path, size, stated=None):
 
 def test_a_chunk_that_states_gigabytes_is_refused_unread(tmp_path):
     started = time.process_time()
-    with pytest.raises(VssError, match="states 5200000000 bytes unpacked in a file of"):
+    with pytest.raises(VssError, match="states 5200000000 bytes unpacked, which is implausible"):
         BagReader(bomb(tmp_path / "a.mcap", 1 << 20, stated=5_200_000_000))
     chunk = bomb(tmp_path / "c.mcap", 64 << 20).read_bytes()[8:]
     (tmp_path / "c.mcap").write_bytes(b"\x89MCAP0\r\n" + chunk * 52)
-    with pytest.raises(VssError, match="1000 times the file is implausible"):
+    with pytest.raises(VssError, match=r"bytes state 3489660928 bytes unpacked"):
         BagReader(tmp_path / "c.mcap")
     with BagReader(bomb(tmp_path / "b.mcap", 64 << 20, stated=1000)) as bag:
         assert bag.topics == {}
@@ -267,9 +267,21 @@ def test_a_chunk_that_states_gigabytes_is_refused_unread(tmp_path):
     assert time.process_time() - started < 2
 
 
-def test_a_packed_file_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
-    from vss_ros.media.bags import unpack
+def test_a_bomb_in_a_bag_of_ros1_stops_at_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "LARGEST", 10_000)
+    path = write_ros1(tmp_path / "a.bag", count=1000, compression="BZ2")
+    with BagReader(path) as bag, pytest.raises(VssError, match=r"a chunk of \d+ bytes unpacks to more than"):
+        values(bag)
 
+
+def test_a_large_chunk_that_is_no_bomb_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "LARGEST", 1000)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
+    with BagReader(write_mcap(tmp_path / "a.mcap", [image(0, pixels=noise)])) as bag:
+        assert len(values(bag)) == 1
+
+
+def test_a_packed_file_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
     packed = tmp_path / "b_0.db3.zstd"
     packed.write_bytes(zstandard.compress(b"SQLite format 3\0" + bytes(300 << 20)))
     with pytest.raises(VssError, match="1000 times the file"):
@@ -287,8 +299,6 @@ def test_a_packed_file_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch
 
 
 def test_chunks_that_overlap_are_held_within_bounds(tmp_path, monkeypatch):
-    from vss_ros.media.bags import mcap
-
     pixels = [np.full((100, 100), index, np.uint8) for index in range(20)]
     messages = [image(index, pixels=p) for index, p in enumerate(pixels)]
     order = [*range(0, 20, 2), *range(1, 20, 2)]

@@ -23,7 +23,7 @@ from mcap.records import Channel, Schema
 
 from vss_ros.config import VssError
 from vss_ros.media.bags.messages import ros2_name
-from vss_ros.media.bags.unpack import LARGEST, RATIO, SMALL, decompress
+from vss_ros.media.bags.unpack import RATIO, SMALL, decompress, largest
 
 MAGIC = b"\x89MCAP0\r\n"
 HEAD = struct.Struct("<BQ")
@@ -137,11 +137,15 @@ class McapFile:
     def look_into_chunks(self) -> None:
         """Count what no index counts, and find channels and schemas that stand only inside of chunks."""
         total, size = sum(chunk.size for chunk in self.chunks), self.path.stat().st_size
-        largest = max((chunk.size for chunk in self.chunks), default=0)
-        if largest > LARGEST or total > max(SMALL, RATIO * size):
+        bomb = next((chunk for chunk in self.chunks if chunk.size > largest(chunk.packed)), None)
+        if bomb or total > max(SMALL, RATIO * size):
+            what = (
+                f"a chunk of {bomb.packed} bytes states {bomb.size}"
+                if bomb
+                else f"{size} bytes state {total}"
+            )
             raise VssError(
-                f"{self.path}: states {total} bytes unpacked in a file of {size}, {largest} of them in one chunk; more "
-                f"than {LARGEST} a chunk or {RATIO} times the file is implausible: `mcap decompress` it if you trust it"
+                f"{self.path}: {what} bytes unpacked, which is implausible: `mcap decompress` it if you trust it"
             )
         if self.chunks and not self.complete:
             self.chunks[-1].counts.clear()  # one of its indexes may be missing

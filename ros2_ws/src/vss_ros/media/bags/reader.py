@@ -125,10 +125,14 @@ class BagReader:
                     continue
                 seen += 1
                 yield topic, stamp, message
-            self._warn(file.problems)
-        self._warn(self.problems)
+        problems = [problem for file in self._files for problem in file.problems] + self.problems
         if damaged:
-            self._warn([f"{damaged} messages on {', '.join(topics)} are damaged and left out ({first})"])
+            problems.append(f"{damaged} messages on {', '.join(topics)} are damaged and left out ({first})")
+        if problems and not seen and any(self.topics[topic][1] for topic in topics):
+            raise VssError(
+                f"{self.path}: no message on {', '.join(topics)} can be read: {'; '.join(problems[:3])}"
+            )
+        self._warn(problems)
         self._compare(topics, seen)
 
     def _warn(self, problems: list[str]) -> None:

@@ -11,7 +11,7 @@ import lz4.frame
 from rosbags.rosbag1 import Reader
 
 from vss_ros.config import VssError
-from vss_ros.media.bags.unpack import LARGEST
+from vss_ros.media.bags.unpack import largest
 
 MAGIC = b"#ROSBAG V"
 
@@ -66,14 +66,15 @@ def bounded(decompressor: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     """The decompressor of a chunk, which must not take more memory than a chunk may."""
 
     def unpack(data: bytes) -> bytes:
+        allowed = largest(len(data))
         if data.startswith(b"BZh"):
-            unpacked = bz2.BZ2Decompressor().decompress(data, LARGEST + 1)
+            unpacked = bz2.BZ2Decompressor().decompress(data, allowed + 1)
         elif data.startswith(b"\x04\x22\x4d\x18"):
-            unpacked = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=LARGEST + 1)
+            unpacked = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=allowed + 1)
         else:
             unpacked = decompressor(data)
-        if len(unpacked) > LARGEST:
-            raise VssError(f"a chunk unpacks to more than {LARGEST} bytes")
+        if len(unpacked) > allowed:
+            raise VssError(f"a chunk of {len(data)} bytes unpacks to more than {allowed}")
         return unpacked
 
     return unpack

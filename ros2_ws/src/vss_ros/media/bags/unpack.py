@@ -13,12 +13,17 @@ from vss_ros.config import VssError
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 """How a zstd frame begins; a CDR message begins with 0."""
-LARGEST = 512 << 20
-"""Bytes that one chunk or message may unpack to."""
+LARGEST, LIKELY = 256 << 20, 20
+"""Bytes that one chunk or message may unpack to; more only for a large one, up to LIKELY times its packed size."""
 RATIO, SMALL = 1000, 256 << 20
 """A file that would become larger than SMALL and RATIO times its size is taken for a bomb."""
 RESERVE = 1 << 30
 """Bytes of the disk that unpacking leaves free."""
+
+
+def largest(packed: int) -> int:
+    """Bytes that a chunk or message of so many packed bytes may unpack to."""
+    return max(LARGEST, LIKELY * packed)
 
 
 def decompress(data: bytes, compression: str, size: int | None = None) -> bytes:
@@ -26,11 +31,10 @@ def decompress(data: bytes, compression: str, size: int | None = None) -> bytes:
 
     Raises VssError where it is larger than stated or allowed, any exception of its library for damage.
     """
-    limit = LARGEST if size is None else size
-    if limit > LARGEST:
-        raise VssError(
-            f"states {limit} bytes unpacked, {LARGEST} are allowed; split what is larger with `mcap filter`"
-        )
+    allowed = largest(len(data))
+    limit = allowed if size is None else size
+    if limit > allowed:
+        raise VssError(f"states {limit} bytes unpacked, {allowed} are allowed")
     if compression == "zstd":
         with zstandard.ZstdDecompressor().stream_reader(data) as stream:
             unpacked = stream.read(limit + 1)
