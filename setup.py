@@ -4,7 +4,16 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SHARED = ["launch", "config", "config/train", "config/ablate", "rviz", "models", "calibration"]
+SHARED = [
+    "launch",
+    "config",
+    "config/train",
+    "config/ablate",
+    "config/sros2",
+    "rviz",
+    "models",
+    "calibration",
+]
 
 
 def data_files():
