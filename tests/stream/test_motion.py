@@ -10,7 +10,7 @@ import pytest
 from fixtures.motion import CELLS, SIZE, texture, window
 from vss_ros.backends.labels import labels, labels_of
 from vss_ros.backends.move import grid, move, probabilities, resize_flow
-from vss_ros.stream.motion import Motion, Step, steady
+from vss_ros.stream.motion import Motion, Step, blend
 
 INNER = (slice(4, -4), slice(4, -4))  # what stays in sight
 
@@ -139,10 +139,10 @@ def test_the_filter_blends_what_is_alike_and_keeps_what_is_new(rng):
     now, before = rng.random((2, 6, 8, 3), dtype=np.float32)
     alike = np.zeros((6, 8), np.float32)
     alike[:, :4] = 1
-    found = steady(now, before.copy(), alike, 0.7)
+    found = blend(now, before.copy(), alike, 0.7)
     assert np.array_equal(found[:, 4:], now[:, 4:])
     assert np.allclose(found[:, :4], 0.3 * now[:, :4] + 0.7 * before[:, :4], atol=1e-6)
-    assert np.array_equal(steady(now, before.copy(), alike, 0.0), now)
+    assert np.array_equal(blend(now, before.copy(), alike, 0.0), now)
 
 
 def test_probabilities_and_their_labels(rng):

@@ -107,7 +107,9 @@ def test_adaptive_policy_sees_the_cut(network, clip):
 
 def test_consistency_policy_refreshes_after_the_labels_drifted(network, clip):
     frames = [(f, t / 30) for t, f in enumerate(clip)]
-    unrefreshed = [r.label_drift for r in make_stream(network, FixedInterval(100)).run(frames)]
+    unrefreshed = [
+        r.label_drift for r in make_stream(network, FixedInterval(100), measure_drift=True).run(frames)
+    ]
     threshold = max(unrefreshed) / 2
     results = list(make_stream(network, LabelDrift(threshold, 1, 100)).run(frames))
     keys = [r.index for r in results if r.is_keyframe]

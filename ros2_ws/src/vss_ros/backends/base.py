@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Backend(ABC):
     name = ""
     resizes = False
     parts = 1
+    stage_times: Callable[[], dict[str, float]] | None = None
+    """Milliseconds of the stages since its last call, where the runtime knows better than the clock of its caller."""
 
     def __init__(self, model: Model, precision: str):
         network = model.network
@@ -64,11 +66,6 @@ class Backend(ABC):
     @abstractmethod
     def drift(self, features: Any, keyframe: Any) -> float:
         """Sum of |difference| / sum of |keyframe's features|, ≥ 0."""
-
-    def stage_times(self) -> dict[str, float]:
-        """Milliseconds on the device of what this thread has called since it asked last, by the methods' names; nothing
-        where a call returns when its work is done, so that the caller can measure it."""
-        return {}
 
     def finite(self, logits: Sequence[Any]) -> bool:
         """Whether logits hold neither NaN nor infinity: by their extremes, which are NaN where any value is."""

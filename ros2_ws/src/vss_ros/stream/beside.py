@@ -12,7 +12,7 @@ from typing import Any
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame
 from vss_ros.stream.memory import Memories, Memory
-from vss_ros.stream.motion import Motion, Track, steady
+from vss_ros.stream.motion import Motion, Track, blend
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Beside:
     def answer(self, frame: Frame, newest: Answer | None, strength: float) -> tuple[Answer, bool]:
         """The network's newest answer, and whether it joins with this frame; the first frame waits for it.
 
-        It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `steady`.
+        It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `blend`.
         Raises what the network raised.
         """
         if frame.step and not frame.step.trusted:
@@ -133,7 +133,7 @@ class Beside:
         track = job.track
         if strength and newest and frame.step and frame.step.trusted:
             alike = self.motion.likeness(newest.sight)
-            values = steady(track.move(values), newest.track.move(newest.values), alike, strength)
+            values = blend(track.move(values), newest.track.move(newest.values), alike, strength)
             track = self.motion.track()
         return Answer(job.index, job.stamp, values, track, job.track), True
 

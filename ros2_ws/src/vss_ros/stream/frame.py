@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,15 +33,6 @@ class Frame:
     input_drift: float | None = None
     feature_drift: float | None = None
 
-    def prepare(self, backend: Any, waits: bool) -> None:
-        """Bring the pixels to the network's size; a frame that waits has its own: the caller may reuse its array."""
-        rgb = self.pixels
-        with timed(self.times, "prepare"):
-            if not getattr(backend, "resizes", False):
-                self.pixels = fit(rgb, backend.size)
-            if waits and self.pixels is rgb:
-                self.pixels = rgb.copy()
-
 
 @dataclass
 class Keyframe:
@@ -52,6 +42,13 @@ class Keyframe:
     pixels: np.ndarray
     """At the network's size."""
     features: Any = None
+
+    def compare(self, frame: Frame, backend: Any) -> None:
+        """Measure how far a frame's input and features are from this one's."""
+        if frame.features is None:
+            frame.features = backend.encode(frame.pixels)
+        frame.input_drift = self.input_change(frame, backend)
+        frame.feature_drift = backend.drift(frame.features, self.features)
 
     def input_change(self, frame: Frame, backend: Any) -> float:
         """AKS score at the network's size, whether or not the backend resizes the frames itself."""
@@ -72,10 +69,28 @@ class Answer:
     sight: Track
 
 
-def check_frame(rgb: np.ndarray) -> None:
+def receive(
+    backend: Any,
+    rgb: np.ndarray,
+    stamp: float,
+    source: Any,
+    last: tuple[float, tuple[int, int]] | None,
+    gap: float | None,
+    longest: float,
+    waits: bool,
+) -> Frame:
+    """The frame at the network's size, and why the stream starts anew with it. Raises VssError for what is no frame.
+
+    last: stamp and size of the one before; gap: as for `Stream.feed`; longest: gap that is none, in seconds, 0 for
+    any; waits: whether other frames come before its answer.
+    """
     shape, dtype = getattr(rgb, "shape", None), getattr(rgb, "dtype", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
         raise VssError(f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}")
+    pixels = rgb if backend.resizes else fit(rgb, backend.size)
+    if waits and pixels is rgb:
+        pixels = rgb.copy()  # the caller may reuse its array
+    return Frame(0, stamp, shape[:2], pixels, break_reason(last, (stamp, shape[:2]), gap, longest), source)
 
 
 def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -103,16 +118,3 @@ def break_reason(
         return f"stamp ran backwards by {last[0] - now[0]:.3f} s"
     gap = now[0] - last[0] if gap is None else gap
     return f"gap of {gap:.3f} s" if longest and gap > longest else ""
-
-
-class timed:
-    """Adds the milliseconds of a `with` block to `times[name]`."""
-
-    def __init__(self, times: dict[str, float], name: str):
-        self.times, self.name = times, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.times[self.name] = self.times.get(self.name, 0.0) + (time.perf_counter() - self.start) * 1e3

@@ -63,9 +63,14 @@ class Memories:
         """One list of memories a decode pass of frame t."""
         return [[self.moved(i) for i in reads] for reads in self.backend.reads(t, sorted(self.kept))]
 
-    def newest(self, t: int) -> int | None:
-        """Index of the last keyframe up to t."""
-        return max((index for index in self.kept if index <= t), default=None)
+    def read(self, t: int, stamp: float) -> tuple[list[list[Any]], int, float]:
+        """What frame t, of this stamp, reads, then the index and stamp of its keyframe (its own without memories);
+        memories that no later frame reads are dropped."""
+        passes = self.passes(t)
+        key = max((index for index in self.kept if index <= t), default=None)
+        found = (t, stamp) if key is None else (key, self.kept[key].stamp)
+        self.prune(t)
+        return passes, *found
 
     def prune(self, t: int) -> None:
         """Drop what no frame after t will read."""

@@ -87,6 +87,15 @@ class Motion:
         kind = cv2.INTER_AREA if values.shape[0] > self.cells[0] else cv2.INTER_LINEAR
         return cv2.resize(values, self.cells[::-1], interpolation=kind).reshape(*self.cells, -1)
 
+    def steady(
+        self, values: np.ndarray, before: np.ndarray | None, step: Step | None, strength: float
+    ) -> np.ndarray:
+        """A frame's probabilities (h', w', C) on the cells, drawn towards those of the frame before, see `blend`."""
+        values = self.fit(values)
+        if before is None or step is None or not step.trusted or not strength:
+            return values
+        return blend(values, move(before, step.flow), step.likeness, strength)
+
     def likeness(self, track: Track) -> np.ndarray:
         """(h, w) float32 in [0, 1]: how much of the newest frame was seen already in the one that is tracked."""
         if track.cut:
@@ -162,7 +171,7 @@ def matched(image: np.ndarray, small: np.ndarray, now: np.ndarray) -> tuple[np.n
     return cv2.LUT(image, table), cv2.LUT(small, table)
 
 
-def steady(now: np.ndarray, moved: np.ndarray, alike: np.ndarray, strength: float) -> np.ndarray:
+def blend(now: np.ndarray, moved: np.ndarray, alike: np.ndarray, strength: float) -> np.ndarray:
     """Probabilities filtered along the motion: (1 − g) · now + g · moved, g = strength · alike.
 
     now: (h, w, C) float32; moved: earlier ones moved to this frame, overwritten with the answer; alike: (h, w), see

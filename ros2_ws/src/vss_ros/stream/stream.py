@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,18 +12,17 @@ import cv2
 import numpy as np
 
 from vss_ros.backends import labels as label
-from vss_ros.backends.move import move
 from vss_ros.config import IGNORE, StreamConfig, VssError
 from vss_ros.networks.card import ModelCard
 from vss_ros.networks.groups import Groups
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
-from vss_ros.stream.frame import Answer, Frame, Keyframe, break_reason, check_frame, timed
+from vss_ros.stream.frame import Answer, Frame, Keyframe, receive
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
-from vss_ros.stream.motion import Motion, Track, steady
-from vss_ros.stream.result import Result
+from vss_ros.stream.motion import Motion, Track
+from vss_ros.stream.result import Result, answered
 
 UNSEEN = 0.5
 """Likeness to what the network saw below which a moved pixel is new: a difference of about 20 grey levels."""
@@ -36,14 +36,14 @@ class Stream:
 
     motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of
     networks without memory, and of schedule beside); None leaves everything where it lies.
-    steady: strength of the filter along the motion, in [0, 1), see `motion.steady`; 0 is off.
+    steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
     schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
     in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
     thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the network's answer
     joins exactly so many frames later, without a thread.
     hide_unseen: label 255 what the motion shows and no network has seen.
-    measure_drift: give each result its input_drift and feature_drift; features are then computed apart from the
-    logits, which makes a non-key frame about 5 % slower.
+    measure_drift: give each result its drifts; features are then computed apart from the logits, which makes a
+    non-key frame about 5 % slower.
     both_sides: a network that reuses the last keyframe also adds the next one's logits (DCFM's B mode), so that
     answers wait for a whole interval; the memories stay where they lie.
     """
@@ -171,31 +171,30 @@ class Stream:
         between two frames that came since the last call, for a caller who leaves frames out. Call `after` once the
         answers are out.
         """
-        check_frame(rgb)
         self.after()
-        done: list[Result] = []
-        reason = break_reason(self.last, (stamp, rgb.shape[:2]), gap, self.max_gap)
-        if reason:
-            done += self.flush()
+        self.start = time.perf_counter()
+        frame = receive(self.backend, rgb, stamp, source, self.last, gap, self.max_gap, self.lookahead > 0)
+        done = self.flush() if frame.reset else []
+        if frame.reset:
             self.reset()
-        frame = Frame(self.next_index, stamp, rgb.shape[:2], rgb, reason, source)
-        self.next_index, self.last = frame.index + 1, (stamp, frame.size)
-        frame.prepare(self.backend, waits=self.lookahead > 0)
+        frame.index, self.last, self.next_index = self.next_index, (stamp, frame.size), self.next_index + 1
+        self.lap(frame, "prepare")
         if self.motion and not self.lookahead:
-            with timed(frame.times, "flow"):
-                frame.step = self.motion.step(frame.pixels)
+            frame.step = self.motion.step(frame.pixels)
+            self.lap(frame, "flow")
         if self.beside:
             if self.newest is None:
                 self.keyframe = Keyframe(frame.index, frame.pixels.copy())
-            with timed(frame.times, "join"):  # the first frame waits for the network here
-                self.newest, is_key = self.beside.answer(frame, self.newest, self.steady)
+            self.newest, is_key = self.beside.answer(frame, self.newest, self.steady)
+            self.lap(frame, "join")  # the first frame waits for the network here
             done.append(self.moved(frame, self.newest, is_key))
         else:
             frame.due = self.is_due(frame)
             if frame.due and self.backend.keeps:
                 self.remember(frame)
             if self.measure_drift and self.keyframe and self.backend.keeps:
-                self.compare(frame, self.keyframe)
+                self.keyframe.compare(frame, self.backend)
+                self.lap(frame, "drift")
             self.pending.append(frame)
             while self.pending and self.pending[0].index + self.lookahead <= frame.index:
                 done.append(self.answer(self.pending.popleft()))
@@ -208,8 +207,9 @@ class Stream:
         if frame is None:
             return
         if self.memories.chain:
-            with timed(frame.times, "part"):
-                self.landed = self.memories.part()
+            self.start = time.perf_counter()
+            self.landed = self.memories.part()
+            self.lap(frame, "part")
         if self.beside and self.beside.free:
             due = self.is_due(frame)
             if due:
@@ -248,90 +248,81 @@ class Stream:
         """Make the frame a keyframe: its memory now, or begun where an older one serves until it is there."""
         cut = frame.step and not frame.step.trusted
         track = self.track() if self.moves else None
-        with timed(frame.times, "encode"):
-            frame.features = self.backend.encode(frame.pixels)
+        frame.features = self.backend.encode(frame.pixels)
+        self.lap(frame, "encode")
         if self.schedule == "parts" and self.memories.kept and not cut:
             self.memories.begin(frame.index, frame.features, frame.stamp, track)
         else:
-            with timed(frame.times, "remember"):
-                values = self.backend.remember(frame.features)
+            values = self.backend.remember(frame.features)
+            self.lap(frame, "remember")
             self.memories.put(frame.index, Memory(frame.stamp, values, track))
         self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
-
-    def compare(self, frame: Frame, key: Keyframe) -> None:
-        """Measure how far input and features are from the keyframe's."""
-        if frame.features is None:
-            with timed(frame.times, "encode"):
-                frame.features = self.backend.encode(frame.pixels)
-        with timed(frame.times, "drift"):
-            frame.input_drift = key.input_change(frame, self.backend)
-            frame.feature_drift = self.backend.drift(frame.features, key.features)
 
     # Its answer
 
     def answer(self, frame: Frame) -> Result:
         """By the network with the memories as they are now; where there are none, a keyframe's answer may be moved."""
+        self.start = time.perf_counter()
         if self.motion and self.lookahead:
-            with timed(frame.times, "flow"):
-                frame.step = self.motion.step(frame.pixels)
+            frame.step = self.motion.step(frame.pixels)
+            self.lap(frame, "flow")
         if self.newest and not frame.due:
             return self.moved(frame, self.newest, is_key=False)
-        logits = self.logits(frame)
+        passes, key, stamp = self.memories.read(frame.index, frame.stamp)
+        self.lap(frame, "move")
+        logits = self.logits(frame, passes)
         if frame.due or not self.backend.keeps:
             check_finite(self.backend, logits)
-        key = self.memories.newest(frame.index)
-        stamp = frame.stamp if key is None else self.memories.kept[key].stamp
-        is_key, self.landed = self.landed or key in (None, frame.index), False
-        self.memories.prune(frame.index)
+        is_key, self.landed = self.landed or key == frame.index, False
         read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
         alone = not self.backend.keeps and not self.lookahead
         if self.motion and (self.steady or alone):
-            with timed(frame.times, "steady"):
-                values = self.filtered(self.motion.fit(self.backend.probabilities(logits)), frame)
+            values = self.motion.steady(
+                self.backend.probabilities(logits), self.before, frame.step, self.steady
+            )
+            self.before = values
+            self.lap(frame, "steady")
             read, sure, source = label.labels_of, label.confidence_of, values
             if alone:
                 track = self.motion.track()
                 self.newest = Answer(frame.index, frame.stamp, values, track, track)
                 self.keyframe = Keyframe(frame.index, frame.pixels.copy())
-        with timed(frame.times, "label"):
-            labels = read(source, frame.size)
+        labels = read(source, frame.size)
+        self.lap(frame, "label")
         confidence = lambda: sure(source, frame.size)  # noqa: E731
-        return self.result(frame, labels, frame.index if key is None else key, stamp, is_key, confidence)
+        return self.result(frame, labels, key, stamp, is_key, confidence)
 
-    def logits(self, frame: Frame) -> list[Any]:
+    def logits(self, frame: Frame, passes: list[list[Any]]) -> list[Any]:
         """Logits of each pass over the memories that it reads."""
-        with timed(frame.times, "move"):
-            passes = self.memories.passes(frame.index)
         if frame.features is None and len(passes) == 1:
-            with timed(frame.times, "propagate"):
-                return [self.backend.propagate(frame.pixels, passes[0])]
+            found = [self.backend.propagate(frame.pixels, passes[0])]
+            self.lap(frame, "propagate")
+            return found
         if frame.features is None:
-            with timed(frame.times, "encode"):
-                frame.features = self.backend.encode(frame.pixels)
-        with timed(frame.times, "decode"):
-            return [self.backend.decode(frame.features, memories) for memories in passes]
-
-    def filtered(self, values: np.ndarray, frame: Frame) -> np.ndarray:
-        """The network's probabilities made steady; the next frame's are held against them."""
-        step, before = frame.step, self.before
-        if self.steady and step and step.trusted and before is not None:
-            values = steady(values, move(before, step.flow), step.likeness, self.steady)
-        self.before = values
-        return values
+            frame.features = self.backend.encode(frame.pixels)
+            self.lap(frame, "encode")
+        found = [self.backend.decode(frame.features, memories) for memories in passes]
+        self.lap(frame, "decode")
+        return found
 
     def moved(self, frame: Frame, answer: Answer, is_key: bool) -> Result:
         """An answer without the network: its newest one, moved to this frame."""
         assert self.motion is not None
-        with timed(frame.times, "move"):
-            values = self.before = answer.track.move(answer.values)
-            seen = self.motion.likeness(answer.sight)
-        with timed(frame.times, "label"):
-            labels = label.labels_of(values, frame.size)
-            if self.hide_unseen:
-                labels[cv2.resize(seen, frame.size[::-1], interpolation=cv2.INTER_LINEAR) < UNSEEN] = IGNORE
+        values = self.before = answer.track.move(answer.values)
+        seen = self.motion.likeness(answer.sight)
+        self.lap(frame, "move")
+        labels = label.labels_of(values, frame.size)
+        if self.hide_unseen:
+            labels[cv2.resize(seen, frame.size[::-1], interpolation=cv2.INTER_LINEAR) < UNSEEN] = IGNORE
+        self.lap(frame, "label")
         confidence = lambda: label.confidence_of(values, frame.size, seen)  # noqa: E731
         age = (frame.stamp - answer.stamp) * 1e3
         return self.result(frame, labels, answer.index, answer.stamp, is_key, confidence, age)
+
+    def lap(self, frame: Frame, stage: str) -> None:
+        """Count the time since the last lap as this stage's, in milliseconds."""
+        start, self.start = self.start, time.perf_counter()
+        frame.times[stage] = frame.times.get(stage, 0.0) + (self.start - start) * 1e3
 
     def result(
         self,
@@ -345,25 +336,12 @@ class Stream:
     ) -> Result:
         labels = self.groups(labels) if self.groups else labels
         frame.times["total"] = sum(frame.times.values())
-        frame.times.update(self.backend.stage_times())
+        if self.backend.stage_times:
+            frame.times.update(self.backend.stage_times())
         if is_key or self.key_labels is None:
             self.key_labels = labels.copy(), self.track()
-        there, track = self.key_labels
-        self.label_drift = label_drift(labels, there, track.flow if track else None)
-        return Result(
-            labels,
-            frame.stamp,
-            frame.index,
-            is_key,
-            frame.index - key,
-            (frame.stamp - key_stamp) * 1e3,
-            network_age_ms,
-            frame.times,
-            frame.reset,
-            frame.step,
-            self.label_drift,
-            frame.input_drift,
-            frame.feature_drift,
-            confidence,
-            frame.source,
-        )
+        drift = None
+        if self.measure_drift or isinstance(self.policy, LabelDrift):
+            there, track = self.key_labels
+            drift = self.label_drift = label_drift(labels, there, track.flow if track else None)
+        return answered(frame, labels, key, key_stamp, is_key, drift, confidence, network_age_ms)
