@@ -199,7 +199,7 @@ def figures_of_topic(bag: BagReader) -> Iterator[tuple[int, dict[str, float]]]:
     for _, _, message in bag.messages(topic) if topic else ():
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         figures = {}
-        for item in message.status[0].values:
+        for item in message.status[0].values if message.status else ():
             try:
                 figures[item.key] = float(item.value)
             except ValueError:  # such as the name of a class

@@ -26,9 +26,9 @@ def is_storage(path: Path) -> bool:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether `path` looks like a recording: a storage file, or a folder with one or with a metadata.yaml."""
+    """Whether `path` looks like a recording: a storage file, or a folder with one or with rosbag2's metadata.yaml."""
     if path.is_dir():
-        return (path / METADATA).is_file() or any(map(is_storage, path.iterdir()))
+        return any(map(is_storage, path.iterdir())) or bool(metadata(path))
     return is_storage(path)
 
 
