@@ -105,7 +105,7 @@ def find_cameras(source: str, topic: str = "", truth: str = "") -> list[str]:
         return [topic]
     try:
         with BagReader(path) as bag:
-            found = [name for name in cameras(bag) if name != truth]
+            found = [name for name in cameras(bag) if not f"{name}/".startswith(f"{truth or None}/")]
     except VssError:  # which opening it will tell, too
         return [topic]
     return found if len(found) > 1 else [found[0] if truth and found else topic]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,8 +51,12 @@ class Claim:
                     os.close(self.handle)
                     self.recovered.append(f"{saved}: {complete(saved)}")
             self.reserve = self.folder / ".reserve"
-            with self.reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE)
+            try:
+                with self.reserve.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, RESERVE)
+            except OSError:
+                shutil.rmtree(self.folder)  # new and empty
+                raise
         except OSError as error:
             raise VssError(f"out: {out} cannot be written: {error}") from error
 
