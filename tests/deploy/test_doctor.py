@@ -114,6 +114,13 @@ def test_it_needs_nothing_but_the_standard_library(tmp_path):
     assert lacks == list(doctor.REQUIRED)
 
 
+def test_it_asks_for_what_the_package_requires():
+    text = (ROOT / "setup.py").read_text().split("install_requires=[")[1].split("],")[0]
+    modules = {"opencv-python-headless": "cv2", "pyyaml": "yaml"}
+    named = re.findall(r'^ +"([\w-]+)', text, re.MULTILINE)
+    assert {modules.get(name, name) for name in named} | {"torch"} == set(doctor.REQUIRED)
+
+
 def test_the_documented_steps_install_what_it_asks_for():
     text = (ROOT / "docs" / "ROBOT.md").read_text()
     named = set(" ".join(re.findall(r"pip install -c \S+constraints.txt ([\w -]+)", text)).split())

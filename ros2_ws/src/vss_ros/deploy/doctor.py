@@ -73,7 +73,7 @@ def arrays() -> Iterator[Finding]:
         yield Finding("FAIL", f"OpenCV does not import with NumPy {numpy}{built}: {reason}", fix)
         return
     yield Finding("ok", "NumPy {}, OpenCV {}".format(*child.stdout.split()))
-    if find_spec("cv_bridge") is not None:
+    if find_spec("cv_bridge") is not None and find_spec("simplejpeg") is not None:
         from vss_ros.media.decode import cv_bridge_is_sound
 
         if not cv_bridge_is_sound():
