@@ -28,7 +28,7 @@ from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
 from vss_ros.config import VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
-from vss_ros.deploy.bench import roofline
+from vss_ros.deploy.bench import paper, roofline
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build
 from vss_ros.networks.model import Model
@@ -53,7 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated; +bf16 after one changes its precision, torch+f16+compile fuses operators on CUDA; "
         f"default: {CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda", *paper.DEVICES),
+        help="default: cuda where there is one; for --paper a GPU",
+    )
+    parser.add_argument(
+        "--paper", action="store_true", help="what --device should reach, counted, not measured"
+    )
     parser.add_argument("--roofline", action="store_true", help="print the roofline on a CPU, too")
     parser.add_argument("--against", help="image networks to measure in the same run: segformer,pspnet")
     parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
@@ -64,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.paper or args.device in paper.DEVICES:
+        return on_paper(args)
     intervals = [int(k) for k in args.intervals.split(",")]
     device = use_device(args.device)
     args.backends = args.backends or (CUDA_BACKENDS if device.type == "cuda" else CPU_BACKENDS)
@@ -95,6 +104,23 @@ def main(args: argparse.Namespace) -> int:
     sys.stdout.write(columns(["image", "without flow", "with flow"], figures["consistency"]) + "\n")
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+def on_paper(args: argparse.Namespace) -> int:
+    if not args.paper or args.device not in paper.DEVICES:
+        raise VssError(f"expected --paper with --device {', '.join(paper.DEVICES)}")
+    rates = paper.DEVICES[args.device]
+    for text in args.sizes.split(","):
+        for name in [args.network, *filter(None, (args.against or "").split(","))]:
+            size = parse_size(text)
+            lines = paper.rows(name, args.backbone, args.classes, size, args.device)
+            sys.stdout.write(
+                f"\n{name}-{args.backbone}, {args.classes} classes, {size[1]}×{size[0]}, f16, on paper: {args.device}, "
+                f"{rates.flops / 1e12:.0f} TFLOP/s, {rates.bytes / 1e12:.2f} TB/s\n"
+                + columns(paper.HEADS, lines)
+                + "\n"
+            )
     return 0
 
 
