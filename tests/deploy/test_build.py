@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,12 @@ def test_auto_says_why_it_is_not_tensorrt_and_takes_f16(tensorrt, card, caplog, 
     with caplog.at_level(logging.WARNING):
         assert make_backend(open_model(card), precision="auto").name == "torch"
     assert "torch in f16 on CUDA" in caplog.text and "vss build" in caplog.text
+    monkeypatch.setattr(tensorrt, "__version__", "10.16.1.11")
+    fewer = SimpleNamespace(multi_processor_count=8)  # a board of the same name
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_properties", lambda *_: fewer)
+        assert make_backend(open_model(card), precision="auto").name == "torch"
+    assert make_backend(open_model(card), precision="auto").name == "tensorrt"
     caplog.clear()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with caplog.at_level(logging.WARNING):

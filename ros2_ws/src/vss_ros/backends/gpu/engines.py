@@ -34,7 +34,7 @@ class Key:
 
     weights: hash of weights, normalisation and the network's code; stage: encode, remember, decode or propagate;
     size: HEIGHTxWIDTH of the network's input, from which all shapes follow; calibration: hash of an INT8
-    calibration, or ""; builder: what made it and its version; gpu: name and compute capability.
+    calibration, or ""; builder: what made it and its version; gpu: name, compute capability, multiprocessors.
     """
 
     weights: str

@@ -51,7 +51,8 @@ def probe() -> Versions:
     gpu = ""
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
-        gpu = f"{torch.cuda.get_device_name()} sm_{major}{minor}"
+        units = torch.cuda.get_device_properties().multi_processor_count  # boards of one name differ in it
+        gpu = f"{torch.cuda.get_device_name()} sm_{major}{minor} {units} SMs"
     try:
         library = load_tensorrt()
         found = f"{RTX} {library.__version__}" if library.__name__ == "tensorrt_rtx" else library.__version__
