@@ -248,3 +248,17 @@ def test_check_counts_and_names_what_is_broken(tmp_path):
     assert (report["labelled"], report["sequences"], report["sizes"]) == (3, 1, {(6, 8): 2})
     assert report["shares"]["road"] == 0.5 and report["unlabelled"] == 0.5
     assert len(report["broken"]) == 1 and "0001TP_000033.png" in format_report(report)
+
+
+def test_an_image_that_states_gigapixels_is_refused_unread(tmp_path):
+    data = open_dataset("camvid", "train", make_camvid(tmp_path, [30]))
+    for folder in ("train", "trainannot"):
+        path = tmp_path / folder / "0001TP_000030.png"
+        sound = path.read_bytes()
+        for place in (8, 16, 33):  # the first chunk's length, the width, the data's length
+            broken = bytearray(sound)
+            broken[place] ^= 0x40
+            path.write_bytes(broken)
+            with pytest.raises(VssError, match=r"0001TP_000030\.png: .*is the download complete"):
+                data.clip(0, (0,))
+        path.write_bytes(sound)

@@ -19,8 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, MAX_PIXELS, VssError
 from vss_ros.data.street.street import CLASSES, PALETTE, Street
+from vss_ros.media.image_size import ImageError, check_size, image_size
 
 
 @dataclass(frozen=True)
@@ -387,7 +388,12 @@ def need_frames(frames: Sequence[Any], folder: Path, pattern: str) -> None:
 
 
 def read_image(path: Path, flags: int) -> np.ndarray:
-    image = cv2.imread(str(path), flags)
+    try:
+        data = path.read_bytes()
+        check_size(*image_size(data), MAX_PIXELS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (OSError, ImageError, cv2.error) as error:
+        raise VssError(f"{path}: cannot be read as an image; is the download complete? {error}") from error
     if image is None:
         raise VssError(f"{path}: cannot be read as an image; is the download complete?")
     return image
