@@ -109,6 +109,7 @@ setup(
         "console_scripts": [
             "vss = vss_ros.cli:main",
             "segment = vss_ros.nodes.run:segment",
+            "count = vss_ros.nodes.run:count",
             "replay = vss_ros.nodes.run:replay",
             "recorder = vss_ros.nodes.run:recorder",
             "cloud = vss_ros.nodes.run:cloud",

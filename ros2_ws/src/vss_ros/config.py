@@ -177,8 +177,8 @@ PARTS = 4
 
 
 @dataclass(frozen=True)
-class StreamConfig:
-    """What `vss_ros.load_stream` and every node need to run a network over a stream of frames."""
+class RuntimeConfig:
+    """Which network runs over a stream of frames, and on what."""
 
     model: str = option("street", "name of a model in models/, or the path of a model card (.yaml)")
     backend: str = option(
@@ -205,6 +205,24 @@ class StreamConfig:
     affinity: str = option("", "CPU cores of the network, such as 0-3,6; empty leaves them to the system")
     height: int = option(0, "rows of the network's input; 0 takes the model card's", low=0, high=8192)
     width: int = option(0, "columns of the network's input; 0 takes the model card's", low=0, high=8192)
+    max_gap: float = option(
+        1.0,
+        "seconds between two stamps after which the stream starts anew",
+        low=0.0,
+        high=3600.0,
+        runtime=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.height == 0) != (self.width == 0):
+            raise VssError(f"height, width: expected both or neither, got {self.height} and {self.width}")
+
+
+@dataclass(frozen=True)
+class StreamConfig(RuntimeConfig):
+    """What `vss_ros.load_stream` and `segment` need to run a network over a stream of frames."""
+
     groups: str = option(
         "",
         "YAML file that joins the model's classes into groups, of which all answers speak then, such as "
@@ -297,22 +315,13 @@ class StreamConfig:
         "label 255 what the motion uncovered and no network has seen yet",
         runtime=True,
     )
-    max_gap: float = option(
-        1.0,
-        "seconds between two stamps after which the stream starts anew",
-        low=0.0,
-        high=3600.0,
-        runtime=True,
-    )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.min_interval > self.max_interval:
             raise VssError(
                 f"min_interval: expected at most max_interval ({self.max_interval}), got {self.min_interval}"
             )
-        if (self.height == 0) != (self.width == 0):
-            raise VssError(f"height, width: expected both or neither, got {self.height} and {self.width}")
 
 
 @dataclass(frozen=True)
@@ -328,12 +337,8 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
-class SegmentConfig(StreamConfig, InputConfig):
-    """Options of the `segment` node."""
-
-    schedule: str = dataclasses.field(
-        default="auto", metadata=dict(StreamConfig.__dataclass_fields__["schedule"].metadata)
-    )
+class NodeConfig(RuntimeConfig, InputConfig):
+    """What every node that runs a network on a camera's images asks."""
 
     cameras: tuple[str, ...] = option(
         (),
@@ -359,20 +364,11 @@ class SegmentConfig(StreamConfig, InputConfig):
     mask_age_error: float = warning(5.0, "seconds without a new mask while images arrive", 3600.0)
     drop_warn: float = warning(0.5, "share of the images dropped because the network was busy")
     drop_error: float = warning(0.95, "share of the images dropped because the network was busy")
-    label_change_warn: float = warning(0.2, "share of pixels whose label changes from frame to frame")
-    label_change_error: float = warning(0.6, "share of pixels whose label changes from frame to frame")
-    flicker_warn: float = warning(0.05, "share of pixels whose label leaves for one frame and comes back")
-    flicker_error: float = warning(0.2, "share of pixels whose label leaves for one frame and comes back")
-    refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
-    refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
     allow_fallback: bool = option(
         False, "run on torch with CUDA, or on the CPU, while backend tensorrt has no engines"
     )
     build_on_start: bool = option(
         False, "build missing engines beside the fallback and switch over to them between two frames"
-    )
-    constant_network: bool = option(
-        False, "replace the network by a constant answer: measures the cost of everything around it"
     )
     autostart: bool = option(False, "configure and activate at start, without a lifecycle manager")
 
@@ -395,6 +391,56 @@ class SegmentConfig(StreamConfig, InputConfig):
                 raise VssError(
                     f"{item.name}: expected at most {name}_error ({high}), got {getattr(self, item.name)}"
                 )
+
+
+@dataclass(frozen=True)
+class SegmentConfig(StreamConfig, NodeConfig):
+    """Options of the `segment` node."""
+
+    schedule: str = dataclasses.field(
+        default="auto", metadata=dict(StreamConfig.__dataclass_fields__["schedule"].metadata)
+    )
+    label_change_warn: float = warning(0.2, "share of pixels whose label changes from frame to frame")
+    label_change_error: float = warning(0.6, "share of pixels whose label changes from frame to frame")
+    flicker_warn: float = warning(0.05, "share of pixels whose label leaves for one frame and comes back")
+    flicker_error: float = warning(0.2, "share of pixels whose label leaves for one frame and comes back")
+    refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
+    refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
+    constant_network: bool = option(
+        False, "replace the network by a constant answer: measures the cost of everything around it"
+    )
+
+
+@dataclass(frozen=True)
+class CountConfig(NodeConfig):
+    """Options of the `count` node, and of `stream.count.load_counter`."""
+
+    model: str = option(
+        "street_count", "name of a counting model in models/, or the path of a model card (.yaml)"
+    )
+    score: float = option(
+        0.35, "least score of an object, as in the published evaluation", low=0.0, high=1.0, runtime=True
+    )
+    overlap: int = option(
+        32,
+        "pixels, rounded down to 16, that neighbouring patches share, so that what lies on a border is seen whole",
+        low=0,
+        high=128,
+    )
+    patches: int = option(
+        0,
+        "patches of an image that one frame answers, in turn; points of the others move along; 0: all",
+        low=0,
+        high=1000,
+        runtime=True,
+    )
+    smooth: int = option(5, "frames whose median count is count_smoothed", low=1, high=1000, runtime=True)
+    disagreement_warn: float = warning(
+        0.5, "difference of the counts by points and by density, as a share of the greater one"
+    )
+    disagreement_error: float = warning(
+        1.0, "difference of the counts by points and by density, as a share of the greater one"
+    )
 
 
 def replace(config: Any, **changes: Any) -> Any:

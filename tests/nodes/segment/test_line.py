@@ -67,7 +67,7 @@ def test_a_nonkey_frame_moves_little_between_files(node, tiny_card, monkeypatch,
     config = SegmentConfig(model=str(tiny_card), **options)
     start = Start(config)
     camera = Camera("", start.streams[0], Answers(node))
-    camera.publish.begin(config.model, camera.stream.card, camera.health)
+    camera.publish.begin(config, camera.stream.card, camera.health)
     monkeypatch.setattr(Worker, "work", lambda worker: None)
     worker = Worker(node, [camera], config, start)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)

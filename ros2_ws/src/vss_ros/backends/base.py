@@ -79,6 +79,12 @@ class Backend(ABC):
     def confidence(self, logits: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
         """Passes of logits → greatest probability × 255, (H, W) uint8, upsampled from the logits' own size."""
 
+    def arrays(self, answer: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """What `propagate` gives of a network that answers with several tensors, as float32 arrays of the caller."""
+        return tuple(
+            np.array(x.float().cpu().numpy() if hasattr(x, "cpu") else x, np.float32) for x in answer
+        )
+
     @abstractmethod
     def probabilities(self, logits: Sequence[Any]) -> np.ndarray:
         """Softmax of the mean of the passes, (h, w, C) float32 at the logits' own size."""

@@ -51,10 +51,10 @@ class OnnxBackend(Backend):
         return self.stages[self.remembering[part]](*state)
 
     def decode(self, features: Arrays, memories: Sequence[Arrays]) -> np.ndarray:
-        return self.stages["decode"](*features, *flat(memories))[0]
+        return whole(self.stages["decode"](*features, *flat(memories)))
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
-        return self.stages["propagate"](np.ascontiguousarray(frame)[None], *flat(memories))[0]
+        return whole(self.stages["propagate"](np.ascontiguousarray(frame)[None], *flat(memories)))
 
     def move(self, memory: Arrays, flow: np.ndarray) -> Arrays:
         return move.move_memory(memory, flow)
@@ -116,3 +116,8 @@ def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., 
         return tuple(session.run(None, dict(zip(names, inputs, strict=True))))
 
     return run
+
+
+def whole(outputs: Sequence[Any]) -> Any:
+    """A stage's only output, or all of several."""
+    return outputs[0] if len(outputs) == 1 else outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,11 +53,12 @@ class TorchBackend(Backend):
             return self.remembering[part](*state)
 
     @torch.inference_mode()
-    def decode(self, features: tuple[Tensor, ...], memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    def decode(self, features: tuple[Tensor, ...], memories: Sequence[tuple[Tensor, ...]]) -> Any:
         with self.autocast():
-            return self.network.decode(features, *memories).float()
+            answer = self.network.decode(features, *memories)
+        return answer.float() if isinstance(answer, Tensor) else tuple(x.float() for x in answer)
 
-    def propagate(self, frame: np.ndarray, memories: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    def propagate(self, frame: np.ndarray, memories: Sequence[tuple[Tensor, ...]]) -> Any:
         return self.decode(self.encode(frame), memories)
 
     def move(self, memory: tuple[Tensor, ...], flow: np.ndarray) -> tuple[Tensor, ...]:

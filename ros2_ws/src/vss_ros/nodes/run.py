@@ -16,6 +16,7 @@ from vss_ros.nodes import shared_memory
 
 MODULES = {
     "segment": "vss_ros.nodes.segment.node",
+    "count": "vss_ros.nodes.count.node",
     "replay": "vss_ros.nodes.replay",
     "recorder": "vss_ros.nodes.recorder",
     "cloud": "vss_ros.nodes.cloud",
@@ -27,6 +28,10 @@ SHUTDOWN_SECONDS = 5.0
 
 def segment(args: list[str] | None = None) -> int:
     return run("segment", args)
+
+
+def count(args: list[str] | None = None) -> int:
+    return run("count", args)
 
 
 def replay(args: list[str] | None = None) -> int:

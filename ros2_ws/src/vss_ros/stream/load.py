@@ -11,7 +11,7 @@ from typing import Any
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
-from vss_ros.config import PARTS, StreamConfig, replace
+from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, replace
 from vss_ros.networks.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
@@ -41,7 +41,7 @@ def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
 
 def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
     """`load_stream` for a config that exists already."""
-    model = model_of(config)
+    model = model_of(config, parts_of(config))
     backend = open_backend(model, spare(config))
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
     schedule, why = config.schedule, ""
@@ -76,10 +76,10 @@ def spare(config: StreamConfig) -> StreamConfig:
     return replace(config, threads=cores - 1)
 
 
-def model_of(config: StreamConfig) -> Model:
+def model_of(config: RuntimeConfig, parts: int = 1) -> Model:
     """The model that a config names, at its size and with its calibration."""
     model = open_model(config.model, (config.height, config.width) if config.height else None)
-    model = dataclasses.replace(model, parts=parts_of(config))
+    model = dataclasses.replace(model, parts=parts)
     if config.precision != "int8" or model.card is None:
         return model
     folder = Path(config.calibration) if config.calibration else int8_files.folder_of(model.card, model.size)
@@ -91,7 +91,7 @@ def parts_of(config: StreamConfig) -> int:
     return PARTS if config.schedule in ("auto", "parts") else 1
 
 
-def open_backend(model: Model, config: StreamConfig) -> Any:
+def open_backend(model: Model, config: RuntimeConfig) -> Any:
     """The runtime that a config names, with the model on it."""
     cores = pin(config.affinity) if config.affinity else 0
     return make_backend(

@@ -90,6 +90,10 @@ class Stream:
         """Names and colours of the labels: the model's, or those of the groups."""
         return self.groups.card if self.groups else self.model_card
 
+    def prepare(self, config: StreamConfig) -> None:
+        """Take the options that may change while a node is inactive."""
+        self.group(config.groups)
+
     def group(self, path: str) -> None:
         """Answer with the groups of a file (see `Groups`), or with the model's classes again if it is "".
         Raises VssError if the file does not fit the model."""

@@ -80,11 +80,11 @@ class CudaBackend(Backend):
 
     def decode(self, features: Tensors, memories: Sequence[Tensors]) -> Tensor:
         with self.lock, self.measured("decode"):
-            return self.owned(self.stages["decode"](*features, *flat(memories)))[0]
+            return whole(self.owned(self.stages["decode"](*features, *flat(memories))))
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Tensors]) -> Tensor:
         with self.lock, self.measured("propagate"):
-            return self.owned(self.stages["propagate"](self.sized(frame), *flat(memories)))[0]
+            return whole(self.owned(self.stages["propagate"](self.sized(frame), *flat(memories))))
 
     def move(self, memory: Tensors, flow: np.ndarray) -> Tensors:
         with self.lock, self.measured("move"):
@@ -157,3 +157,8 @@ class CudaBackend(Backend):
         """Copies that the stage's next run leaves alone."""
         with torch.cuda.stream(self.stream):
             return tuple(tensor.clone() for tensor in outputs)
+
+
+def whole(outputs: Sequence[Any]) -> Any:
+    """A stage's only output, or all of several."""
+    return outputs[0] if len(outputs) == 1 else outputs

@@ -16,10 +16,10 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
-from vss_ros.config import SegmentConfig
+from vss_ros.config import NodeConfig
 from vss_ros.media.decode import ImageError, decode
 from vss_ros.nodes.segment.health import Health
-from vss_ros.nodes.segment.publish import LOG_PERIOD, Answers
+from vss_ros.nodes.segment.publish import LOG_PERIOD
 from vss_ros.nodes.segment.rectify import Undistort
 
 
@@ -42,7 +42,7 @@ class Frame:
 class Camera:
     """What belongs to one camera. name: "" for the only one; stream: its own, over the backend of all."""
 
-    def __init__(self, name: str, stream: Any, answers: Answers) -> None:
+    def __init__(self, name: str, stream: Any, answers: Any) -> None:
         self.name, self.stream, self.publish = name, stream, answers
         self.prefix = f"{name}: " if name else ""
         self.undistort = Undistort()
@@ -57,7 +57,7 @@ class Camera:
         self.received: float | None = None
         self.gap = 0.0
         self.refusal = ""
-        self.applied: SegmentConfig | None = None
+        self.applied: NodeConfig | None = None
 
     @property
     def runtime(self) -> str:
@@ -75,7 +75,7 @@ class Worker:
     config: replaced between two frames; start: gives a successor of the streams once, see `network.Start`.
     """
 
-    def __init__(self, node: Node, cameras: Sequence[Camera], config: SegmentConfig, start: Any) -> None:
+    def __init__(self, node: Node, cameras: Sequence[Camera], config: NodeConfig, start: Any) -> None:
         self.node, self.cameras, self.config, self.start = node, cameras, config, start
         self.turns = deque(cameras)
         self.changed = threading.Condition()
@@ -158,7 +158,7 @@ class Worker:
         if self.closed:  # a call that hung is back, and nobody waits for it
             return
         if self.config.undistort:
-            camera.undistort.hide(result)
+            camera.publish.hide(result, camera.undistort)
         camera.publish(result, self.config.overlay_alpha)
 
     def rectify(self, camera: Camera, frame: Frame) -> None:
@@ -172,7 +172,7 @@ class Worker:
         for each, stream in zip(self.cameras, successors, strict=False):
             for result in each.stream.flush():
                 self.answer(each, result)
-            stream.group(self.config.groups)  # they may have changed since it was opened
+            stream.prepare(self.config)  # its options may have changed since it was opened
             each.stream, each.applied = stream, None
         if successors:
             self.node.get_logger().info(f"engines are built: {self.config.backend} takes over")

@@ -45,7 +45,7 @@ class ConstantStream:
         self.measure_drift = False
         self.reset()
 
-    def group(self, path: str) -> None:
+    def prepare(self, config: Any) -> None:
         """Its stripes are no classes of a model: nothing joins them."""
 
     def reset(self) -> None:

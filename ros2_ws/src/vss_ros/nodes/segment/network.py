@@ -11,11 +11,12 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vss_ros.config import PARTS, SegmentConfig, VssError, child_command, missing, replace
+from vss_ros.config import PARTS, NodeConfig, SegmentConfig, VssError, child_command, missing, replace
 from vss_ros.nodes.segment.constant import ConstantStream
 
 log = logging.getLogger(__name__)
@@ -28,18 +29,18 @@ class Start:
     Raises VssError if the network cannot be opened and no fallback is allowed.
     """
 
-    def __init__(self, config: SegmentConfig):
-        self.config = config
+    def __init__(self, config: Any, make: Callable[[Any], list[Any]] | None = None):
+        self.config, self.make_streams = config, make or make_streams
         self.reason = self.progress = ""
         self.successor: list[Any] = []
         self.child: subprocess.Popen | None = None
         self.closed = False
         try:
-            self.streams = make_streams(config)
+            self.streams = self.make_streams(config)
         except (VssError, RuntimeError) as error:  # RuntimeError: CUDA's, on the first frames
             if not (config.allow_fallback and config.backend in ("tensorrt", "torch", "auto")):
                 raise
-            self.streams = fallback(config, error)
+            self.streams = fallback(config, error, self.make_streams)
             self.reason = f"runs on {self.streams[0].backend.name} instead of {config.backend}: {error}"
             from vss_ros.backends.gpu.engines import NoEngine
 
@@ -81,7 +82,7 @@ class Start:
         try:
             if child.returncode:
                 raise VssError(last or f"exit status {child.returncode}")
-            successor = make_streams(self.config)
+            successor = self.make_streams(self.config)
         except Exception as error:  # the fallback goes on, whatever went wrong beside it
             self.progress = f"building engines failed: {error}"
             return
@@ -89,7 +90,7 @@ class Start:
             self.successor = successor
 
 
-def build_command(config: SegmentConfig) -> list[str]:
+def build_command(config: NodeConfig) -> list[str]:
     precision = "f16" if config.precision == "auto" else config.precision
     command = child_command("vss_ros.cli", "build", "--model", config.model)
     command += ["--precision", precision]
@@ -98,7 +99,7 @@ def build_command(config: SegmentConfig) -> list[str]:
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
-def fallback(config: SegmentConfig, error: Exception) -> list[Any]:
+def fallback(config: NodeConfig, error: Exception, make: Callable[[Any], list[Any]]) -> list[Any]:
     """Streams on torch with CUDA, in the same precision where it has it, else on the fastest runtime of the CPU."""
     import torch
 
@@ -110,7 +111,7 @@ def fallback(config: SegmentConfig, error: Exception) -> list[Any]:
         places.insert(0, ("torch", precision))
     for backend, precision in places:
         try:
-            return make_streams(replace(config, backend=backend, precision=precision, build_on_start=False))
+            return make(replace(config, backend=backend, precision=precision, build_on_start=False))
         except (VssError, RuntimeError) as later:
             error = later
     raise error

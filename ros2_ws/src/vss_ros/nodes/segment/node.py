@@ -20,7 +20,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import NodeConfig, SegmentConfig, VssError
 from vss_ros.nodes import parameters, run
 from vss_ros.nodes.segment import report
 from vss_ros.nodes.segment.bond import bond
@@ -35,11 +35,18 @@ PATIENCE = 3.0
 
 
 class SegmentNode(LifecycleNode):
+    """A network on cameras' images. The first five attributes make it `segment`; `count` has others."""
+
+    node_name = "segment"
+    options: type[NodeConfig] = SegmentConfig
+    make_streams: Any = None
+    answers: Any = Answers
+    own_status: Any = staticmethod(report.consistency_status)
     exit_code = 0
 
     def __init__(self) -> None:
-        super().__init__("segment")
-        self.config: SegmentConfig = parameters.declare(self, SegmentConfig)
+        super().__init__(self.node_name)
+        self.config: Any = parameters.declare(self, self.options)
         self.add_on_set_parameters_callback(self.on_parameters)
         service = self._service_change_state
         service.callback = answer_always(service.callback)
@@ -110,15 +117,15 @@ class SegmentNode(LifecycleNode):
 
     def configure(self) -> None:
         names = self.config.cameras or ("",)
-        self.start = Start(self.config)
+        self.start = Start(self.config, self.make_streams)
         if self.start.problem:
             self.get_logger().warning(self.start.problem)
         self.cameras = [
-            Camera(name, stream, Answers(self, name))
+            Camera(name, stream, self.answers(self, name))
             for name, stream in zip(names, self.start.streams, strict=True)
         ]
-        if not self.cameras[0].publish.label_info:
-            self.get_logger().info("vision_msgs is not installed: the classes are on ~/label_info_json only")
+        if without := self.cameras[0].publish.without:
+            self.get_logger().info(without)
 
     def activate(self) -> None:
         if self.hung and self.hung.thread.is_alive():
@@ -130,9 +137,8 @@ class SegmentNode(LifecycleNode):
             camera.stream = stream
         for camera in self.cameras:
             camera.forget()
-            camera.stream.group(self.config.groups)
-            card = camera.stream.card
-            camera.publish.begin(self.config.model, card, camera.health)
+            camera.stream.prepare(self.config)
+            camera.publish.begin(self.config, camera.stream.card, camera.health)
         self.worker = Worker(self, self.cameras, self.config, self.start)
         for camera in self.cameras:
             self.subscribe_to(camera)
@@ -245,6 +251,7 @@ class SegmentNode(LifecycleNode):
             window = camera.health.next_window()
             where = camera.publish.name, camera.publish.hardware
             lines += report.camera(*where, self.config, camera.health, window)
+            lines.append(self.own_status(*where, self.config, window))
         header = Header(stamp=self.get_clock().now().to_msg())
         self.diagnostics.publish(DiagnosticArray(header=header, status=lines))
 

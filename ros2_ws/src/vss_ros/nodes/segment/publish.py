@@ -19,7 +19,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 
-from vss_ros.config import IGNORE
+from vss_ros.config import IGNORE, SegmentConfig
 from vss_ros.media.camera_info import scale_intrinsics
 from vss_ros.media.draw import colorize, heat, jpeg, overlay
 from vss_ros.nodes.segment.health import Answer, Health
@@ -35,11 +35,17 @@ LOG_PERIOD = 5.0
 """Seconds between two lines of the log that say the same."""
 
 
-class Answers:
+class Topics:
     """The topics on which one camera is answered; an answer's `source` is its `Frame` (see `camera`).
 
-    camera: name below which the topics stand, "" for the only one.
+    camera: name below which the topics stand, "" for the only one; without: what the log says once about topics that
+    are not there.
     """
+
+    without = ""
+    health: Health
+    consistency: Any
+    """A frame's figures, stamped."""
 
     def __init__(self, node: LifecycleNode, camera: str = "") -> None:
         self.node = node
@@ -47,19 +53,6 @@ class Answers:
         self.name = f"{node.get_fully_qualified_name()}/{camera}".strip("/")
         self.hardware = ""
         self.publishers: list[Any] = []
-        self.mask = self.topic(Image, "mask")
-        self.confidence = self.topic(Image, "confidence")
-        self.color_mask = self.topic(Image, "color_mask")
-        self.image = self.topic(Image, "image")
-        self.overlay = self.topic(Image, "overlay")
-        self.flicker = self.topic(Image, "flicker")
-        self.overlay_jpeg = self.topic(CompressedImage, "overlay/compressed")
-        self.mask_png = self.topic(CompressedImage, "mask/compressed")
-        self.camera_info = self.topic(CameraInfo, "camera_info")
-        self.consistency = self.topic(DiagnosticArray, "consistency")
-        self.label_json = self.topic(String, "label_info_json", LATCHED)
-        kind = label_info_type()
-        self.label_info = self.topic(kind, "label_info", LATCHED) if kind else None
 
     def topic(self, kind: Any, name: str, qos: dict[str, Any] = OUTPUT) -> Any:
         publisher = self.node.create_lifecycle_publisher(
@@ -76,15 +69,65 @@ class Answers:
             self.node.destroy_lifecycle_publisher(publisher)
         self.publishers = []
 
-    def begin(self, model: str, card: Any, health: Health) -> None:
+    def latency(self, header: Header) -> float | None:
+        """Milliseconds from the image's stamp to now; None while either clock stands at zero."""
+        stamp = header.stamp.sec * 1e3 + header.stamp.nanosec * 1e-6
+        now = self.node.get_clock().now().nanoseconds
+        return now * 1e-6 - stamp if stamp > 0 and now > 0 else None
+
+    def send(self, publisher: Any, message: Any) -> None:
+        try:
+            publisher.publish(message)
+        except RuntimeError as error:  # RCLError: a reliable writer whose reader does not keep up
+            self.health.unpublished += 1
+            self.node.get_logger().warning(
+                f"{publisher.topic_name}: not published: {error}", throttle_duration_sec=LOG_PERIOD
+            )
+
+    def answered(self, frame: Any, size: tuple[int, int], answer: Answer) -> None:
+        """Count a frame whose answer is out."""
+        health = self.health
+        health.processed += 1
+        health.waiting = None
+        health.encoding = getattr(frame.message, "encoding", "") or frame.message.format
+        health.size = size
+        health.window.answers.append(answer)
+
+
+class Answers(Topics):
+    """What `segment` publishes."""
+
+    def __init__(self, node: LifecycleNode, camera: str = "") -> None:
+        super().__init__(node, camera)
+        self.mask = self.topic(Image, "mask")
+        self.confidence = self.topic(Image, "confidence")
+        self.color_mask = self.topic(Image, "color_mask")
+        self.image = self.topic(Image, "image")
+        self.overlay = self.topic(Image, "overlay")
+        self.flicker = self.topic(Image, "flicker")
+        self.overlay_jpeg = self.topic(CompressedImage, "overlay/compressed")
+        self.mask_png = self.topic(CompressedImage, "mask/compressed")
+        self.camera_info = self.topic(CameraInfo, "camera_info")
+        self.consistency = self.topic(DiagnosticArray, "consistency")
+        self.label_json = self.topic(String, "label_info_json", LATCHED)
+        kind = label_info_type()
+        self.label_info = self.topic(kind, "label_info", LATCHED) if kind else None
+        if not kind:
+            self.without = "vision_msgs is not installed: the classes are on ~/label_info_json only"
+
+    def begin(self, config: SegmentConfig, card: Any, health: Health) -> None:
         """What holds for one activation: the labels go out, figures and counters start anew."""
         self.card, self.health = card, health
         self.meter = Consistency(card.classes)
         self.last_stamp: float | None = None
-        self.send(self.label_json, label_json(model, card.classes, card.palette))
+        self.send(self.label_json, label_json(config.model, card.classes, card.palette))
         if self.label_info:
             header = Header(stamp=self.node.get_clock().now().to_msg())
             self.send(self.label_info, label_info(header, card.classes))
+
+    def hide(self, result: Any, undistort: Any) -> None:
+        """Leave out what the camera did not see."""
+        undistort.hide(result)
 
     def __call__(self, result: Any, alpha: float) -> None:
         """The answer for one frame to all topics, with that frame's header. alpha: opacity of the overlay."""
@@ -101,12 +144,8 @@ class Answers:
         self.send(self.consistency, DiagnosticArray(header=header, status=[status_of]))
         if self.flicker.get_subscription_count():
             self.send(self.flicker, to_image(header, heat(self.meter.flicker_map, RING)))
-        health = self.health
-        health.processed += 1
-        health.waiting = None
-        health.encoding = getattr(frame.message, "encoding", "") or frame.message.format
-        health.size = result.labels.shape
-        health.window.answers.append(Answer(result.is_keyframe, result.times["total"], latency, figures))
+        size = result.labels.shape
+        self.answered(frame, size, Answer(result.is_keyframe, result.times["total"], latency, figures))
 
     def figures(self, result: Any, latency: float | None) -> dict[str, Any]:
         """What ~/consistency says of a frame, and /diagnostics each second.
@@ -152,30 +191,17 @@ class Answers:
                 picture.data = array("B", jpeg(shown))
                 self.send(self.overlay_jpeg, picture)
 
-    def latency(self, header: Header) -> float | None:
-        """Milliseconds from the image's stamp to now; None while either clock stands at zero."""
-        stamp = header.stamp.sec * 1e3 + header.stamp.nanosec * 1e-6
-        now = self.node.get_clock().now().nanoseconds
-        return now * 1e-6 - stamp if stamp > 0 and now > 0 else None
-
-    def send(self, publisher: Any, message: Any) -> None:
-        try:
-            publisher.publish(message)
-        except RuntimeError as error:  # RCLError: a reliable writer whose reader does not keep up
-            self.health.unpublished += 1
-            self.node.get_logger().warning(
-                f"{publisher.topic_name}: not published: {error}", throttle_duration_sec=LOG_PERIOD
-            )
-
 
 def to_image(header: Header, pixels: np.ndarray) -> Image:
-    """(H, W) uint8 as mono8 or (H, W, 3) uint8 as rgb8, without padding, the header as it came."""
+    """(H, W) uint8 as mono8, (H, W, 3) uint8 as rgb8, (H, W) float32 as 32FC1; no padding, the header as it came."""
     height, width = pixels.shape[:2]
-    encoding, channels = ("mono8", 1) if pixels.ndim == 2 else ("rgb8", 3)
-    message = Image(header=header, height=height, width=width, encoding=encoding, step=width * channels)
+    encoding, size = ("mono8", 1) if pixels.ndim == 2 else ("rgb8", 3)
+    if pixels.dtype == np.float32:
+        encoding, size = "32FC1", 4
+    message = Image(header=header, height=height, width=width, encoding=encoding, step=width * size)
     # rclpy copies bytes, lists and ndarrays element by element; only array('B') is taken as it is.
     message.data = array("B")
-    message.data.frombytes(np.ascontiguousarray(pixels).data)
+    message.data.frombytes(np.ascontiguousarray(pixels).view(np.uint8).data)
     return message
 
 

@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-from vss_ros.config import SegmentConfig, share_dir
+from vss_ros.config import NodeConfig, SegmentConfig, share_dir
 from vss_ros.nodes.segment.health import Health, Window
 from vss_ros.nodes.segment.publish import status
 
@@ -35,18 +35,17 @@ def lifecycle(node: str, hardware: str, state: str, error: str) -> DiagnosticSta
 
 
 def camera(
-    name: str, hardware: str, config: SegmentConfig, health: Health, window: Window
+    name: str, hardware: str, config: NodeConfig, health: Health, window: Window
 ) -> list[DiagnosticStatus]:
-    """The lines of one camera while the node is active."""
+    """The lines of one camera's input and network while the node is active."""
     return [
         input_status(name, hardware, config, health, window),
         network_status(name, hardware, config, health, window),
-        consistency_status(name, hardware, config, window),
     ]
 
 
 def input_status(
-    name: str, hardware: str, config: SegmentConfig, health: Health, window: Window
+    name: str, hardware: str, config: NodeConfig, health: Health, window: Window
 ) -> DiagnosticStatus:
     received = len(window.stamps)
     rate = received / max(time.monotonic() - window.since, 1e-3)
@@ -79,7 +78,7 @@ def input_status(
 
 
 def network_status(
-    name: str, hardware: str, config: SegmentConfig, health: Health, window: Window
+    name: str, hardware: str, config: NodeConfig, health: Health, window: Window
 ) -> DiagnosticStatus:
     latency = median([answer.latency for answer in window.answers if answer.latency is not None])
     key = [answer.spent for answer in window.answers if answer.is_keyframe]
@@ -112,7 +111,7 @@ def network_status(
     values = {
         "model": config.model,
         "backend": health.backend,
-        "policy": config.policy,
+        "policy": getattr(config, "policy", None),
         "latency_ms": latency,
         "unanswered_s": age,
         "drop_share": drops,
@@ -125,7 +124,7 @@ def network_status(
     return status(f"{name}: network", hardware, level, message, values)
 
 
-def future(config: SegmentConfig, latency: float | None) -> tuple[bytes, str]:
+def future(config: NodeConfig, latency: float | None) -> tuple[bytes, str]:
     """A mask that is published before its image was taken: two clocks that disagree."""
     ahead = -(latency or 0.0) / 1e3
     if ahead <= SKEW:
@@ -149,7 +148,7 @@ def consistency_status(name: str, hardware: str, config: SegmentConfig, window: 
     return status(f"{name}: consistency", hardware, level, message, means)
 
 
-def alarm(config: SegmentConfig, name: str, value: float, message: str) -> tuple[bytes, str]:
+def alarm(config: NodeConfig, name: str, value: float, message: str) -> tuple[bytes, str]:
     """Level of a value by the thresholds NAME_warn and NAME_error, and the message with the one it is above."""
     for level, kind in ((ERROR, "error"), (WARN, "warn")):
         threshold = getattr(config, f"{name}_{kind}")
