@@ -104,6 +104,9 @@ class CountStream:
         result.source = source
         return [result]
 
+    def after(self) -> None:
+        """Nothing is left to do once a frame's answer is out."""
+
     def flush(self) -> list[CountResult]:
         return []
 

@@ -95,7 +95,8 @@ def build_command(config: NodeConfig) -> list[str]:
     command = child_command("vss_ros.cli", "build", "--model", config.model)
     command += ["--precision", precision]
     command += ["--calibration", config.calibration] if config.calibration else []
-    command += ["--parts", str(PARTS)] if config.schedule in ("auto", "parts") else []
+    in_parts = getattr(config, "schedule", "") in ("auto", "parts")
+    command += ["--parts", str(PARTS)] if in_parts else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 
