@@ -114,6 +114,13 @@ def test_it_needs_nothing_but_the_standard_library(tmp_path):
     assert lacks == list(doctor.REQUIRED)
 
 
+def test_without_torch_python_says_which_build_to_take():
+    """It is no requirement of the package: on a machine without a GPU PyPI's brings CUDA."""
+    code = "import sys; sys.modules['torch'] = None; import vss_ros; vss_ros.load_stream('street')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "VssError: needs the Python package torch: pip install torch (a machine without" in done.stderr
+
+
 def test_it_asks_for_what_the_package_requires():
     text = (ROOT / "setup.py").read_text().split("install_requires=[")[1].split("],")[0]
     modules = {"opencv-python-headless": "cv2", "pyyaml": "yaml"}

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import vss_ros.config  # noqa: F401  first of all: it bounds OpenCV, which reads its limits once
+from vss_ros.config import VssError, missing  # first of all: it bounds OpenCV, which reads its limits once
 
 __all__ = ["load_stream"]
 
 
 def load_stream(model: Any = None, **options: Any) -> Any:
     """See `vss_ros.stream.load.load_stream`; torch is imported by the first call, not by `import vss_ros`."""
-    from vss_ros.stream.load import load_stream as load
-
+    try:
+        from vss_ros.stream.load import load_stream as load
+    except ModuleNotFoundError as error:
+        raise VssError(missing(error.name or str(error))) from error
     return load(model, **options)

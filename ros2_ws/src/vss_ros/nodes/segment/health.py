@@ -53,7 +53,7 @@ class Rhythm:
         """The frames lost among those received since the last call."""
         ends = [*([] if self.last is None else [self.last]), *stamps]
         self.last = ends[-1] if ends else None
-        deltas = [delta for delta in np.diff(ends) if 0 < delta < PAUSE]
+        deltas = [float(delta) for delta in np.diff(ends) if 0 < delta < PAUSE]
         self.deltas.extend(deltas)
         if self.period is None:
             deltas = list(self.deltas)  # none of them is counted yet
