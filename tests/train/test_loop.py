@@ -137,32 +137,6 @@ def start(recipe: Path, root: Path, *more: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, root):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    for folder in (straight, broken):
-        folder.mkdir()
-        write_recipe(folder, steps=8, average=0.9, accumulate=2, warmup=3)
-    whole = start(straight / "tiny.yaml", root)
-    assert whole.wait(300) == 0, whole.stderr.read()
-    process = start(broken / "tiny.yaml", root)
-    deadline = time.monotonic() + 200
-    while not (broken / "run" / "last.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    reached = torch.load(broken / "run" / "last.ckpt", weights_only=True)["step"]
-    assert reached < 8
-    resumed = start(broken / "tiny.yaml", root, "--resume")
-    assert resumed.wait(300) == 0, resumed.stderr.read()
-    a, b = (torch.load(f / "run" / "last.ckpt", weights_only=True) for f in (straight, broken))
-    assert a["step"] == b["step"] == 8 and a["best"] == b["best"]
-    for part in ("network", "average"):
-        for name, tensor in a[part].items():
-            assert torch.equal(tensor, b[part][name]), name
-
-
-@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, root):
     """A batch of 2 in each of two processes against a batch of 4 in one, in two parts: batch norm sees the same.
 
