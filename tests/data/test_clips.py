@@ -161,7 +161,7 @@ def test_street_splits_share_no_street():
         ("camvid", "expected the folder .*train; it comes from CamVid"),
         ("cityscapes", "gtFine_trainvaltest.zip"),
         ("vspw", "VSPW_480p"),
-        ("kitti", "expected one of street, camvid, cityscapes, vspw"),
+        ("kitti", "expected one of street, street_points, camvid, cityscapes, vspw"),
     ],
 )
 def test_missing_folder_names_the_download(tmp_path, name, message):

@@ -121,6 +121,8 @@ METADATA = {
     "empty fields": "rosbag2_bagfile_information:\n  storage_identifier: ''\n  relative_file_paths: ['']\n",
     "old paths": "rosbag2_bagfile_information:\n  relative_file_paths: [drive/b_0.db3]\n",
     "other name": "rosbag2_bagfile_information:\n  relative_file_paths: [renamed_0.db3]\n",
+    "twice": "rosbag2_bagfile_information:\n  relative_file_paths: [b_0.db3, ./b_0.db3]\n",
+    "a trap": "a: &a [1, 1]\nb: &b [*a, *a]\nrosbag2_bagfile_information: {relative_file_paths: [*b, &c [*b, *b]]}\n",
     "odd topics": "rosbag2_bagfile_information:\n  topics_with_message_count: [1, {topic_metadata: null}]\n",
     "future": "rosbag2_bagfile_information:\n  version: 99\n  relative_file_paths: [b_0.db3]\n",
 }

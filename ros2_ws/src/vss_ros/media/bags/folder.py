@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vss_ros.config import VssError
+from vss_ros.media.files import read_yaml
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 METADATA = "metadata.yaml"
-LARGEST_METADATA = 16 << 20
 
 
 def natural_key(path: Path) -> list[Any]:
@@ -71,7 +69,7 @@ def listed(folder: Path) -> list[Path]:
     """The files of metadata.yaml that are there; older releases wrote the folder's name before theirs."""
     names = metadata(folder).get("relative_file_paths")
     paths = [folder / Path(str(name)).name for name in names] if isinstance(names, list) else []
-    return [path for path in paths if path.is_file()]
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
 SPLIT = re.compile(r"(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd|\.active)?$", re.IGNORECASE)
@@ -89,12 +87,9 @@ def number(path: Path) -> int | None:
 
 def metadata(folder: Path) -> dict[str, Any]:
     """What metadata.yaml says; empty where it is missing or damaged, since the files say it, too."""
-    path = folder / METADATA
     try:
-        if path.stat().st_size > LARGEST_METADATA:
-            return {}
-        content = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, RecursionError):
+        content = read_yaml(folder / METADATA)["rosbag2_bagfile_information"]
+    except (VssError, OSError, KeyError, TypeError, IndexError):
         return {}
     return content if isinstance(content, dict) else {}
 

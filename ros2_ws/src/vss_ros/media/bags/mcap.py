@@ -115,13 +115,15 @@ class McapFile:
             first, last, size, crc, name = CHUNK.unpack(self.file.read(CHUNK.size))
             rest = self.file.read(min(name, 64) + 8)
             data = start + CHUNK.size + name + 8
+            if name > 64 or data > start + length:
+                raise struct.error("its head is damaged")
             packed = min(struct.unpack_from("<Q", rest, name)[0], start + length - data)
             compression = rest[:name].decode()
             chunk = Chunk(offset, data, packed, first, last, size, crc, compression, tail=start + length)
             self.chunks.append(chunk)
         elif opcode == Opcode.MESSAGE_INDEX and self.chunks:
             channel, entries = struct.unpack("<HI", self.file.read(6))
-            self.chunks[-1].counts[channel] += entries // 16
+            self.chunks[-1].counts[channel] += min(entries, length - 6) // 16
             self.chunks[-1].indexes[channel] = offset
             self.chunks[-1].tail = start + length
 
