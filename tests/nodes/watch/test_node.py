@@ -111,7 +111,9 @@ def test_what_is_said_of_a_node_that_is_absent_elsewhere_or_ended(start, view):
     assert viewer.told("/robot1/segment has ended")
     start(constant_network=True, autostart=True, remaps=outputs, image_timeout=0.2)
     assert viewer.told("no publisher on /robot1/image")
-    assert stranger.told("there is /robot1/segment: --namespace, --node")
+    assert stranger.told("no publisher on /robot1/image"), "the only node is meant"
+    start(constant_network=True, autostart=True, remaps={"__ns": "/robot2"})
+    assert view().told("there is /robot1/segment, /robot2/segment: --namespace, --node")
 
 
 @pytest.mark.ros

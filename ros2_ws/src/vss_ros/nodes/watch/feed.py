@@ -159,7 +159,6 @@ def publishers_of_labels(node: Node) -> list[tuple[str, str]]:
 
 
 def places_of(node: Node, wanted: str) -> dict[str, str]:
-    """The places of a node's topics by camera name, "" if there is only one."""
-    ours = f"{node.get_namespace().rstrip('/')}/{wanted}"
-    places = sorted({place for place, name in publishers_of_labels(node) if name == ours})[:CAMERAS]
+    """The places of the topics of the node `wanted`, its full name, by camera name, "" if there is only one."""
+    places = sorted({place for place, name in publishers_of_labels(node) if name == wanted})[:CAMERAS]
     return {PurePosixPath(place).name if len(places) > 1 else "": place for place in places}

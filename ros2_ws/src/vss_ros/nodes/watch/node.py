@@ -43,6 +43,7 @@ class Watcher(Node):
         token = find_token(self.config.token_file)
         self.server = WatchServer(self.board, self.config.host, self.config.port, token)
         self.feeds: dict[str, Feed] = {}
+        self.others: set[str] = set()
         self.reported = self.searched = -math.inf
         self.lines: dict[str, DiagnosticStatus] = {}
         self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 100)
@@ -67,12 +68,21 @@ class Watcher(Node):
 
     def find_cameras(self) -> None:
         """A feed for each place below which the node answers, whatever its topics are remapped to."""
-        places = places_of(self, self.config.node)
+        places = places_of(self, f"/{self.path}")
+        if not places and self.path == WatchConfig.node and self.reported < 0:
+            self.adopt({name for _, name in publishers_of_labels(self)})
         if places and places != {name: feed.place for name, feed in self.feeds.items()}:
             for feed in self.feeds.values():
                 feed.close()
             self.feeds = {name: Feed(self, name, place) for name, place in places.items()}
             self.board.cameras(list(places))
+
+    def adopt(self, others: set[str]) -> None:
+        """Who named no node means the only one that is there; two looks, since discovery may find a second one."""
+        if len(others) == 1 and others == self.others:
+            self.path = others.copy().pop().lstrip("/")
+            self.get_logger().info(f"showing /{self.path}, the only segment node here")
+        self.others = others
 
     def short(self, name: str) -> str:
         """A line of /diagnostics without the node's own name: "input", "front: input"."""
