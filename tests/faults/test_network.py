@@ -90,7 +90,9 @@ def test_a_network_that_hangs_is_reported_and_the_lifecycle_still_answers(start,
 
 def test_no_mask_is_made_of_nan(start, client, messages, tiny_card):
     """The third to the fifth memory are NaN; so no mask comes of them, and the sixth is whole again."""
-    node = start(patch=POISONED, model=str(tiny_card), backend="torch", interval=2, autostart=True)
+    node = start(
+        patch=POISONED, model=str(tiny_card), backend="torch", schedule="at_once", interval=2, autostart=True
+    )
     masks = client.collect(messages.Image, "/segment/mask")
     reports = client.collect(messages.DiagnosticArray, "/diagnostics")
     for number in range(12):

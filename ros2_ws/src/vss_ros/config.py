@@ -362,8 +362,12 @@ class NodeConfig(RuntimeConfig, InputConfig):
     latency_error: float = warning(2.0, "seconds from image stamp to mask", 3600.0)
     mask_age_warn: float = warning(1.0, "seconds without a new mask while images arrive", 3600.0)
     mask_age_error: float = warning(5.0, "seconds without a new mask while images arrive", 3600.0)
-    drop_warn: float = warning(0.5, "share of the images dropped because the network was busy")
-    drop_error: float = warning(0.95, "share of the images dropped because the network was busy")
+    drop_warn: float = warning(
+        0.5, "share of the images dropped because the network was busy, or lost before"
+    )
+    drop_error: float = warning(
+        0.95, "share of the images dropped because the network was busy, or lost before"
+    )
     allow_fallback: bool = option(
         False, "run on torch with CUDA, or on the CPU, while backend tensorrt has no engines"
     )
@@ -398,8 +402,11 @@ class SegmentConfig(StreamConfig, NodeConfig):
     """Options of the `segment` node."""
 
     schedule: str = dataclasses.field(
-        default="auto", metadata=dict(StreamConfig.__dataclass_fields__["schedule"].metadata)
+        default="auto",
+        metadata={**StreamConfig.__dataclass_fields__["schedule"].metadata, "inactive": True},
     )
+    network_age_warn: float = warning(0.5, "age in seconds of the newest frame that the network saw", 60.0)
+    network_age_error: float = warning(2.0, "age in seconds of the newest frame that the network saw", 3600.0)
     label_change_warn: float = warning(0.2, "share of pixels whose label changes from frame to frame")
     label_change_error: float = warning(0.6, "share of pixels whose label changes from frame to frame")
     flicker_warn: float = warning(0.05, "share of pixels whose label leaves for one frame and comes back")

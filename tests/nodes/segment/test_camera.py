@@ -138,7 +138,9 @@ def test_no_frame_is_lost_while_the_network_keeps_up(start, client, messages):
 
 
 def test_stamps_at_zero_and_running_backwards(start, client, messages, tiny_card):
-    node = start("segment", model=str(tiny_card), backend="torch", autostart=True, interval=10)
+    node = start(
+        "segment", model=str(tiny_card), backend="torch", schedule="at_once", autostart=True, interval=10
+    )
     masks = client.collect(messages.Image, "/segment/mask")
     consistency = client.collect(messages.DiagnosticArray, "/segment/consistency")
     stamps = [0.0, 1000.0, 1000.1, 1000.2, 500.0, 500.1]

@@ -33,7 +33,12 @@ def test_names_of_cameras_are_parts_of_topics_and_differ(names):
 
 def test_two_cameras_are_answered_under_their_names(start, client, messages, tiny_card):
     node = start(
-        "segment", model=str(tiny_card), backend="torch", autostart=True, interval=4, cameras="[front, left]"
+        model=str(tiny_card),
+        backend="torch",
+        schedule="at_once",
+        autostart=True,
+        interval=4,
+        cameras="[front, left]",
     )
     masks = {name: client.collect(messages.Image, f"/segment/{name}/mask") for name in ("front", "left")}
     figures = {

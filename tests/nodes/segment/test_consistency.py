@@ -63,7 +63,7 @@ def test_each_frame_has_figures_that_plotting_tools_read(start, client, tiny_car
     }
     assert expected | {"latency_ms", "staleness_ms", "dropped"} <= set().union(*seen)
     for figures in seen:
-        for name in figures.keys() - {"area_jump_class", "reset"}:
+        for name in figures.keys() - {"area_jump_class", "reset", "schedule"}:
             assert np.isfinite(float(figures[name])), f"{name}: {figures[name]}"
     # The drift is measured from the moment that the node knows its reader.
     assert [float(f["feature_drift"]) == 0 for f in seen[9:]] == [f["keyframe"] == "1" for f in seen[9:]]

@@ -32,7 +32,7 @@ def test_lifecycle_goes_up_and_down_and_up_again(start, client, messages):
 
 
 def test_parameters_change_or_are_refused_with_the_fix(start, client, messages, tiny_card):
-    node = start("segment", model=str(tiny_card), backend="torch", interval=2)
+    node = start("segment", model=str(tiny_card), backend="torch", schedule="at_once", interval=2)
     consistency = client.collect(messages.DiagnosticArray, "/segment/consistency")
     assert client.set(interval=3) == ""
     assert client.set(model="other") == "", "structural options may change while unconfigured"

@@ -61,6 +61,8 @@ class CountResult:
 class CountStream:
     """`result = stream(rgb, stamp)` for the frames of one camera; rgb (H, W, 3) uint8 of any size, stamp in seconds."""
 
+    schedule = "at_once"
+
     def __init__(self, backend: Any, card: Any, config: CountConfig):
         if backend.size[0] != backend.size[1] or backend.size[0] % 16:
             raise VssError(
@@ -106,6 +108,9 @@ class CountStream:
 
     def after(self) -> None:
         """Nothing is left to do once a frame's answer is out."""
+
+    def close(self) -> None:
+        """It has no thread."""
 
     def flush(self) -> list[CountResult]:
         return []

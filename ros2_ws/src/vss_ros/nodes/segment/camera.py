@@ -173,10 +173,12 @@ class Worker:
             for result in each.stream.flush():
                 self.answer(each, result)
             stream.prepare(self.config)  # its options may have changed since it was opened
+            each.stream.close()
             each.stream, each.applied = stream, None
         if successors:
             self.node.get_logger().info(f"engines are built: {self.config.backend} takes over")
         camera.stream.configure(self.config)
+        camera.health.schedule = camera.stream.schedule
         camera.applied = self.config
 
     def refuse(self, camera: Camera, reason: str) -> None:

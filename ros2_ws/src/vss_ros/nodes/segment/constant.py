@@ -42,7 +42,7 @@ class ConstantStream:
     def __init__(self) -> None:
         self.card = SimpleNamespace(name="constant", classes=CLASSES, palette=PALETTE)
         self.backend = SimpleNamespace(name="constant", precision="f32")
-        self.measure_drift = False
+        self.measure_drift, self.schedule = False, "at_once"
         self.reset()
 
     def prepare(self, config: Any) -> None:
@@ -69,6 +69,9 @@ class ConstantStream:
 
     def after(self) -> None:
         """Nothing is left to do."""
+
+    def close(self) -> None:
+        """It has no thread."""
 
     def flush(self) -> list[ConstantResult]:
         return []

@@ -117,9 +117,7 @@ class SegmentNode(LifecycleNode):
 
     def configure(self) -> None:
         names = self.config.cameras or ("",)
-        self.start = Start(self.config, self.make_streams)
-        if self.start.problem:
-            self.get_logger().warning(self.start.problem)
+        self.start = self.open()
         self.cameras = [
             Camera(name, stream, self.answers(self, name))
             for name, stream in zip(names, self.start.streams, strict=True)
@@ -127,13 +125,27 @@ class SegmentNode(LifecycleNode):
         if without := self.cameras[0].publish.without:
             self.get_logger().info(without)
 
+    def open(self) -> Start:
+        """The network and its streams, as the options are now."""
+        start = Start(self.config, self.make_streams)
+        if start.problem:
+            self.get_logger().warning(start.problem)
+        return start
+
     def activate(self) -> None:
         if self.hung and self.hung.thread.is_alive():
             raise VssError(
                 "the network still hangs in its last frame: clean up and configure, or restart the node"
             )
         assert self.start is not None
-        for camera, stream in zip(self.cameras, self.start.take(), strict=False):
+        streams = self.start.take()
+        if getattr(self.config, "schedule", None) != getattr(self.start.config, "schedule", None):
+            # it needs other stages, or a thread
+            self.start.close()
+            self.start = self.open()
+            streams = self.start.streams
+        for camera, stream in zip(self.cameras, streams, strict=False):
+            camera.stream.close()
             camera.stream = stream
         for camera in self.cameras:
             camera.forget()
@@ -143,7 +155,10 @@ class SegmentNode(LifecycleNode):
         for camera in self.cameras:
             self.subscribe_to(camera)
         self.bond = bond(self)
-        self.get_logger().info(f"active: {self.config.model} on {self.cameras[0].runtime}")
+        stream = self.cameras[0].stream
+        self.get_logger().info(
+            f"active: {self.config.model} on {self.cameras[0].runtime}, schedule {stream.schedule}"
+        )
 
     def stop(self, timeout: float = PATIENCE) -> bool:
         """Unsubscribe and join the worker; False if it did not end in time."""
@@ -164,6 +179,7 @@ class SegmentNode(LifecycleNode):
     def release(self) -> None:
         for camera in self.cameras:
             camera.publish.close()
+            camera.stream.close()
         if self.start:
             self.start.close()
         self.cameras, self.start, self.hung = [], None, None

@@ -151,8 +151,8 @@ class Answers(Topics):
         """What ~/consistency says of a frame, and /diagnostics each second.
 
         Beside `consistency.FIGURES`: latency_ms, the mask's age when it is published, and staleness_ms, the age
-        that the mask before it had reached by then (both None without stamps); network_age_ms, how old the newest
-        frame is that the network saw; dropped, images dropped since activation; reset, why the stream started anew.
+        that the mask before it had reached by then (both None without stamps); dropped, images dropped since
+        activation; schedule, when the deep layers run; reset, why the stream started anew.
         """
         last, self.last_stamp = self.last_stamp, result.stamp
         if result.reset and last is not None:
@@ -165,7 +165,7 @@ class Answers(Topics):
             figures["latency_ms"] = latency
             if last is not None and not result.reset:
                 figures["staleness_ms"] = latency + (result.stamp - last) * 1e3
-        figures["dropped"] = self.health.dropped
+        figures |= {"dropped": self.health.dropped, "schedule": self.health.schedule}
         if result.reset:
             figures["reset"] = result.reset
         return figures

@@ -83,6 +83,7 @@ def network_status(
     latency = median([answer.latency for answer in window.answers if answer.latency is not None])
     key = [answer.spent for answer in window.answers if answer.is_keyframe]
     nonkey = [answer.spent for answer in window.answers if not answer.is_keyframe]
+    network_age = median([answer.figures.get("network_age_ms", 0.0) for answer in window.answers]) or 0.0
     waiting = health.waiting
     age = time.monotonic() - waiting if waiting is not None else 0.0
     drops = window.dropped / max(len(window.stamps), 1)
@@ -105,6 +106,7 @@ def network_status(
             alarm(config, "mask_age", age, unanswered),
             future(config, latency),
             alarm(config, "latency", (latency or 0) / 1e3, f"latency {latency or 0:.0f} ms: {faster}"),
+            old(config, network_age, faster),
             alarm(config, "drop", drops, f"{drops:.0%} of the images dropped: {faster}"),
         ]
         level, message = worst([(level, message), *alarms])
@@ -112,6 +114,8 @@ def network_status(
         "model": config.model,
         "backend": health.backend,
         "policy": getattr(config, "policy", None),
+        "schedule": health.schedule,
+        "network_age_ms": network_age,
         "latency_ms": latency,
         "unanswered_s": age,
         "drop_share": drops,
@@ -122,6 +126,15 @@ def network_status(
         "unpublished": health.unpublished,
     }
     return status(f"{name}: network", hardware, level, message, values)
+
+
+def old(config: NodeConfig, age: float, faster: str) -> tuple[bytes, str]:
+    """Masks that are moved from an answer of long ago. age: in milliseconds, 0 where none is moved."""
+    if not age:
+        return OK, ""
+    return alarm(
+        config, "network_age", age / 1e3, f"masks are moved from an answer {age:.0f} ms old: {faster}"
+    )
 
 
 def future(config: NodeConfig, latency: float | None) -> tuple[bytes, str]:
