@@ -137,7 +137,8 @@ class DCFM(nn.Module):
         both frames get the same label, their fused features are drawn together (consistency). The three numbers are
         the losses' weights; criterion and distance name what Table VII compares: one of `losses.CRITERIA`, and of
         `losses.DISTANCES`, both a mean over all entries, of unit vectors of D channels: the weight that counts
-        grows with D (10 at the authors' 256 is 5 here at 128).
+        grows with D (10 at the authors' 256 is 5 here at 128). With batch["flow"] (B, h', w', 2), from L's cells to
+        where they were in U, what comes from U is moved along it, as a stream does it.
         """
         entropy, apart = named(CRITERIA, "criterion", criterion), named(DISTANCES, "distance", distance)
         labels = batch["labels"][:, 0]
@@ -148,9 +149,13 @@ class DCFM(nn.Module):
         features = self.encode(batch["frames"].transpose(0, 1).flatten(0, 1))  # all L, then all U
         memory = self.remember(features)
         (x_l, x_u), (m_l, m_u) = features[0].chunk(2), memory[0].chunk(2)
-        fused = self.fuse((torch.cat([x_l, x_l, x_u]),), (torch.cat([m_l, m_u, m_u]),))
-        f_l, _, f_u = fused.chunk(3)
-        p_l, p_n, p_u = self.classify(fused).chunk(3)
+        flow = batch.get("flow")
+        m_n = m_u if flow is None else moved(m_u.movedim(-1, 1), flow).movedim(1, -1)
+        fused = self.fuse((torch.cat([x_l, x_l, x_u]),), (torch.cat([m_l, m_n, m_u]),))
+        f_l, f_n, f_u = fused.chunk(3)
+        if flow is not None:
+            f_u = moved(f_u, flow)
+        p_l, p_n, p_u = self.classify(torch.cat([f_l, f_n, f_u])).chunk(3)
         same = (p_l.argmax(1, keepdim=True) == p_u.argmax(1, keepdim=True)).to(f_l.dtype)
         parts = {
             "key": entropy(p_l, labels),
@@ -166,6 +171,21 @@ class DCFM(nn.Module):
         if self.training:
             return conv.weight.flatten(1), conv.bias
         return fold_batch_norm(conv.weight.flatten(1), conv.bias, self.fusion["norm"])
+
+
+def moved(x: Tensor, flow: Tensor) -> Tensor:
+    """x (B, C, h, w) read at each cell plus the flow (B, h', w', 2; right, down; in cells of h' × w'), bilinear."""
+    height, width = x.shape[-2:]
+    grid = flow.movedim(-1, 1).to(x.dtype)
+    if flow.shape[1:3] != (height, width):
+        grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
+    # grid_sample counts from −1 to 1 over the map: a cell of the flow is 2 / its number of cells
+    y = (torch.arange(height, device=x.device) + 0.5) * 2 / height - 1
+    z = (torch.arange(width, device=x.device) + 0.5) * 2 / width - 1
+    right = z[None, None] + grid[:, 0] * (2 / flow.shape[2])
+    down = y[None, :, None] + grid[:, 1] * (2 / flow.shape[1])
+    where = torch.stack([right, down], -1).to(x.dtype)
+    return F.grid_sample(x, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def classifier(channels: int, classes: int, hidden: bool, dropout: float) -> nn.Sequential:

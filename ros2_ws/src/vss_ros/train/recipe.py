@@ -40,6 +40,8 @@ class Recipe:
     """Frames of a clip relative to the labelled one, in the order that the network's loss takes them."""
     neighbours: tuple[int, ...] = (-1, 1)
     """Offsets of one more frame, drawn for each clip; empty: no such frame."""
+    moved: bool = False
+    """Move what DCFM takes from the neighbour along the optical flow, as a stream with motion does."""
     reverse: float = 0.0
     """Share of the clips that run backwards in time (all offsets negated)."""
     lr_head: float = 0.0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vss_ros.config import VssError
+from vss_ros.stream.motion import Motion
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import Recipe
 
@@ -34,8 +35,9 @@ class Samples(torch.utils.data.Dataset):
             raise VssError(f"mixed: {mixed.name} has other classes than {data.name}")
         self.augment = Augmentation(recipe.crop, **recipe.augment)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets."""
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+        """→ (T, h, w, 3) uint8 frames, (T, h, w) uint8 labels, in the order of the recipe's offsets; where it says
+        `moved`, also the flow (h/4, w/4, 2) from the first frame to the second."""
         recipe, data = self.recipe, self.data
         index, rng = place_of(position, len(data), recipe.seed)
         if self.mixed is not None and rng.random() < recipe.mixed_share:
@@ -47,7 +49,23 @@ class Samples(torch.utils.data.Dataset):
         if recipe.neighbours:
             offsets.append(int(draw.choice(recipe.neighbours)))
         frames, labels = self.augment(*read_clip(data, index, offsets, self.cache), rng)
-        return torch.from_numpy(frames), torch.from_numpy(labels)
+        parts = (torch.from_numpy(frames), torch.from_numpy(labels))
+        if not recipe.moved:
+            return parts
+        return *parts, torch.from_numpy(flow_over([frames[1], frames[0]]))
+
+
+def flow_over(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Flow (h, w, 2) float32 from the last of frames (H, W, 3) uint8 to the first, in cells, as a stream composes it;
+    zero where it cannot be trusted."""
+    motion = Motion(frames[0].shape[:2])
+    motion.step(frames[0])
+    track = motion.track()
+    for frame in frames[1:]:
+        motion.step(frame)
+    if track.flow is None or track.cut:
+        return np.zeros((*motion.cells, 2), np.float32)
+    return track.flow
 
 
 def place_of(position: int, length: int, seed: int) -> tuple[int, np.random.Generator]:

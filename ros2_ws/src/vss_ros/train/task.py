@@ -39,8 +39,9 @@ class Segmentation:
 
     def batch(self, drawn: Any, device: torch.device) -> dict[str, Tensor]:
         """What `network.loss` takes, of what the loader gave."""
-        frames, labels = drawn
-        return {"frames": normalise(frames.to(device)), "labels": labels.to(device).long()}
+        frames, labels, *flow = drawn
+        batch = {"frames": normalise(frames.to(device)), "labels": labels.to(device).long()}
+        return {**batch, "flow": flow[0].to(device)} if flow else batch
 
     def measure(
         self, network: nn.Module, data: Any, limit: int, rank: int = 0, world: int = 1, interval: int = 1

@@ -14,7 +14,8 @@ from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.media.draw import colorize
 from vss_ros.networks import reads_of
-from vss_ros.train.samples import read_clip
+from vss_ros.networks.dcfm import moved
+from vss_ros.train.samples import flow_over, read_clip
 
 
 def normalise(frames: Tensor) -> Tensor:
@@ -62,17 +63,24 @@ def score_of(counts: np.ndarray) -> float:
 def segment(
     network: Any, data: Any, i: int, size: tuple[int, int], cache: Path | None = None, age: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The i-th labelled frame, its truth and its labels by the frames that the network reads, `age` frames earlier;
-    size: its input's."""
+    """The i-th labelled frame, its truth and its labels by the frames that the network reads; size: its input's.
+
+    With an `age` they lie as many frames earlier, and what is remembered is moved along the optical flow since then.
+    """
     offsets = tuple(offset - age for offset in reads_of(network))
-    wanted = list(dict.fromkeys((0, *offsets)))
+    wanted = list(dict.fromkeys((0, *offsets, *range(-age, 0))))
     images, truths = read_clip(data, i, wanted, cache)
     device = next(network.parameters()).device
     frames = normalise(torch.from_numpy(np.stack(images)).to(device))
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size=size, mode="bilinear", antialias=True)
-    features = [network.encode(frame[None]) for frame in frames]
-    logits = network.decode(features[0], *(network.remember(features[wanted.index(o)]) for o in offsets))
+    features = {o: network.encode(frames[wanted.index(o)][None]) for o in {0, *offsets}}
+    memories = [network.remember(features[o]) for o in offsets]
+    if age:
+        flow = flow_over([images[wanted.index(o)] for o in range(-age, 1)])
+        flow = torch.from_numpy(flow)[None].to(device)
+        memories = [[moved(x.movedim(-1, 1), flow).movedim(1, -1) for x in memory] for memory in memories]
+    logits = network.decode(features[0], *memories)
     logits = F.interpolate(logits.float(), size=images[0].shape[:2], mode="bilinear")
     return images[0], truths[0], logits.argmax(1)[0].cpu().numpy().astype(np.uint8)
 
