@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from fixtures.fuzz import COUNT, mutate_bytes, mutate_values, mutate_yaml, survives
@@ -12,6 +13,8 @@ from vss_ros.config import share_dir
 from vss_ros.evaluate import report
 from vss_ros.media.camera_info import Rectifier, read_camera_info
 from vss_ros.networks.card import find_models, read_card
+from vss_ros.networks.groups import Groups
+from vss_ros.train.ablate import read_table
 from vss_ros.train.recipe import find_recipes, read_recipe
 
 pytestmark = pytest.mark.slow
@@ -46,6 +49,33 @@ def test_recipes(tmp_path):
         assert recipe.seed >= 0 and recipe.lr > 0
 
     assert survives("recipes", read) < COUNT
+
+
+def test_groups_of_classes(tmp_path, tiny_card):
+    card, _ = read_card(tiny_card)
+    path = tmp_path / "a.yaml"
+    content = {"ground": ["road"], "rest": ["*"], "colours": {"ground": [1, 2, 3]}}
+
+    def read(rng):
+        path.write_bytes(mutate_yaml(rng, content))
+        groups = Groups(card, path)
+        assert groups(np.zeros((2, 2), np.uint8)).shape == (2, 2) and groups.card.classes
+
+    assert survives("groups", read) < COUNT
+
+
+def test_tables_of_variants(tmp_path):
+    path = tmp_path / "a.yaml"
+    contents = [
+        yaml.safe_load(item.read_text())
+        for item in sorted((share_dir() / "config" / "ablate").glob("*.yaml"))
+    ]
+
+    def read(rng):
+        path.write_bytes(mutate_yaml(rng, contents[int(rng.integers(len(contents)))]))
+        read_table(str(path))
+
+    assert survives("tables", read) < COUNT
 
 
 def test_calibrations_of_cameras(tmp_path):

@@ -22,7 +22,7 @@ from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.config import VssError
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.export_readme import readme
-from vss_ros.media.files import write_atomic
+from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks import build
 from vss_ros.networks.model import Model, open_model
 
@@ -152,7 +152,7 @@ def as_tuple(value: Any) -> tuple[Tensor, ...]:
 
 def check(folder: Path, network: nn.Module, stages: dict) -> Iterable[tuple[str, bool]]:
     """Lines about the files in a folder and whether each is a problem: hashes, format, a key and a non-key frame."""
-    bundle = yaml.safe_load((folder / "bundle.yaml").read_text())
+    bundle = read_yaml(folder / "bundle.yaml")
     intact = True
     for name, stage in bundle["stages"].items():
         content = (folder / stage["file"]).read_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.media.files import read_yaml
 from vss_ros.networks.card import ModelCard
 
@@ -34,7 +34,7 @@ class Groups:
         named = [entry for entries in members.values() for entry in entries if entry != REST]
         if twice := sorted({entry for entry in named if named.count(entry) > 1}):
             raise VssError(
-                f"groups {path}: expected each class in one group, {', '.join(twice)} is in several"
+                f"groups {path}: expected each class in one group, {brief(', '.join(twice))} is in several"
             )
         rest = [entry for entry in card.classes if entry not in named]
         table, palette = np.full(256, IGNORE, np.uint8), []
@@ -55,11 +55,11 @@ class Groups:
     @staticmethod
     def classes_of(card: ModelCard, entries: Any, what: str) -> list[str]:
         if not isinstance(entries, list) or not entries:
-            raise VssError(f"{what}: expected a list of classes, got {entries!r}")
+            raise VssError(f"{brief(what)}: expected a list of classes, got {brief(repr(entries))}")
         if unknown := [repr(entry) for entry in entries if entry not in (*card.classes, REST)]:
             raise VssError(
-                f"{what}: {', '.join(unknown)}: expected classes of model {card.name}: {', '.join(card.classes)}, "
-                f"or '{REST}' for all others"
+                f"{brief(what)}: {brief(', '.join(unknown))}: expected classes of model {card.name}: "
+                f"{', '.join(card.classes)}, or '{REST}' for all others"
             )
         return entries
 
@@ -71,6 +71,6 @@ class Groups:
             if not fits or name not in names or not all(type(v) is int and 0 <= v <= 255 for v in colour):
                 raise VssError(
                     f"groups {path}: {COLOURS}: expected [r, g, b] of 0 to 255 by a group's name, got "
-                    f"{name!r}: {colour!r}"
+                    f"{brief(repr(name))}: {brief(repr(colour))}"
                 )
         return dict(colours)

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from vss_ros.config import VssError, share_dir
-from vss_ros.media.files import write_atomic
+from vss_ros.config import VssError, brief, fits, share_dir
+from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.train.recipe import Recipe, read_recipe
 
 
@@ -78,13 +78,17 @@ def read_table(name: str) -> Table:
             )
         path = installed[name]
     try:
-        table = Table(**yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise VssError(f"table {path} cannot be read: {error}") from None
+        table = Table(**read_yaml(path))
+    except (VssError, TypeError) as error:
+        raise VssError(f"table {path} cannot be read: {brief(error)}") from None
+    if not fits(table.rows, dict) or not all(
+        changes is None or fits(changes, dict) for changes in table.rows.values()
+    ):
+        raise VssError(f"table {path}: rows: expected changes of the recipe by each row's title")
     for title, changes in table.rows.items():
         known = {"recipe", "model", *(item.name for item in dataclasses.fields(Recipe))}
         if set(changes or {}) - known:
-            raise VssError(f"table {path}: {title}: unknown {sorted(set(changes) - known)}")
+            raise VssError(f"table {path}: {brief(title)}: unknown {brief(sorted(set(changes) - known))}")
     return dataclasses.replace(table, rows={title: changes or {} for title, changes in table.rows.items()})
 
 
