@@ -17,6 +17,7 @@ from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.media.bags import is_bag, natural_key
 from vss_ros.media.decode import ImageError, decode_compressed
 from vss_ros.media.image_size import check_size
+from vss_ros.media.quiet import quiet_opencv
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Files of a folder that are taken for images; all others are ignored."""
@@ -192,11 +193,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def _open_video(path: Path) -> cv2.VideoCapture:
     # FFmpeg and OpenCV write their own lines to stderr about a file that our error already names.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet_opencv():
         video = cv2.VideoCapture(str(path))
-    finally:
-        cv2.utils.logging.setLogLevel(level)
     if not video.isOpened():
         raise VssError(f"{path}: expected a video, an image or a rosbag2; OpenCV cannot open it")
     return video

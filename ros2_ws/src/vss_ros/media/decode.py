@@ -20,6 +20,7 @@ import simplejpeg
 
 from vss_ros.config import MAX_PIXELS
 from vss_ros.media.image_size import ImageError, check_size, image_size
+from vss_ros.media.quiet import quiet_opencv
 
 # Channels in a row of one image; the names are sensor_msgs/image_encodings plus cv_bridge's 8UC*.
 _PACKED = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3, "8UC4": 4}
@@ -218,13 +219,11 @@ def decode_compressed(data: Any, format: str = "", max_pixels: int = MAX_PIXELS)
 
 
 def _decode_file(data: bytes, flags: int, about: str) -> np.ndarray:
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error says it
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with quiet_opencv():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # such as more pixels than OpenCV allows
         raise ImageError(f"{about}: {error}") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)
     if image is None:
         raise ImageError(f"{about}: does not decode; it is damaged or cut short")
     return image
