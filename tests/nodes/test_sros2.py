@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 
 import pytest
+from fixtures.counting import counting_card
 from fixtures.paths import ROOT
 from fixtures.recordings import record
 from fixtures.ros import client, start, wait
@@ -32,7 +33,8 @@ ANSWERS = {
     )
 }
 READ = {name.removeprefix("~/"): topic for name, topic in ANSWERS.items()}
-NODES = ("segment", "replay", "watcher", "recorder", "cloud")
+COUNTS = ("points", "count", "counts", "density", "overlay", "camera_info")
+NODES = ("segment", "count", "replay", "watcher", "recorder", "cloud")
 # Used only with sim time, vision_msgs, bondpy, compressed images, or a reader that is not here.
 SELDOM = {
     "/clock",
@@ -62,7 +64,7 @@ def test_only_an_operator_may_change_states_and_parameters():
     allowed = rights()
     asked = {node: of["request"] for node, of in allowed.items() if of["request"]}
     assert set(allowed) == {*NODES, "operator"} and set(asked) == {"operator"}
-    assert {"/segment/change_state", "/segment/set_parameters"} <= asked["operator"]
+    assert {"/segment/change_state", "/count/change_state", "/segment/set_parameters"} <= asked["operator"]
     assert (
         not allowed["operator"]["publish"] - {"/rosout", "/parameter_events"}
         and not allowed["operator"]["reply"]
@@ -80,6 +82,14 @@ def test_nodes_use_what_they_may_and_little_less(start, client, tmp_path):
 
     bag = record(tmp_path / "bag", compressed=False, topic="/camera/image_raw", count=4)
     start("segment", constant_network=True, autostart=True, remaps={**CAMERA, **ANSWERS})
+    counts = {f"~/{name}": f"/counting/{name}" for name in COUNTS}
+    start(
+        "count",
+        model=str(counting_card(tmp_path)),
+        backend="torch",
+        autostart=True,
+        remaps={**CAMERA, **counts},
+    )
     start("replay", source=str(bag), topic="/camera/image_raw", loop=True, remaps=CAMERA)
     watcher = start("watcher", port=0)
     start("recorder", out=str(tmp_path / "out"), remaps=READ)
@@ -98,6 +108,7 @@ def test_nodes_use_what_they_may_and_little_less(start, client, tmp_path):
     }
     assert client.until(lambda: set(NODES) <= set(node.get_node_names()))
     assert client.until(lambda: "/segmentation/mask" in dict(reads["subscribe"]("watcher", "/")))
+    assert client.until(lambda: "/camera/image_raw" in dict(reads["subscribe"]("count", "/")))
     assert client.until(lambda: "/camera/depth/image_raw" in dict(reads["subscribe"]("cloud", "/")))
     assert client.until(lambda: "/camera/image_raw" in dict(reads["publish"]("replay", "/")))
     for name in NODES:
