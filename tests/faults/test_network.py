@@ -110,9 +110,9 @@ def test_a_damaged_cache_is_made_anew(start, client, messages, tiny_card, tmp_pa
     """One stage with a flipped byte, one cut short, one a folder."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("VSS_CACHE", str(cache))
-    options = {"model": str(tiny_card), "backend": "onnxruntime", "autostart": True}
+    options = {"model": str(tiny_card), "backend": "onnxruntime", "schedule": "at_once", "autostart": True}
     first = start(**options)
-    assert first.logged("active: ", 90), first.text()
+    assert first.logged("active: ", 240), first.text()
     first.stop()
     flipped, cut, folder = sorted((cache / "onnx").glob("*.onnx"))[:3]
     content = bytearray(flipped.read_bytes())
@@ -123,7 +123,7 @@ def test_a_damaged_cache_is_made_anew(start, client, messages, tiny_card, tmp_pa
     folder.mkdir()
     masks = client.collect(messages.Image, "/segment/mask")
     node = start(**options)
-    assert node.logged("active: ", 90), node.text()
+    assert node.logged("active: ", 240), node.text()
     send(client, 1.0, (64, 96))
     assert client.until(lambda: masks), node.text()
     assert "set VSS_CACHE to another one" in node.text(), "what stands in the way of a file is left alone"
