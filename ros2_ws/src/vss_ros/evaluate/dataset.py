@@ -24,6 +24,7 @@ import numpy as np
 from vss_ros.config import StreamConfig, VssError, add_option
 from vss_ros.data import metrics
 from vss_ros.data.clips import open_dataset
+from vss_ros.evaluate import counting
 from vss_ros.evaluate import recordings as evaluate_bag
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, settings
 from vss_ros.evaluate.tradeoff import draw_tradeoff
@@ -78,8 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.bag:
         return evaluate_bag.main(args)
-    args.k = args.k or "1,2,3,5"
     card, _ = read_card(args.model)
+    if card.task == "counting":
+        return counting.main(args, card)
+    args.k = args.k or "1,2,3,5"
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []
     for (setting, policy), mode in itertools.product(settings(args), parse_modes(args.mode)):

@@ -1,0 +1,42 @@
+"""`vss evaluate` of a model that counts: figures, scatter plot, worst pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import cv2
+import numpy as np
+import pytest
+from fixtures.counting import counting_card
+from vss_ros.config import VssError
+from vss_ros.data.counts import count_figures
+from vss_ros.evaluate import dataset
+
+
+def arguments(*more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    dataset.add_arguments(parser)
+    return parser.parse_args([*more, "--backend", "torch"])
+
+
+def test_figures_plot_and_pictures(tmp_path, rng):
+    card = counting_card(tmp_path / "model")
+    lines = ["image,x,y"]
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 256, (70, 90, 3), np.uint8))
+        lines += [f"{i}.png,{10 * j + 5},20" for j in range(i)] or [f"{i}.png,,"]
+    (tmp_path / "test.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    base = ("--model", str(card), "--data", "points", "--root", str(tmp_path), "--out", str(out))
+    assert dataset.main(arguments(*base)) == 0
+    report = json.loads((out / "tiny_count_points_test.json").read_text())
+    assert report["counts"]["truth"] == [0, 1, 2] and report["images"] == 3
+    for kind in ("points", "density"):
+        expected = count_figures(report["counts"]["truth"], report["counts"][kind])
+        assert report["figures"][kind] == pytest.approx(expected, abs=1e-3)
+    assert "| points |" in (out / "tiny_count_points_test.md").read_text()
+    for name in ("tiny_count_points_test.png", "tiny_count_points_test_worst.png"):
+        assert cv2.imread(str(out / name)) is not None
+    with pytest.raises(VssError, match="counts; expected street_points"):
+        dataset.main(arguments("--model", str(card), "--data", "street"))
