@@ -118,6 +118,19 @@ def test_every_runtime_answers_alike(tmp_path, rng, backend):
     assert np.allclose(found.density, reference.density, atol=1e-3)
 
 
+def test_an_answer_that_is_no_number_is_refused(rng):
+    stream = counter()
+    stream.backend.propagate = lambda frame, memories: (
+        np.ones((1, 1)),
+        np.full((1, 1, 2), np.nan),
+        np.zeros((1, 1, 8, 8)),
+    )
+    with pytest.raises(VssError, match="not finite"):
+        stream(picture(rng, DOTS), 0.0)
+
+
 def test_a_segmentation_model_does_not_count(tiny_card):
+    with pytest.raises(VssError, match="none is installed, train one"):
+        load_counter()
     with pytest.raises(VssError, match="expected one that counts"):
         load_counter(tiny_card, backend="torch")

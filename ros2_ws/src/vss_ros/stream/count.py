@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import CountConfig, VssError, replace
+from vss_ros.stream.finite import NotFinite
 from vss_ros.stream.load import model_of, open_backend
 from vss_ros.stream.tiles import Tiles
 
@@ -66,7 +68,7 @@ class CountStream:
     def __init__(self, backend: Any, card: Any, config: CountConfig):
         if backend.size[0] != backend.size[1] or backend.size[0] % 16:
             raise VssError(
-                f"model {card.name}: expected square patches of a multiple of 16 pixels, got {backend.size}"
+                f"counting: expected square patches of a multiple of 16 pixels, got {backend.size}"
             )
         self.backend, self.card = backend, card
         self.measure_drift = False
@@ -112,6 +114,11 @@ class CountStream:
     def close(self) -> None:
         """It has no thread."""
 
+    def run(self, frames: Iterable[tuple[np.ndarray, float]]) -> Iterator[CountResult]:
+        """Answers for a whole clip of (rgb, stamp), one a frame."""
+        for rgb, stamp in frames:
+            yield self(rgb, stamp)
+
     def flush(self) -> list[CountResult]:
         return []
 
@@ -146,7 +153,7 @@ class CountStream:
             why,
             {
                 "motion": (followed - began) * 1e3,
-                "network": (ended - followed) * 1e3,
+                "propagate": (ended - followed) * 1e3,
                 "total": (ended - began) * 1e3,
             },
         )
@@ -169,6 +176,10 @@ class CountStream:
     def answer(self, rgb: np.ndarray, tiles: Tiles, i: int) -> None:
         """Replace what is known of a patch's core."""
         answer = self.backend.arrays(self.backend.propagate(tiles.cut(rgb, i), ()))
+        if not all(np.isfinite(part).all() for part in answer):
+            raise NotFinite(
+                "the network's answer is not finite: set precision to f32; if it comes back, install the model again"
+            )
         scores, points, density = (x[0] for x in answer)
         found = tiles.locate(i, scores, points, self.config.score)
         self.points = np.concatenate([self.points[~tiles.within(i, self.points)], found])
@@ -195,7 +206,7 @@ class CountStream:
 def load_counter(model: str | Path | None = None, **options: Any) -> CountStream:
     """A counting stream that is ready to be called; options: those of `CountConfig`. Raises VssError.
 
-    counter = load_counter("street_count", patches=1)
+    counter = load_counter("runs/fish/fish.yaml", patches=1)
     result = counter(rgb, stamp)
     """
     if model is not None:
@@ -205,6 +216,10 @@ def load_counter(model: str | Path | None = None, **options: Any) -> CountStream
 
 def open_counter(config: CountConfig) -> CountStream:
     """`load_counter` for a config that exists already."""
+    if not config.model:
+        raise VssError(
+            "model: expected a counting model's card; none is installed, train one (docs/COUNTING.md)"
+        )
     model = model_of(config)
     if model.card is None or model.card.task != "counting":
         raise VssError(

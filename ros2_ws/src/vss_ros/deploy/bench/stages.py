@@ -26,12 +26,13 @@ from tqdm import tqdm
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.config import VssError
+from vss_ros.config import CountConfig, VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import paper, roofline
 from vss_ros.deploy.convert import parse_size
-from vss_ros.networks import build
+from vss_ros.networks import NETWORKS, build
 from vss_ros.networks.model import Model
+from vss_ros.stream.count import CountStream
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -137,7 +138,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
     """Median milliseconds of each stage, of key and of non-key frames, by backend; other networks as NAME: BACKEND."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (BLOCK, *size, 3), dtype=np.uint8)
-    streams: dict[str, Stream] = {}
+    streams: dict[str, Any] = {}
     for name, network in itertools.product(args.backends.split(","), args.networks):
         runtime, _, precision = name.partition("+")
         label = name if network == args.network else f"{network}: {name}"
@@ -146,7 +147,10 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
         except VssError as error:
             sys.stderr.write(f"{label} left out: {error}\n")
             continue
-        streams[label] = Stream(backend, FixedInterval(INTERVAL))
+        counts = getattr(NETWORKS.get(network), "task", "") == "counting"
+        streams[label] = (
+            CountStream(backend, None, CountConfig()) if counts else Stream(backend, FixedInterval(INTERVAL))
+        )
     if not streams:
         raise VssError(f"no backend of {args.backends} is installed: pip install openvino onnx onnxscript")
     results: dict[str, list] = {name: [] for name in streams}
