@@ -9,6 +9,7 @@ import pytest
 from fixtures.counting import counting_card
 from vss_ros.config import CountConfig, VssError
 from vss_ros.stream.count import CountStream, load_counter
+from vss_ros.stream.load import load_stream
 from vss_ros.stream.tiles import CELL
 
 
@@ -134,3 +135,8 @@ def test_a_segmentation_model_does_not_count(tiny_card):
         load_counter()
     with pytest.raises(VssError, match="expected one that counts"):
         load_counter(tiny_card, backend="torch")
+
+
+def test_a_counting_model_does_not_segment(tmp_path):
+    with pytest.raises(VssError, match="its task is counting, expected segmentation"):
+        load_stream(counting_card(tmp_path), backend="torch")

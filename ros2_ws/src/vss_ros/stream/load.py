@@ -11,7 +11,7 @@ from typing import Any
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
-from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, replace
+from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
 from vss_ros.networks.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
@@ -42,6 +42,8 @@ def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
 def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
     """`load_stream` for a config that exists already."""
     model = model_of(config, parts_of(config))
+    if model.card and model.card.task != "segmentation":
+        raise VssError(f"model {config.model}: its task is {model.card.task}, expected segmentation")
     backend = open_backend(model, spare(config))
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
     schedule, why = config.schedule, ""
