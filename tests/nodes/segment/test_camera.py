@@ -189,3 +189,26 @@ def test_memory_stays_flat_over_five_thousand_frames(start, client, messages):
             after.append(process.memory_info().rss)
     growth = (after[-1] - after[0]) / 2**20  # the first 500 frames are the warm-up
     assert growth < 20, f"{growth:.1f} MB in 5,000 frames: {after}"
+
+
+def test_a_gap_is_judged_by_what_the_camera_sent_and_not_by_what_was_dropped(monkeypatch):
+    """The worker is driven by hand: 20 images of 2 Hz wait for a network that takes 10 s, then the camera pauses."""
+    pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or source a ROS 2 setup")
+    from vss_ros.nodes.segment.camera import Camera, Worker
+    from vss_ros.nodes.segment.constant import ConstantStream
+
+    monkeypatch.setattr(Worker, "work", lambda worker: None)
+    camera = Camera("", ConstantStream(), None)
+    worker = Worker(None, [camera], None, None)
+
+    def answered(stamps):
+        for stamp in stamps:
+            worker.put(camera, image(np.zeros((2, 2, 3), np.uint8), stamp=stamp))
+        _, frame = worker.take()
+        return frame.stamp, frame.gap
+
+    assert answered([10.0]) == (10.0, 0.0)
+    assert answered(10.0 + np.arange(1, 21) / 2) == (20.0, 0.5)
+    assert camera.health.dropped == 19
+    assert answered([23.0, 23.5]) == (23.5, 3.0), "a pause of the camera counts, though it sent again since"
+    assert answered([24.0]) == (24.0, 0.5)
