@@ -11,7 +11,8 @@ from typing import Any
 
 from vss_ros.config import VssError, missing  # first of all: it bounds OpenCV, which reads its limits once
 
-__all__ = ["load_stream"]
+__all__ = ["VssError", "__version__", "load_stream"]
+__version__ = "0.1.0"
 
 
 def load_stream(model: Any = None, **options: Any) -> Any:

@@ -8,7 +8,9 @@ import logging
 import os
 import sys
 
+from vss_ros import __version__
 from vss_ros.config import VssError, missing
+from vss_ros.options import Parser, near
 
 # command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
 COMMANDS = {
@@ -39,16 +41,22 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vss",
         usage="vss COMMAND [options]",
         description=f"Video semantic segmentation on robots.\n\ncommands:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument(
-        "command", choices=COMMANDS, metavar="COMMAND", help="one of the above; -h after it for more"
-    )
-    command = top.parse_args(arguments[:1]).command
+    top.add_argument("--version", action="version", version=f"vss_ros {__version__}")
+    top.add_argument("command", metavar="COMMAND", help="one of the above; -h after it for more")
+    try:
+        command = top.parse_args(arguments[:1]).command
+        if command not in COMMANDS:
+            hint = near(command, list(COMMANDS)) or f": expected one of {', '.join(COMMANDS)}"
+            raise VssError(f"unknown command {command!r}{hint}")
+    except VssError as error:
+        print(f"vss: {error}", file=sys.stderr)
+        return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("vss_ros").setLevel(logging.INFO)  # the exporters have much to say of their own
     os.environ.setdefault(
@@ -56,9 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
     )  # for whatever a command starts: no code of the current folder
     try:
         module = importlib.import_module(COMMANDS[command][0])
-        parser = argparse.ArgumentParser(prog=f"vss {command}", description=module.__doc__)
+        parser = Parser(prog=f"vss {command}", description=module.__doc__)
         module.add_arguments(parser)
-        return module.main(parser.parse_args(arguments[1:])) or 0
+        parser.add_argument("--quiet", action="store_true", help="say nothing but warnings and results")
+        try:
+            args = parser.parse_args(arguments[1:])
+        except VssError as error:
+            print(f"vss {command}: {error}", file=sys.stderr)
+            return 2
+        if args.quiet:
+            logging.getLogger("vss_ros").setLevel(logging.WARNING)
+        return module.main(args) or 0
     except VssError as error:
         print(f"vss {command}: {error}", file=sys.stderr)
         return 1

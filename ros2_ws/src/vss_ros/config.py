@@ -5,7 +5,6 @@ YAML files, command-line options and ROS parameters are all made by looping over
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import os
@@ -98,24 +97,6 @@ def option(
         "inactive": inactive,
     }
     return field(default=default, metadata=meta)
-
-
-def add_option(parser: Any, config: type, name: str) -> None:
-    """A config's field as a command-line option `--NAME`, with its default, meaning and range."""
-    item = next(item for item in fields(config) if item.name == name)
-    meta, kind = item.metadata, type(item.default)
-    reach = f", {meta['low']} to {meta['high']}" if meta["low"] is not None else ""
-    extra: dict[str, Any] = {"type": kind, "metavar": name.upper()}
-    if kind is bool:
-        extra = {"action": argparse.BooleanOptionalAction}
-    elif meta["choices"]:
-        extra = {"choices": meta["choices"]}
-    parser.add_argument(
-        f"--{name.replace('_', '-')}",
-        default=item.default,
-        help=f"{meta['help']} (default: {item.default}{reach})".replace("%", "%%"),
-        **extra,
-    )
 
 
 def warning(default: float, what: str, high: float = 1.0) -> Any:

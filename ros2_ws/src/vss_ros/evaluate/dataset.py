@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import StreamConfig, VssError, add_option
+from vss_ros.config import StreamConfig, VssError
 from vss_ros.data import metrics
 from vss_ros.data.clips import open_dataset
 from vss_ros.evaluate import counting
@@ -30,6 +30,7 @@ from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, set
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.card import read_card
+from vss_ros.options import add_options
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
@@ -54,17 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drifts", default="0.03,0.06,0.12", help="thresholds of policy consistency")
     parser.add_argument("--min-interval", type=int, default=1, help="shortest interval of the other policies")
     parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
-    for name in STREAM_OPTIONS:
-        add_option(parser, StreamConfig, name)
+    add_options(parser, StreamConfig, STREAM_OPTIONS)
     parser.add_argument(
         "--streaming",
         action="store_true",
         help="dense videos: also the accuracy of what is out at each frame's time, at this machine's speed",
     )
     parser.add_argument("--mode", default="P", help="P, B or P,B")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
+    add_options(parser, StreamConfig, ("backend", "precision", "threads"))
     parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
     parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
     parser.add_argument(

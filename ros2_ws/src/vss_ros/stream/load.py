@@ -33,6 +33,8 @@ def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
     """
     of_stream = {name: options.pop(name) for name in ("both_sides", "measure_drift") if name in options}
     if "keyframe_interval" in options:
+        if "interval" in options:
+            raise VssError("interval, keyframe_interval: expected one of them, they are the same option")
         options["interval"] = options.pop("keyframe_interval")
     if model is not None:
         options["model"] = str(model)

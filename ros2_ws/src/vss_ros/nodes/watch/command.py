@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 from vss_ros.config import check, option
 from vss_ros.nodes.processes import large_images, require_ros
+from vss_ros.options import add_options, from_options
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,12 @@ class WatchConfig:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="", help="namespace of the segment node")
-    for item in fields(WatchConfig):
-        kind = type(item.default)
-        parser.add_argument(
-            f"--{item.name.replace('_', '-')}", type=kind, default=item.default, help=item.metadata["help"]
-        )
+    add_options(parser, WatchConfig)
 
 
 def main(args: argparse.Namespace) -> int:
     require_ros()
-    config = WatchConfig(**{item.name: getattr(args, item.name) for item in fields(WatchConfig)})
+    config = from_options(WatchConfig, args)
     os.environ.update(large_images())
     from vss_ros.nodes import run
 

@@ -1,0 +1,83 @@
+"""One list of options for command lines, launch files and parameters; wrong words are refused before any work."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+
+import pytest
+import vss_ros
+from fixtures.paths import ROOT
+from vss_ros import cli
+from vss_ros.config import SegmentConfig, VssError, check, option
+from vss_ros.options import Parser, add_options, from_options, options_of
+
+
+@dataclass(frozen=True)
+class Few:
+    count: int = option(3, "how many, in %", low=1, high=9)
+    share: float = option(0.5, "which share", low=0.0, high=1.0)
+    kind: str = option("a", "which kind", choices=("a", "b"))
+    fast: bool = option(True, "whether fast")
+    names: tuple = option((), "which names")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def parse(*words: str, **defaults) -> Few:
+    parser = Parser(prog="few")
+    add_options(parser, Few, **defaults)
+    return from_options(Few, parser.parse_args(words))
+
+
+def test_options_make_the_config():
+    assert parse() == Few()
+    words = ["--count", "9", "--share", "1", "--kind", "b", "--no-fast", "--names", "x", "y"]
+    assert parse(*words) == Few(9, 1.0, "b", False, ("x", "y"))
+    assert parse(count=5).count == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--count", "10"], "--count: expected a whole number in 1 to 9, got '10'"),
+        (["--count", "x"], "expected a whole number in 1 to 9, got 'x'"),
+        (["--share", "nan"], "expected a number in 0 to 1"),
+        (["--kind", "c"], "invalid choice: 'c'"),
+        (["--cuont", "3"], "unknown option --cuont: did you mean --count?"),
+    ],
+)
+def test_wrong_words_are_refused_with_the_fix(words, said):
+    with pytest.raises(VssError, match=re.escape(said)):
+        parse(*words)
+
+
+def test_help_names_defaults_and_ranges():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Few)
+    text = " ".join(parser.format_help().split())
+    assert "how many, in % (default: 3, 1 to 9)" in text and "(default: a)" in text
+
+
+def test_every_option_of_the_node_is_listed():
+    listed = {item.name: item for item in options_of(SegmentConfig)}
+    assert listed["schedule"].default == "auto" and listed["steady"].high == 0.95
+    assert listed.keys() == SegmentConfig.__dataclass_fields__.keys()
+
+
+def test_commands_have_a_version_and_say_what_was_meant(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert vss_ros.__version__ in capsys.readouterr().out
+    assert f'version="{vss_ros.__version__}"' in (ROOT / "setup.py").read_text()
+    assert cli.main(["evalaute"]) == 2
+    assert "did you mean evaluate?" in capsys.readouterr().err
+    assert cli.main(["models", "--claen"]) == 2
+    assert "did you mean --clean?" in capsys.readouterr().err
+
+
+def test_interval_has_one_spelling_at_a_time():
+    with pytest.raises(VssError, match="expected one of them"):
+        vss_ros.load_stream("street", interval=2, keyframe_interval=2)
