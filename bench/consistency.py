@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 from vss_ros.data import metrics
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.data.street.street import Street
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.keyframes import Adaptive, FixedInterval, LabelDrift

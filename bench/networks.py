@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.dataset import evaluate
 from vss_ros.networks.card import load_model
 from vss_ros.stream.load import load_stream

@@ -6,7 +6,8 @@ import pytest
 from fixtures.paths import find_data
 from vss_ros.config import IGNORE, VssError
 from vss_ros.data.check import check, format_report
-from vss_ros.data.clips import CITYSCAPES_CLASSES, open_dataset
+from vss_ros.data.open import open_dataset
+from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES
 from vss_ros.train.augment import Augmentation
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fixtures.tagged import KINDS, write_tagged
 from vss_ros.config import VssError
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.data.tags import VOC_CLASSES, check_tags, tagged_files
 from vss_ros.train.tagging import average_precision, draw_pair
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from fixtures.tagged import KINDS, write_tagged
 from vss_ros.config import VssError
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.deploy import pseudo
 from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
 from vss_ros.networks import build

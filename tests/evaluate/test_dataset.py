@@ -11,7 +11,8 @@ from fixtures.motion import texture, window
 from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.data import metrics
-from vss_ros.data.clips import CLASSES, open_dataset
+from vss_ros.data.open import open_dataset
+from vss_ros.data.street.street import CLASSES
 from vss_ros.evaluate.dataset import evaluate, streamed
 from vss_ros.evaluate.settings import parse_intervals, parse_modes
 from vss_ros.stream.load import load_stream
@@ -21,7 +22,7 @@ from vss_ros.stream.load import load_stream
 def card(tmp_path_factory):
     """A DCFM of random weights for the 11 classes, 64×96."""
     import torch
-    from vss_ros.data.clips import PALETTE
+    from vss_ros.data.street.street import PALETTE
     from vss_ros.networks import build
     from vss_ros.networks.card import ModelCard, save_model
 

@@ -170,7 +170,7 @@ def test_processes_share_the_positions_of_a_step():
 
 
 def test_samples_follow_from_their_position(tmp_path, root):
-    from vss_ros.data.clips import open_dataset
+    from vss_ros.data.open import open_dataset
 
     recipe = read_recipe(str(write_recipe(tmp_path)))
     data = open_dataset("camvid", "train", root)
@@ -185,7 +185,8 @@ def test_samples_follow_from_their_position(tmp_path, root):
 
 
 def test_frames_of_a_clip_stand_in_the_recipe(tmp_path, root, monkeypatch):
-    from vss_ros.data.clips import Files, open_dataset
+    from vss_ros.data.clips import Files
+    from vss_ros.data.open import open_dataset
 
     asked = []
     read = Files.clip
@@ -200,7 +201,8 @@ def test_frames_of_a_clip_stand_in_the_recipe(tmp_path, root, monkeypatch):
 
 
 def test_one_epoch_shows_every_clip_once(tmp_path, root, monkeypatch):
-    from vss_ros.data.clips import Files, open_dataset
+    from vss_ros.data.clips import Files
+    from vss_ros.data.open import open_dataset
 
     seen = []
     read = Files.clip
@@ -331,7 +333,7 @@ def test_weights_to_start_from(tmp_path, tiny_card, root):
 
 
 def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):
-    from vss_ros.data.clips import open_dataset
+    from vss_ros.data.open import open_dataset
     from vss_ros.train.samples import Samples, make_loader
 
     folder = shutil.copytree(root, tmp_path / "camvid")

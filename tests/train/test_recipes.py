@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.networks import build
 from vss_ros.networks.card import ModelCard, load_model, save_model
 from vss_ros.train import loop, mar_memory

@@ -26,7 +26,7 @@ def test_the_command_makes_ros_arguments(monkeypatch):
     [arguments] = made
     assert arguments[:3] == ["--ros-args", "-r", "__ns:=/robot1"]
     assert {'token_file:="a b"', "port:=9000", 'host:="127.0.0.1"', "fps:=10.0"} <= set(arguments)
-    assert cli.main(["watch", "--port", "70000"]) == 1 and len(made) == 1
+    assert cli.main(["watch", "--port", "70000"]) == 2 and len(made) == 1
 
 
 def test_the_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):

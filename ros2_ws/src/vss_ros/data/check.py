@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError
-from vss_ros.data.clips import DATASETS, open_dataset
+from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.tags import TAG_SETS, check_tags
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("check",))
-    parser.add_argument("data", choices=("street", *DATASETS, *TAG_SETS))
+    known = ", ".join(("street", *DATASETS, *TAG_SETS))
+    parser.add_argument("data", help=f"{known}, or the YAML file or folder of a data set of your own")
     parser.add_argument("--split", default="train,val,test", help="splits, with commas")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
-from vss_ros.data.clips import make_street, need_folder, need_frames, read_image
+from vss_ros.data.clips import need_folder, need_frames, read_image
 from vss_ros.data.street.instances import road_users
+from vss_ros.data.street.streets import make_street
 
 PALETTE = np.array([[255, 70, 40]], np.uint8)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.camera import cameras, find_topic
-from vss_ros.data.clips import DATASETS, open_dataset
+from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.source import STREET_FPS, STREET_FRAMES, STREET_SIZE, image_files, open_source
 from vss_ros.data.street.street import CLASSES, Street
 from vss_ros.data.truth import with_files, with_topic

@@ -245,7 +245,7 @@ def farthest(points: np.ndarray, count: int, apart: int) -> list[int]:
 
 def labelled_clips(args: argparse.Namespace, card: ModelCard) -> Clips:
     """Clips of a data set, spread evenly; their last frame has labels."""
-    from vss_ros.data.clips import open_dataset
+    from vss_ros.data.open import open_dataset
     from vss_ros.evaluate.dataset import check_classes
 
     name, _, split = args.data.partition(":")

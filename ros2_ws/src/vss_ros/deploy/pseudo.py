@@ -21,8 +21,9 @@ import yaml
 from tqdm import tqdm
 
 from vss_ros.config import VssError
-from vss_ros.data.clips import open_dataset, read_image
+from vss_ros.data.clips import read_image
 from vss_ros.data.metrics import confusion, dis_flow, iou
+from vss_ros.data.open import open_dataset
 from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
 from vss_ros.media.draw import contact_sheet, overlay
 from vss_ros.media.files import write_atomic

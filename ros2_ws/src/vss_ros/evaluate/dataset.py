@@ -23,7 +23,7 @@ import numpy as np
 
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.data import metrics
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.evaluate import counting
 from vss_ros.evaluate import recordings as evaluate_bag
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, settings
@@ -42,7 +42,11 @@ WORST = 4  # frames drawn
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="street", help="name of a model in models/, or path of a card")
-    parser.add_argument("--data", default="street", help="street, camvid, cityscapes or vspw")
+    parser.add_argument(
+        "--data",
+        default="street",
+        help="street, camvid, cityscapes, vspw, or the YAML file or folder of a data set of your own",
+    )
     parser.add_argument("--split", default="test")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument(
@@ -110,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
         "rows": rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{card.name}_{args.data}_{args.split}"
+    stem = f"{card.name}_{Path(args.data).stem}_{args.split}"
     (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
     table = format_table(report)
     (args.out / f"{stem}.md").write_text(table)

@@ -25,7 +25,16 @@ from vss_ros.train.recipe import Recipe, read_recipe
 
 # Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
 HOLDERS = ("", "pspnet.", "network.")
-PASSED_ON = ("accelerator", "devices", "nodes", "precision", "workers", "validate_frames", "card_frames")
+PASSED_ON = (
+    "data",
+    "accelerator",
+    "devices",
+    "nodes",
+    "precision",
+    "workers",
+    "validate_frames",
+    "card_frames",
+)
 
 
 def weights_before(recipe: Recipe, out: Path) -> Path:
@@ -80,7 +89,7 @@ def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> No
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":
         for option in PASSED_ON:
-            value = getattr(args, option)
+            value = getattr(args, option, None)
             line += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         line += ["--resume"] if args.resume and (folder / "last.ckpt").exists() else []
     if subprocess.run(child_command("vss_ros.cli", *line)).returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,10 +16,13 @@ import torch
 from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
+from vss_ros.networks.card import find_models, load_model
 from vss_ros.networks.weights import read_checkpoint, read_state, restore
 from vss_ros.train.chain import freeze, freeze_matching, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def start(network: Any, recipe: Recipe, out: Path) -> None:
@@ -39,6 +43,8 @@ def load_initial(network: Any, init: str) -> None:
     if not init:
         return
     path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
+    if path.suffix in (".yaml", ".yml") or (init in find_models() and not path.exists()):
+        return start_from_model(network, str(path))
     try:
         tensors = read_state(path)
         if init.startswith("imagenet:"):
@@ -47,6 +53,20 @@ def load_initial(network: Any, init: str) -> None:
             restore(network, tensors, path)
     except VssError as error:
         raise VssError(f"init: {error}") from None
+
+
+def start_from_model(network: Any, model: str) -> None:
+    """What fits by name and shape of a trained model, also of other classes; what stays fresh is listed."""
+    state = network.state_dict()
+    before = load_model(model)[0].state_dict()
+    kept = {name: t for name, t in before.items() if name in state and state[name].shape == t.shape}
+    if not kept:
+        raise VssError(f"init: {model}: nothing of it fits the recipe's network")
+    network.load_state_dict(kept, strict=False)
+    fresh = [name for name in state if name not in kept]
+    log.info(
+        "init: %d of %d tensors are %s's; new: %s", len(kept), len(state), model, ", ".join(fresh) or "none"
+    )
 
 
 def save(path: Path, content: dict) -> None:

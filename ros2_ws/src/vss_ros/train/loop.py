@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vss_ros.config import VssError
-from vss_ros.data.clips import open_dataset
+from vss_ros.config import VssError, brief
+from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
 from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a file in config/train/, or the path of one")
     parser.add_argument(
         "--out", type=Path, help="folder of checkpoints, curves and the model (runs/<recipe>)"
+    )
+    parser.add_argument(
+        "--data", help="instead of the recipe's: a data set's name, or a YAML file of your own"
     )
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument("--resume", action="store_true", help="go on from <out>/last.ckpt")
@@ -65,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe)
+    if args.data:
+        recipe = dataclasses.replace(recipe, data=args.data)
     name = Path(args.recipe).stem
     out = args.out or Path("runs") / name
     if not args.export:
@@ -267,8 +272,8 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     """Write the best checkpoint as a model, measured as it is stored; → path of its card."""
     best = load(out / "best.ckpt", recipe)
     root = data_root(recipe, out, args.root)
-    splits = {split: open_dataset(recipe.data, split, root, recipe.size) for split in ("val", "test")}
-    data = splits["val"]
+    data = open_dataset(recipe.data, "val", root, recipe.size)
+    splits = {"val": data, "test": open_test(recipe, root)}
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     network.load_state_dict(best["network"])
     task = task_of(network, recipe, args.cache)
@@ -302,11 +307,26 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     stored, _ = load_model(path)
     metrics: dict[str, Any] = {"protocol": task.protocol(data)}
     for split, frames in splits.items():
+        if isinstance(frames, str):
+            metrics[split] = {"frames": frames}
+            continue
         counts = task.measure(stored, frames, args.card_frames).numpy()
         chosen = ", used to choose the checkpoint" if split == "val" else ""
+        if not counts.any():  # as Cityscapes' test labels, which are all void
+            metrics[split] = {"frames": "none: its labels are all void"}
+            continue
         used = f"{min(args.card_frames or len(frames), len(frames))}{chosen}"
         metrics[split] = {"frames": used, **task.figures(counts, frames)}
     return save_model(network, dataclasses.replace(card, metrics=metrics), out)
+
+
+def open_test(recipe: Recipe, root: Path | None) -> Any:
+    """The test split, or why nothing can be measured on it."""
+    try:
+        data = open_dataset(recipe.data, "test", root, recipe.size)
+    except VssError as error:
+        return f"none: {brief(error)}"
+    return data if len(data) else "none: it has no labels"
 
 
 def earlier(init: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.data.clips import open_dataset
+from vss_ros.data.open import open_dataset
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.card import load_model
 from vss_ros.networks.mar import PER_CLASS

@@ -68,8 +68,8 @@ class Recipe:
     augment: dict = field(default_factory=dict)
     """Fields of Augmentation other than crop."""
     init: str = ""
-    """Weights to start from: a .safetensors file of the same network, or "imagenet:<file>" for the backbone's.
-    Environment variables are filled in."""
+    """Weights to start from: a .safetensors file of the same network, "imagenet:<file>" for the backbone's, or a model
+    (installed name or card), of which all that fits is kept. Environment variables are filled in."""
     after: str = ""
     """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
     trains: tuple[str, ...] = ()
@@ -114,6 +114,10 @@ def read_recipe(name: str) -> Recipe:
     missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
     if missing or unknown:
         raise VssError(f"recipe {path}: missing {missing}, unknown {brief(unknown)}")
+    for name in ("data", "init"):  # a data set's description or a card beside the recipe
+        beside = path.parent / str(values.get(name) or ".")
+        if beside.suffix in (".yaml", ".yml") and beside.is_file():
+            values[name] = str(beside)
     try:
         recipe = Recipe(**convert(values, Recipe))
         check(recipe)

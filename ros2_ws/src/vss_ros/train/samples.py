@@ -5,6 +5,7 @@ So the data of a run is the same however often it is stopped, and needs no state
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,8 @@ def read_clip(
     if cache is None:
         clip = data.clip(index, offsets)
         return clip.frames, clip.labels
-    path = cache / f"{data.name.replace(' ', '_')}_{'_'.join(map(str, [index, *offsets]))}.npy"
+    source = hashlib.sha256(repr((data.name, getattr(data, "source", ""))).encode()).hexdigest()[:12]
+    path = cache / f"{data.name.replace(' ', '_')}_{source}_{'_'.join(map(str, [index, *offsets]))}.npy"
     if not path.exists():
         clip = data.clip(index, offsets)
         planes = np.concatenate([np.stack(clip.frames), np.stack(clip.labels)[..., None]], -1)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vss_ros.data.clips import open_dataset
 from vss_ros.data.metrics import iou, mean_iou
+from vss_ros.data.open import open_dataset
 from vss_ros.train.recipe import Recipe
 from vss_ros.train.samples import Samples
 from vss_ros.train.validate import draw_sample, normalise, score_of, validate
