@@ -133,7 +133,7 @@ def test_cvat(tmp_path):
     data = open_dataset(str(tmp_path), "train")
     assert data.classes == ["wall", "ball"] and data.palette.tolist() == [[10, 20, 30], [250, 0, 0]]
     assert data.clip(0).labels[0].tolist() == [[IGNORE, 0, 1]]
-    with pytest.raises(VssError, match="split val: expected .*; there are train"):
+    with pytest.raises(VssError, match=r"split val: expected .*; there are train"):
         open_dataset(str(tmp_path), "val")
 
 

@@ -1,0 +1,80 @@
+"""From labelled frames of one's own to a card, and from that card to one of other classes."""
+
+from __future__ import annotations
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from vss_ros import cli
+from vss_ros.data.open import open_dataset
+from vss_ros.networks.card import read_card
+from vss_ros.train.samples import read_clip
+
+RECIPE = {
+    "network": "segformer",
+    "backbone": "mit_b0",
+    "data": "mine.yaml",
+    "size": [64, 64],
+    "crop": [64, 64],
+    "batch": 2,
+    "steps": 2,
+    "lr": 1e-3,
+    "neighbours": [],
+    "precision": "32-true",
+}
+
+
+def make_data(root, classes):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(2):
+            mask = np.repeat(np.arange(64, dtype=np.uint8)[:, None] // 32, 64, 1)
+            image = mask[..., None] * 100 + rng.integers(0, 50, (64, 64, 3), np.uint8)
+            assert cv2.imwrite(str(root / split / "images" / f"{number}.png"), image)
+            assert cv2.imwrite(str(root / split / "labels" / f"{number}.png"), mask)
+    splits = {s: {"images": f"{s}/images", "labels": f"{s}/labels"} for s in ("train", "val")}
+    (root / "mine.yaml").write_text(yaml.safe_dump({"classes": classes, **splits}))
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_start_from_it_with_other_classes(tmp_path, caplog):
+    make_data(tmp_path, ["wall", "floor", "ball"])
+    recipe = tmp_path / "first.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    out = tmp_path / "first"
+    common = ["--accelerator", "cpu", "--workers", "0"]
+    assert cli.main(["train", str(recipe), "--out", str(out), *common]) == 0
+    card, path = read_card(out / "first.yaml")
+    assert card.classes == ["wall", "floor", "ball"] and card.metrics["val"]["mIoU"] >= 0
+    assert "expected {images" in card.metrics["test"]["frames"], "what was not measured, and why"
+    data = ["--data", str(tmp_path / "mine.yaml"), "--split", "val", "--k", "1", "--backend", "torch"]
+    assert cli.main(["evaluate", "--model", str(path), *data, "--out", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / "figures" / "first_mine_val.json").is_file()
+
+    make_data(tmp_path / "other", ["sky", "ground"])
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump({**RECIPE, "init": "first/first.yaml"}))
+    line = ["train", str(tmp_path / "second.yaml"), "--data", str(tmp_path / "other" / "mine.yaml")]
+    with caplog.at_level(logging.INFO):
+        assert cli.main([*line, "--out", str(tmp_path / "second"), *common]) == 0
+    assert "new: linear_pred.weight, linear_pred.bias" in caplog.text
+    assert read_card(tmp_path / "second" / "second.yaml")[0].classes == ["sky", "ground"]
+
+
+def test_the_cache_tells_clips_by_size_and_folder(tmp_path):
+    for size in ((64, 96), (96, 128)):
+        frames, _ = read_clip(open_dataset("street", "train", size=size), 0, [0], tmp_path / "cache")
+        assert frames[0].shape[:2] == size
+    for name in ("a", "b"):
+        make_data(tmp_path / name / "set", ["x", "y"])
+    image = tmp_path / "b" / "set" / "train" / "images" / "0.png"
+    assert cv2.imwrite(str(image), np.full((64, 64, 3), 9, np.uint8))
+    found = [
+        read_clip(open_dataset(str(tmp_path / n / "set" / "mine.yaml"), "train"), 0, [0], tmp_path / "cache")
+        for n in ("a", "b")
+    ]
+    assert (found[1][0][0] == 9).all() and not (found[0][0][0] == 9).all()
