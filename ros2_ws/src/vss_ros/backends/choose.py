@@ -10,6 +10,7 @@ import torch
 from vss_ros.backends.base import Backend
 from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.config import VssError
+from vss_ros.networks.imported import Imported
 from vss_ros.networks.model import Model
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ def make_backend(
     Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when
     TensorRT's engines have not been built: that takes minutes and is left to `vss build`.
     """
+    if isinstance(model.network, Imported):
+        name = fastest(cpu=True) if name == "auto" else name
+        if name not in ("openvino", "onnxruntime"):
+            raise VssError(f"backend {name}: a network of an ONNX file runs on openvino or onnxruntime")
     if name == "auto":
         name = fastest()
         if torch.cuda.is_available():

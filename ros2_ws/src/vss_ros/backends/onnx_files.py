@@ -21,6 +21,7 @@ from torch import nn
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
 from vss_ros.media.files import evict, foreign, own_folder, write_atomic
+from vss_ros.networks.imported import Imported, to_stage
 from vss_ros.networks.model import Model
 
 CPU_OPSET = 20
@@ -86,6 +87,8 @@ def temporary_folder() -> Path:
 
 def export(model: Model, opset: int = CPU_OPSET, wanted: Container[str] | None = None) -> dict[str, bytes]:
     """ONNX model of every stage, or of those wanted, at a fixed input size."""
+    if isinstance(model.network, Imported):
+        return {"propagate": to_stage(model.network, model.size, model.mean, model.std)}
     stages = flat_stages(model)
     return {
         name: to_onnx(module, inputs, opset)

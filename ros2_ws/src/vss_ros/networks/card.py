@@ -32,7 +32,7 @@ class ModelCard:
 
     classes: names, index = class id; palette: one [r, g, b] a class, 0–255; size: [height, width] of the network's
     input, of a counting network its patches; task: segmentation or counting; mean, std: of RGB in 0–1; weights:
-    safetensors file beside the card; sha256: of that file;
+    safetensors file beside the card, with network onnx the ONNX file; sha256: of that file;
     licence: of the weights; training: how they were made; metrics: what was measured, and on what.
     """
 
@@ -161,6 +161,10 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
             f"weights {file} do not belong to the card {path}: expected sha256 {card.sha256}, got {found}; "
             "restore the file or run `vss train` or `vss convert` again"
         )
+    if card.network == "onnx":
+        from vss_ros.networks.imported import Imported
+
+        return Imported(content, len(card.classes), **card.options).eval(), card
     tensors = parse_safetensors(content, file)
     with torch.device("meta"):  # costs no memory, whatever the card asks for
         wanted = build(card.network, card.backbone, len(card.classes), **card.options).state_dict()

@@ -1,0 +1,145 @@
+"""A network that exists only as an ONNX file of its owner's: what a stream must know of it, and its one stage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vss_ros.config import VssError, brief, missing
+
+OUTPUTS = ("logits", "probabilities", "labels")
+LAYOUTS = ("nchw", "nhwc")
+CHOICES = {"input_layout": LAYOUTS, "output_layout": LAYOUTS, "output": OUTPUTS, "channels": ("rgb", "bgr")}
+LEAST = 1e-7
+"""Of a probability, so that its logarithm is finite."""
+CERTAIN = 12.0
+"""Logit of a class where the network gives nothing but labels; all others have 0."""
+
+
+class Imported(nn.Module):
+    """content: of the ONNX file; options: names of its `input` and output (`output_name`), and what CHOICES lists."""
+
+    keeps = 0
+    lookahead = 0
+    interval = 1
+
+    def __init__(self, content: bytes, classes: int, **options: Any):
+        super().__init__()
+        defaults = {"input": "", "output_name": ""} | {name: known[0] for name, known in CHOICES.items()}
+        if unknown := sorted(set(options) - set(defaults)):
+            raise VssError(f"onnx: unknown options {brief(unknown)}: expected some of {', '.join(defaults)}")
+        self.content, self.classes, self.options = content, classes, defaults | options
+        for name, known in CHOICES.items():
+            if self.options[name] not in known:
+                raise VssError(
+                    f"onnx: {name}: expected {' or '.join(known)}, got {brief(repr(self.options[name]))}"
+                )
+        said = hashlib.sha256(content + repr((classes, sorted(self.options.items()))).encode()).digest()
+        # a tensor, since caches and engines know networks by their tensors
+        self.register_buffer("identity", torch.frombuffer(bytearray(said), dtype=torch.uint8))
+
+    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        return [()]
+
+    def encode(self, frame: Any) -> Any:
+        raise VssError("a network of an ONNX file runs on backend openvino or onnxruntime, not in torch")
+
+
+def parse(content: bytes) -> Any:
+    """The ONNX model of a file's content. Raises VssError."""
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise VssError(missing("onnx")) from error
+    try:
+        model = onnx.load_model_from_string(content)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's, onnx's and their C++ parts' have no common base
+        raise VssError(f"is no valid ONNX file that holds all its weights: {brief(error)}") from None
+    return model
+
+
+def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> bytes:
+    """The file as the stage `propagate`: frame (1, H, W, 3) uint8 RGB → logits (1, C, h, w) float32.
+
+    mean, std: of RGB in 0–1. Whatever the file's own layout, channels and kind of output, it is said in the graph.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    model, options = parse(network.content), network.options
+    graph = model.graph
+    held = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in held]
+    entry = named(inputs, options["input"], "input")
+    result = named(list(graph.output), options["output_name"], "output")
+    kind = entry.type.tensor_type.elem_type
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info("in0", TensorProto.UINT8, [1, *size, 3]))
+    del graph.value_info[:]  # stale where the file's own size is another
+
+    def constant(name: str, values: Any, dtype: Any = np.float32) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    scale = 1 / (255 * np.asarray(std, np.float64))
+    first: list[Any] = []
+    last: list[Any] = []
+    before = "in0"
+
+    def step(nodes: list[Any], op: str, source: list[str], name: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, source, [name], **attributes))
+        return name
+
+    before = step(first, "Cast", [before], "vss_float", to=TensorProto.FLOAT)
+    before = step(first, "Mul", [before, constant("vss_scale", scale)], "vss_scaled")
+    before = step(
+        first, "Add", [before, constant("vss_shift", -np.asarray(mean) / np.asarray(std))], "vss_normal"
+    )
+    if options["channels"] == "bgr":
+        before = step(
+            first, "Gather", [before, constant("vss_bgr", [2, 1, 0], np.int64)], "vss_order", axis=3
+        )
+    if options["input_layout"] == "nchw":
+        before = step(first, "Transpose", [before], "vss_planes", perm=[0, 3, 1, 2])
+    step(first, "Cast", [before], entry.name, to=kind)
+    nodes = [*first, *graph.node]
+    after = result.name
+    rank = len(result.type.tensor_type.shape.dim)
+    if options["output"] == "labels":
+        if rank == 4:  # with a channel: its only one is taken
+            axis = 1 if options["output_layout"] == "nchw" else 3
+            after = step(last, "Gather", [after, constant("vss_first", 0, np.int64)], "vss_ids", axis=axis)
+        after = step(last, "Cast", [after], "vss_whole", to=TensorProto.INT64)
+        depth, values = (
+            constant("vss_depth", [network.classes], np.int64),
+            constant("vss_values", [0, CERTAIN]),
+        )
+        after = step(last, "OneHot", [after, depth, values], "vss_one_hot", axis=1)
+    else:
+        after = step(last, "Cast", [after], "vss_out", to=TensorProto.FLOAT)
+        if options["output_layout"] == "nhwc":
+            after = step(last, "Transpose", [after], "vss_classes", perm=[0, 3, 1, 2])
+        if options["output"] == "probabilities":
+            after = step(last, "Max", [after, constant("vss_least", [LEAST])], "vss_positive")
+            after = step(last, "Log", [after], "vss_log")
+    del graph.node[:]
+    graph.node.extend([*nodes, *last])
+    del graph.output[:]
+    graph.output.append(
+        helper.make_tensor_value_info(after, TensorProto.FLOAT, [1, network.classes, None, None])
+    )
+    return model.SerializeToString()
+
+
+def named(items: list[Any], name: str, what: str) -> Any:
+    """The input or output of that name, or the only one."""
+    found = [item for item in items if item.name == name or (not name and len(items) == 1)]
+    if not found:
+        names = ", ".join(item.name for item in items)
+        raise VssError(f"onnx: {what}: expected one of {names or 'none: the graph has none'}, got {name!r}")
+    return found[0]

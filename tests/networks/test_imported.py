@@ -1,0 +1,124 @@
+"""An ONNX file of one's own answers as its runtime does, whatever its layout, channels and kind of output."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import vss_ros
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from vss_ros.config import VssError
+
+SIZE = (32, 48)
+WEIGHTS = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
+
+
+def write_model(folder, output="logits", layout="nchw", channels="rgb", **fields):
+    """Three classes, each a weighted sum of the normalised channels, at half the size."""
+    nchw = layout == "nchw"
+    height, width = SIZE[0], SIZE[1]
+    nodes, last = [], "x"
+    if not nchw:
+        nodes.append(helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2]))
+        last = "planes"
+    nodes.append(helper.make_node("Conv", [last, "w"], ["y"], strides=[2, 2]))
+    last = "y"
+    if output == "probabilities":
+        nodes.append(helper.make_node("Softmax", ["y"], ["p"], axis=1))
+        last = "p"
+    if output == "labels":
+        nodes.append(helper.make_node("ArgMax", ["y"], ["ids"], axis=1, keepdims=0))
+        last = "ids"
+    elif not nchw:
+        nodes.append(helper.make_node("Transpose", [last], ["out"], perm=[0, 2, 3, 1]))
+        last = "out"
+    kind = TensorProto.INT64 if output == "labels" else TensorProto.FLOAT
+    shape = [1, None, None] if output == "labels" else [1, None, None, None]
+    graph = helper.make_graph(
+        nodes,
+        "own",
+        [
+            helper.make_tensor_value_info(
+                "x", TensorProto.FLOAT, [1, 3, height, width] if nchw else [1, height, width, 3]
+            )
+        ],
+        [helper.make_tensor_value_info(last, kind, shape)],
+        [
+            numpy_helper.from_array(
+                (WEIGHTS if channels == "rgb" else WEIGHTS[:, ::-1].copy())[..., None, None], "w"
+            )
+        ],
+    )
+    content = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    ).SerializeToString()
+    (folder / "own.onnx").write_bytes(content)
+    card = {
+        "name": "own",
+        "network": "onnx",
+        "backbone": "none",
+        "classes": ["a", "b", "c"],
+        "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+        "size": list(SIZE),
+        "weights": "own.onnx",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "licence": "mine",
+        "options": {"output": output, "input_layout": layout, "output_layout": layout, "channels": channels},
+    }
+    (folder / "own.yaml").write_text(yaml.safe_dump({**card, **fields}))
+    return folder / "own.yaml"
+
+
+def expected(rgb):
+    x = (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return np.argmax(x[::2, ::2] @ WEIGHTS.T, -1)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("output", ["logits", "probabilities", "labels"])
+@pytest.mark.parametrize(("layout", "channels"), [("nchw", "rgb"), ("nhwc", "bgr")])
+def test_answers_are_the_files(tmp_path, backend, output, layout, channels):
+    blocks = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    rgb = np.kron(blocks, np.ones((8, 8, 1), np.uint8))
+    path = write_model(tmp_path, output, layout, channels)
+    with vss_ros.load_stream(path, backend=backend, precision="f32", motion=False) as stream:
+        result = stream(rgb, 0.0)
+    inner = np.zeros(SIZE, bool)
+    inner.reshape(4, 8, 6, 8)[:, 2:6, :, 2:6] = (
+        True  # bilinear upsampling mixes classes at the blocks' borders
+    )
+    want = np.repeat(np.repeat(expected(rgb), 2, 0), 2, 1)
+    assert (result.labels[inner] == want[inner]).all() and len(np.unique(want)) > 1
+    assert result.confidence().min() > 80
+
+
+def test_any_image_network_becomes_a_video_network(tmp_path):
+    from fixtures.motion import texture
+
+    path = write_model(tmp_path)
+    frame = np.ascontiguousarray(texture()[:32, :48])
+    stream = vss_ros.load_stream(path, backend="onnxruntime", interval=4)
+    answers = [stream(frame, i / 30) for i in range(5)]
+    assert [answer.is_keyframe for answer in answers] == [True, False, False, False, True]
+    assert (answers[1].labels == answers[0].labels).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"options": {"output": "scores"}}, "output: expected logits or probabilities or labels"),
+        ({"options": {"input": "y"}}, "input: expected one of x, got 'y'"),
+        ({"options": {"depth": 3}}, "unknown options"),
+        ({"sha256": "0" * 64}, "do not belong to the card"),
+    ],
+)
+def test_what_does_not_fit_is_said(tmp_path, fields, said):
+    with pytest.raises(VssError, match=said):
+        vss_ros.load_stream(write_model(tmp_path, **fields), backend="onnxruntime")
+
+
+def test_torch_is_refused(tmp_path):
+    with pytest.raises(VssError, match="runs on openvino or onnxruntime"):
+        vss_ros.load_stream(write_model(tmp_path), backend="torch")
