@@ -90,6 +90,7 @@ def test_ids_of_no_class_are_named(tmp_path, capsys):
 def test_a_pattern_groups_frames_into_videos(tmp_path):
     for name in ("left_1", "left_2", "right_1"):
         image(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "labels").mkdir()
     data = open_dataset(describe(tmp_path, YAML + "video: '(.*)_'\n"), "train")
     assert [name for name, _ in data.videos()] == ["left", "right"]
 

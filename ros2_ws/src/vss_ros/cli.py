@@ -19,6 +19,8 @@ COMMANDS = {
     "memory": ("vss_ros.train.mar_memory", "MAR's key-value memory from a training set"),
     "ablate": ("vss_ros.train.ablate", "train and compare variants of a recipe: the tables of the papers"),
     "pseudo": ("vss_ros.deploy.pseudo", "pixel labels from image tags, by a trained MCIS"),
+    "predict": ("vss_ros.deploy.predict", "masks of a video, folder, recording or camera as files"),
+    "import": ("vss_ros.deploy.import_onnx", "an ONNX file of your own → model card, checked on an image"),
     "evaluate": ("vss_ros.evaluate.dataset", "accuracy and temporal consistency on a data set"),
     "data": ("vss_ros.data.check", "counts, sizes, classes and broken pairs of a data set"),
     "calibrate": (

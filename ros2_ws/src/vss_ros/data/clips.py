@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class Files:
         palette: np.ndarray,
         fps: float,
         decode_label: Callable[[np.ndarray], np.ndarray],
+        read_label: Callable[[Path], np.ndarray] | None = None,
     ):
         self.name = name
         self.frames = sorted(frames, key=lambda frame: (frame.sequence, frame.number))
@@ -65,6 +67,7 @@ class Files:
         self.palette = palette
         self.fps = fps
         self.decode_label = decode_label
+        self.read_label = read_label or partial(read_image, flags=cv2.IMREAD_UNCHANGED)
         self.targets = [i for i, frame in enumerate(self.frames) if frame.label]
         gaps = [b.number - a.number for a, b in pairwise(self.frames) if a.sequence == b.sequence]
         # Labels at a video's rate: temporal figures make sense.
@@ -100,7 +103,7 @@ class Files:
         image = read_image(frame.image, cv2.IMREAD_COLOR)[:, :, ::-1]
         if frame.label is None:
             return image, np.full(image.shape[:2], IGNORE, np.uint8)
-        mask = read_image(frame.label, cv2.IMREAD_UNCHANGED)
+        mask = self.read_label(frame.label)
         try:
             labels = self.decode_label(mask)
         except VssError as error:

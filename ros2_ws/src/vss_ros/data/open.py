@@ -34,8 +34,8 @@ def open_dataset(
     files = {**DATASETS, **POINT_SETS, **TAG_SETS}
     if name not in files:
         raise VssError(
-            f"unknown data set {name!r}: expected the path of a YAML file that describes one, or one of "
-            f"street, street_points, {', '.join(files)}"
+            f"unknown data set {name!r}: expected one of street, street_points, {', '.join(files)}, "
+            "or the path of a YAML file that describes one"
         )
     if root is None:
         if "VSS_DATA" not in os.environ:

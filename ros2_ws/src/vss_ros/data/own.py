@@ -13,22 +13,26 @@ Folders as CVAT ("Segmentation mask") and Roboflow ("semantic segmentation masks
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vss_ros.config import IGNORE, VssError, brief, fits
-from vss_ros.data.clips import Files, Frame
+from vss_ros.config import IGNORE, VssError, brief, fits, missing
+from vss_ros.data.clips import Files, Frame, read_image
 from vss_ros.media.bags import natural_key
 from vss_ros.media.files import read_yaml
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FIELDS = {"path", "classes", "fps", "video", "ignore", "train", "val", "test"}
+PALETTE_PNG = 3
+"""Colour type in a PNG's header (PNG specification, 11.2.2)."""
 NUMBER = re.compile(r"\d+")
 VOID = ("background", "unlabeled", "unlabelled", "void", "ignore")
 """Names under which annotation tools keep what nobody labelled."""
@@ -45,7 +49,7 @@ class Labels:
     names: list[str]
     palette: np.ndarray
     ids: Mapping[int, int]
-    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    colours: Mapping[tuple[int, ...], int] = field(default_factory=dict)
     ignored: frozenset[Any] = frozenset({IGNORE})
 
     def decode(self, mask: np.ndarray) -> np.ndarray:
@@ -124,14 +128,32 @@ def open_own(name: str | Path, split: str) -> Files:
 
 
 def make(name: str, frames: list[Frame], labels: Labels, fps: float) -> Files:
-    return Files(name, frames, labels.names, labels.palette, fps, labels.decode)
+    read = partial(read_mask, keep_ids=len(labels.colours) < len(labels.names))
+    return Files(name, frames, labels.names, labels.palette, fps, labels.decode, read)
+
+
+def read_mask(path: Path, keep_ids: bool) -> np.ndarray:
+    """A mask as OpenCV reads it, but a PNG with a palette as its ids where these say which class a pixel is."""
+    mask = read_image(path, cv2.IMREAD_UNCHANGED)
+    if not keep_ids or mask.ndim == 2 or path.suffix.lower() != ".png":
+        return mask
+    content = path.read_bytes()
+    if content[25] != PALETTE_PNG:
+        return mask
+    try:
+        from PIL import Image  # OpenCV answers with the palette's colours alone
+    except ModuleNotFoundError as error:
+        raise VssError(missing("pillow")) from error
+    return np.array(Image.open(io.BytesIO(content)))
 
 
 def read_classes(classes: Any, ignore: Any = ()) -> Labels:
     """`classes` of the YAML: names in the order of their ids from 0, or mappings with name, colour and id."""
     if not isinstance(classes, list) or not classes:
         raise VssError(f"classes: expected a list of names, got {brief(repr(classes))}")
-    names, ids, colours = [], {}, {}
+    names: list[str] = []
+    ids: dict[int, int] = {}
+    colours: dict[tuple[int, ...], int] = {}
     drawn = distinct(len(classes))
     for i, item in enumerate(classes):
         item = {"name": item} if isinstance(item, str) else item
