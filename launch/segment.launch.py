@@ -84,10 +84,12 @@ def start(context):
         respawn_delay=2.0,
         output="screen",
     )
-    companions = watcher(value) + rviz(value) + clouds(value, parameters.get("cameras", [""]))
+    views = rviz(value)
+    companions = watcher(value) + clouds(value, parameters.get("cameras", [""]))
     # Who starts it again after each failure does not want the launch to fail.
-    ends = [] if is_true(value["respawn"]) else [launch_files.fail_with(segment, companions)]
-    return [*launch_files.let_large_images_through(), *ends, segment, *companions]
+    ends = [] if is_true(value["respawn"]) else [launch_files.fail_with(segment, [*views, *companions])]
+    # rviz first: where it is not installed the launch fails, and would leave behind what it has started.
+    return [*launch_files.let_large_images_through(), *views, *ends, segment, *companions]
 
 
 def typed(parameters):
