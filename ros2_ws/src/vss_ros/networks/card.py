@@ -15,7 +15,7 @@ import yaml
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, brief, fits, share_dir
 from vss_ros.media.files import read_bytes, read_yaml, write_atomic
 
-TASKS = ("segmentation", "counting")
+TASKS = ("segmentation", "counting", "tags")
 PLAIN_NAME = re.compile(r"[^./\\\\][^/\\\\]{0,199}")
 SHA256 = re.compile("[0-9a-f]{64}")
 GREATEST_OPTION = 4096
@@ -31,7 +31,7 @@ class ModelCard:
     """What must be known to run a model; written by `vss train` and `vss convert`.
 
     classes: names, index = class id; palette: one [r, g, b] a class, 0–255; size: [height, width] of the network's
-    input, of a counting network its patches; task: segmentation or counting; mean, std: of RGB in 0–1; weights:
+    input, of a counting network its patches; task: segmentation, counting or tags; mean, std: of RGB in 0–1; weights:
     safetensors file beside the card, with network onnx the ONNX file; sha256: of that file;
     licence: of the weights; training: how they were made; metrics: what was measured, and on what.
     """
