@@ -33,6 +33,7 @@ RECIPE |= {"size": [64, 96], "crop": [64, 64]}
         ("options", [1]),
         ("options", {1: 2}),
         ("loss", {"a": "much"}),
+        ("prior", 1.0),  # without augment.keep
         ("loss", {"a": float("nan")}),
         ("augment", {"scale": 3}),
         ("augment", {"scale": [0.5, float("inf")]}),

@@ -117,7 +117,10 @@ def test_a_recipe_runs(name, tmp_path, monkeypatch):
     assert loop.train(recipe, args, out)
     if name in QUICK:
         loop.export(recipe, args, out, "made")
-        _, card = load_model(out / "made.yaml")
+        network, card = load_model(out / "made.yaml")
+        if recipe.prior:
+            taken_back = -recipe.prior * torch.tensor(recipe.augment["keep"]).log()
+            assert torch.allclose(network.classifier[-1].bias, taken_back, atol=1e-3)
         assert card.training["steps"] == 2 and 0 <= card.metrics["val"]["mIoU"] <= 1
     saved = torch.load(out / "last.ckpt", weights_only=True)
     assert all(

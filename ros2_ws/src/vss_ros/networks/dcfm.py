@@ -29,7 +29,8 @@ class DCFM(nn.Module):
     """Memory of a keyframe: one map (B, h, w, D), the common feature's share of the fusion convolution. Channels
     come last since runtimes compute 1×1 convolutions that way and would else reorder it on every frame.
 
-    `hidden` adds a 1×1 layer before the classifier; the authors do so except for VSPW on MiT.
+    `hidden` adds a 1×1 layer before the classifier; the authors do so except for VSPW on MiT. `bias` gives the logits
+    one, which they have not: what corrects the classes' shares (`prior` of a recipe) is kept there.
     """
 
     keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
@@ -39,7 +40,9 @@ class DCFM(nn.Module):
     encoder = ("backbone.", "head.", "ppm.")  # of the authors' two optimisers: all up to the common feature
     moves = True
 
-    def __init__(self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1):
+    def __init__(
+        self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1, bias: bool = False
+    ):
         super().__init__()
         self.backbone = backbone(name)
         deepest = self.backbone.channels[-1]
@@ -58,7 +61,7 @@ class DCFM(nn.Module):
         )
         if hidden is None:
             hidden = name not in MIT or classes != VSPW_CLASSES
-        self.classifier = classifier(common, classes, hidden, dropout)
+        self.classifier = classifier(common, classes, hidden, dropout, bias)
         for layer in (self.fusion, self.classifier):
             layer.apply(init_kaiming)
 
@@ -188,16 +191,16 @@ def moved(x: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(x, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def classifier(channels: int, classes: int, hidden: bool, dropout: float) -> nn.Sequential:
+def classifier(channels: int, classes: int, hidden: bool, dropout: float, bias: bool) -> nn.Sequential:
     """Segmentation head; the positions of its layers are those of the authors' checkpoints."""
     if not hidden:
-        return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1, bias=False))
+        return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1, bias=bias))
     return nn.Sequential(
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
         nn.Dropout2d(dropout),
-        nn.Conv2d(channels, classes, 1, bias=False),
+        nn.Conv2d(channels, classes, 1, bias=bias),
     )
 
 

@@ -274,14 +274,18 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     root = data_root(recipe, out, args.root)
     data = open_dataset(recipe.data, "val", root, recipe.size)
     splits = {"val": data, "test": open_test(recipe, root)}
-    network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
+    options = {**recipe.options, **({"bias": True} if recipe.prior else {})}
+    network = build(recipe.network, recipe.backbone, len(data.classes), **options)
+    if recipe.prior:
+        shares = torch.tensor(recipe.augment["keep"])
+        best["network"][f"classifier.{len(network.classifier) - 1}.bias"] = -recipe.prior * shares.log()
     network.load_state_dict(best["network"])
     task = task_of(network, recipe, args.cache)
     card = ModelCard(
         name=name,
         network=recipe.network,
         backbone=recipe.backbone,
-        options=recipe.options,
+        options=options,
         classes=data.classes,
         palette=data.palette.tolist(),
         size=task.size(),

@@ -61,6 +61,9 @@ class Recipe:
     """Decay of the moving average of the weights, which is what is validated and published; 0: the weights."""
     precision: str = "bf16-mixed"
     """Of the network's arithmetic: bf16-mixed, 16-mixed, or 32-true as the papers have it."""
+    prior: float = 0.0
+    """Of DCFM: how much of what augment.keep did to the classes' shares is taken back in what is written, 1 all of
+    it: the logits get −prior · log keep (logit adjustment, Menon et al., ICLR 2021)."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
     loss: dict = field(default_factory=dict)
@@ -187,5 +190,7 @@ def check(recipe: Recipe) -> None:
         raise VssError("data pseudo: expected `after`, the recipe of the mcis that makes them")
     if recipe.after and recipe.init and recipe.data != "pseudo":
         raise VssError("expected after or init, not both")
+    if recipe.prior and not (recipe.network == "dcfm" and all(recipe.augment.get("keep", [0]))):
+        raise VssError("prior: expected network dcfm and shares above 0 in augment.keep")
     if recipe.trains and not recipe.after:
         raise VssError("trains: expected `after`, which says where the other parameters come from")
