@@ -250,7 +250,7 @@ def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys)
     from vss_ros.networks.model import open_model
 
     assert models.main(SimpleNamespace(all=False, clean=False)) == 0
-    assert "street: dcfm-mit_b0" in capsys.readouterr().out
+    assert "street: dcfm-mobilenet_v1" in capsys.readouterr().out
     ours = replace(KEY, weights=fingerprint(open_model("street")))
     now = {"builder": ours.builder, "tensorrt": ours.tensorrt, "gpu": ours.gpu}
     monkeypatch.setattr("vss_ros.backends.gpu.build.machine_key", lambda: now)
