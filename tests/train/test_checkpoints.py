@@ -122,3 +122,26 @@ def test_weights_to_start_from_are_tensors_by_name(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(VssError, match=r"init: .*a\.pth"):
         load_initial(build("dcfm", "mit_b0", 3), str(tmp_path / "a.pth"))
+
+
+def test_weights_and_statistics_are_averaged_and_indices_stay():
+    from torch.optim.swa_utils import AveragedModel
+    from vss_ros.networks import build
+    from vss_ros.train.checkpoints import update_average
+
+    network = build("cffm", "mit_b0", 3, width=32)
+    average = AveragedModel(network)
+    tables = [buffer.clone() for name, buffer in average.named_buffers() if "relative" in name]
+    state = network.state_dict()
+    names = ("head.linear_fuse.bn.running_mean", "linear_pred.weight")
+    for step in range(3):  # the first step is copied
+        for name in names:
+            state[name].fill_(float(step))
+        state["head.linear_fuse.bn.num_batches_tracked"].fill_(step)
+        update_average(average, network, 0.9)
+    held = average.module.state_dict()
+    for name in names:
+        assert torch.allclose(held[name], torch.tensor(0.1 * 0.9 + 0.1 * 2)), name
+    assert held["head.linear_fuse.bn.num_batches_tracked"] == 2 and average.n_averaged == 3
+    kept = [buffer for name, buffer in average.named_buffers() if "relative" in name]
+    assert len(kept) > 3 and all(torch.equal(a, b) for a, b in zip(tables, kept, strict=True))

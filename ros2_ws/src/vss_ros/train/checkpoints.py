@@ -69,6 +69,20 @@ def start_from_model(network: Any, model: str) -> None:
     )
 
 
+@torch.no_grad()
+def update_average(average: Any, network: torch.nn.Module, decay: float) -> None:
+    """Moving average (an AveragedModel's) of what a network's checkpoint holds: weights and statistics. Its own update
+    takes every buffer, also the indices and tables that a network keeps for itself."""
+    share = 1 - decay if average.n_averaged else 1.0
+    held = average.module.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            held[name].lerp_(value.to(held[name]), share)
+        else:
+            held[name].copy_(value)
+    average.n_averaged += 1
+
+
 def save(path: Path, content: dict) -> None:
     """Write a checkpoint; a reader sees the one before or the whole new one."""
     buffer = io.BytesIO()

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from vss_ros.config import VssError, brief
 from vss_ros.data.open import open_dataset
@@ -27,7 +27,7 @@ from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
 from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
 from vss_ros.train.chain import check_clip, data_root, run_earlier, weights_before
-from vss_ros.train.checkpoints import load, resume, save, start
+from vss_ros.train.checkpoints import load, resume, save, start, update_average
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
 from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
@@ -133,8 +133,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     if fabric.device.type == "cuda" and world > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optimiser = make_optimiser(network, recipe)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
-    average.to(fabric.device)
+    average = AveragedModel(network, fabric.device)
     model, optimiser = fabric.setup(network, optimiser)
     model.mark_forward_method("loss")
     state: dict[str, Any] = {
@@ -178,7 +177,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             fabric.clip_gradients(model, optimiser, max_norm=recipe.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
-        average.update_parameters(network)
+        update_average(average, network, recipe.average)
         stepped = time.perf_counter()
         state["step"] += 1
         state["seconds"] += stepped - began
