@@ -177,5 +177,5 @@ def test_times_of_stages_are_the_devices(backend, runtime, frames):
     assert set(times[0]) >= {"encode", "remember", "decode", "label", "total"} and "propagate" in times[1]
     on_device = runtime in ("torch on CUDA", "tensorrt")
     assert (times[0]["encode"] == times[1]["propagate"] == 1.0) == on_device  # the stand-in's events say 1 ms
-    assert backend.stage_times is None
+    assert not backend.stage_times or backend.stage_times() == {}
     assert backend.finite([backend.propagate(frames[0], [backend.remember(backend.encode(frames[0]))])])

@@ -67,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each backend")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to the runtime")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="instead: a frame of our schedules against torch eager and SegFormer-B0 of transformers",
+    )
     parser.add_argument("--no-ros", action="store_true", help="leave out the cost of ROS")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
 
@@ -84,6 +89,26 @@ def main(args: argparse.Namespace) -> int:
         "costs": {},
         "sizes": {},
     }
+    for text in args.sizes.split(",") if args.peers else ():
+        from vss_ros.deploy.bench import peers
+
+        size = parse_size(text)
+        figures["sizes"][text] = peers.compare(
+            open_network(args, args.network), size, args.classes, args.rounds
+        )
+        heads = [
+            "",
+            "ms a frame",
+            "p50",
+            "p99",
+            "torch K = 1 ÷ it",
+            "SegFormer eager ÷ it",
+            "SegFormer OpenVINO ÷ it",
+        ]
+        sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {size[1]}×{size[0]}\n")
+        sys.stdout.write(columns(heads, figures["sizes"][text]) + "\n")
+    if args.peers:
+        return write(args.out, figures)
     for text in args.sizes.split(","):
         height, width = parse_size(text)
         rows = measure(args, (height, width))
@@ -102,9 +127,13 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(columns(["image", "frames", "lost", "node", "image → mask"], figures["ros"]) + "\n")
     figures["consistency"] = bench_consistency.cost()
     sys.stdout.write("\ncost of the consistency figures, medians in ms a frame\n")
-    sys.stdout.write(columns(["image", "without flow", "with flow"], figures["consistency"]) + "\n")
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=2))
+    sys.stdout.write(columns(["image", "figures", "motion"], figures["consistency"]) + "\n")
+    return write(args.out, figures)
+
+
+def write(out: Path | None, figures: dict[str, Any]) -> int:
+    if out:
+        out.write_text(json.dumps(figures, indent=2))
     return 0
 
 
