@@ -149,7 +149,7 @@ def test_recorder_writes_on_a_signal_and_refuses_an_existing_folder(tmp_path, st
     client.publish(image(np.zeros((8, 8), np.uint8), "mono8"), "/mask")
     client.publish(image(np.zeros((8, 8, 3), np.uint8)), "/overlay")
     client.spin(0.5)
-    assert not out.exists(), "incomplete files stay hidden"
+    assert not out.exists(), "until it is complete it has another name"
     assert node.stop() == 0
     with BagReader(out / "bag") as bag:
         assert bag.topics["/mask"] == ("sensor_msgs/msg/Image", 1)
