@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.dataset import evaluate
-from vss_ros.networks.card import load_model
+from vss_ros.networks.cards.card import load_model
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
 from vss_ros.train.recipe import read_recipe

@@ -6,7 +6,7 @@ ros2 launch vss_ros count.launch.py model:=/path/to/card.yaml image_topic:=/came
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from vss_ros.config import CountConfig
+from vss_ros.node_config import CountConfig
 from vss_ros.nodes import launch_files
 from vss_ros.nodes.launch_files import BOOLEAN, is_true
 

@@ -20,7 +20,7 @@ from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
-from vss_ros.config import SegmentConfig
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes import launch_files
 
 from launch import LaunchDescription

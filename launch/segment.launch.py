@@ -8,8 +8,9 @@ from pathlib import Path
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import VssError
 from vss_ros.media.cloud import CloudConfig
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes import launch_files
 from vss_ros.nodes.launch_files import BOOLEAN, is_true
 

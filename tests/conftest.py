@@ -28,7 +28,7 @@ def tiny_card(tmp_path_factory) -> Path:
     """Card of a DCFM with random weights, 64×96, three classes."""
     import torch
     from vss_ros.networks import build
-    from vss_ros.networks.card import ModelCard, save_model
+    from vss_ros.networks.cards.card import ModelCard, save_model
 
     torch.manual_seed(0)
     card = ModelCard(

@@ -14,7 +14,7 @@ from vss_ros.backends.base import Backend
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, jobs
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 

@@ -12,7 +12,7 @@ from fixtures.paths import give_away, run_python
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 SIZE = (64, 96)
 NETWORKS = [
@@ -99,7 +99,7 @@ def test_signals_after_a_backend_was_replaced():
 import os, signal
 from vss_ros.backends.choose import make_backend
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 signal.signal(signal.SIGINT, lambda *_: print("heard"))
 network = build("segformer", "mobilenet_v1", 3).eval()
 backends = [make_backend(Model(network, (64, 96)), "openvino") for _ in range(2)]

@@ -9,7 +9,7 @@ import torch
 from fixtures.networks import lively
 from vss_ros.backends.stages import cuts, fingerprint, remember_parts, sources, stage_names, step_costs
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.backends.gpu.versions import Versions, builder, probe
 from vss_ros.backends.onnx_files import export
 from vss_ros.config import VssError
-from vss_ros.networks.card import read_card
-from vss_ros.networks.model import Model, open_model
+from vss_ros.networks.cards.card import read_card
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.load import load_stream
 
 SIZE = (64, 96)
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
-    from vss_ros.networks.card import ModelCard, save_model
+    from vss_ros.networks.cards.card import ModelCard, save_model
 
     found = ModelCard(
         name="small",

@@ -15,7 +15,7 @@ from vss_ros.backends import int8_files
 from vss_ros.config import VssError
 from vss_ros.deploy.calibrate import farthest
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
-from vss_ros.networks.card import read_card
+from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.load import load_stream
 
 

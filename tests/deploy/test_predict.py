@@ -11,7 +11,7 @@ import yaml
 from networks.test_imported import write_model
 from vss_ros import cli
 from vss_ros.deploy.predict import encoded
-from vss_ros.networks.card import read_card
+from vss_ros.networks.cards.card import read_card
 
 
 @pytest.fixture

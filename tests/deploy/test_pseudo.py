@@ -17,7 +17,7 @@ from vss_ros.data.open import open_dataset
 from vss_ros.deploy import pseudo
 from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
 from vss_ros.networks import build
-from vss_ros.networks.card import ModelCard, save_model
+from vss_ros.networks.cards.card import ModelCard, save_model
 
 
 def full(value: float) -> np.ndarray:

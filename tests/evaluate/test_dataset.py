@@ -24,7 +24,7 @@ def card(tmp_path_factory):
     import torch
     from vss_ros.data.street.street import PALETTE
     from vss_ros.networks import build
-    from vss_ros.networks.card import ModelCard, save_model
+    from vss_ros.networks.cards.card import ModelCard, save_model
 
     torch.manual_seed(1)
     fields = {"network": "dcfm", "backbone": "mit_b0", "classes": list(CLASSES), "palette": PALETTE.tolist()}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fixtures.ros import client, image, start
 from fixtures.segment import constant, messages
-from vss_ros.config import SegmentConfig
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes import shared_memory
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]

@@ -12,8 +12,8 @@ from vss_ros.backends import int8_files
 from vss_ros.config import share_dir
 from vss_ros.evaluate import report
 from vss_ros.media.camera_info import Rectifier, read_camera_info
-from vss_ros.networks.card import find_models, read_card
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import find_models, read_card
+from vss_ros.stream.groups import Groups
 from vss_ros.train.ablate import read_table
 from vss_ros.train.recipe import find_recipes, read_recipe
 

@@ -12,7 +12,7 @@ import torch
 from fixtures.fuzz import COUNT, EXTREMES, mutate_bytes, mutate_values, survives
 from safetensors.torch import save
 from torch import nn
-from vss_ros.networks.weights import parse_safetensors, read_state, restore
+from vss_ros.networks.cards.weights import parse_safetensors, read_state, restore
 from vss_ros.train.checkpoints import resume
 from vss_ros.train.recipe import Recipe
 

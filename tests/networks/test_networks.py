@@ -12,7 +12,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import fold_batch_norms
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.networks.mrcfa import Affinities
 from vss_ros.networks.msaf import deformable_conv
 from vss_ros.networks.stf import resized

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fixtures.counting import counting_card
-from vss_ros.config import CountConfig, VssError
+from vss_ros.config import VssError
+from vss_ros.node_config import CountConfig
 from vss_ros.stream.count import CountStream, load_counter
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.tiles import CELL

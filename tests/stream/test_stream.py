@@ -13,7 +13,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.labels import confidence, labels
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, StreamConfig, VssError
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import (
     Adaptive,
     FixedInterval,

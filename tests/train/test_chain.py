@@ -16,8 +16,8 @@ from vss_ros.config import VssError
 from vss_ros.data.clips import Clip
 from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.networks import build, reads_of
-from vss_ros.networks.card import load_model
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.card import load_model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 from vss_ros.train import chain as stages

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from vss_ros.config import VssError
-from vss_ros.networks.card import load_model
+from vss_ros.networks.cards.card import load_model
 from vss_ros.train import checkpoints
 from vss_ros.train import loop as train
 from vss_ros.train.checkpoints import load_initial, save

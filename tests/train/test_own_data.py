@@ -10,7 +10,7 @@ import pytest
 import yaml
 from vss_ros import cli
 from vss_ros.data.open import open_dataset
-from vss_ros.networks.card import read_card
+from vss_ros.networks.cards.card import read_card
 from vss_ros.train.samples import read_clip
 
 RECIPE = {

@@ -14,7 +14,7 @@ import torch
 import yaml
 from vss_ros.data.open import open_dataset
 from vss_ros.networks import build
-from vss_ros.networks.card import ModelCard, load_model, save_model
+from vss_ros.networks.cards.card import ModelCard, load_model, save_model
 from vss_ros.train import loop, mar_memory
 from vss_ros.train.recipe import Recipe, find_recipes, read_recipe
 

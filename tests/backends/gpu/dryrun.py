@@ -97,7 +97,7 @@ def partition(precision: str) -> int:
     from torch_tensorrt.dynamo import _compiler
     from vss_ros.backends.gpu.build import exported
     from vss_ros.networks import build
-    from vss_ros.networks.model import Model
+    from vss_ros.networks.cards.model import Model
 
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)
     reports: list = []

@@ -246,8 +246,8 @@ def test_time_left_is_guessed_from_engines_of_another_size():
 def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys):
     from vss_ros.backends.stages import fingerprint
     from vss_ros.deploy import models
-    from vss_ros.networks.card import find_models
-    from vss_ros.networks.model import open_model
+    from vss_ros.networks.cards.card import find_models
+    from vss_ros.networks.cards.model import open_model
 
     assert models.main(SimpleNamespace(all=False, clean=False)) == 0
     assert "street: dcfm-mobilenet_v1" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from vss_ros.backends.gpu.graphs import Graph, NotCapturable, OnDevice
 from vss_ros.backends.gpu.torch import TorchCudaBackend
 from vss_ros.backends.stages import Label, Resize, flat_stages
 from vss_ros.backends.torch_cpu import TorchBackend
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 

@@ -20,7 +20,7 @@ from vss_ros.backends.gpu.versions import PAIRS, Versions, advice, builder, jets
 from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
 from vss_ros.backends.typed import Typed
 from vss_ros.config import VssError
-from vss_ros.networks.model import Calibration, Model
+from vss_ros.networks.cards.model import Calibration, Model
 from vss_ros.stream.frame import fit
 
 SIZE = (64, 96)

@@ -11,7 +11,7 @@ from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, jobs
 from vss_ros.backends.gpu.versions import builder, probe
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from vss_ros.backends.torch_cpu import TorchBackend
 from vss_ros.config import VssError
-from vss_ros.networks.model import open_model
+from vss_ros.networks.cards.model import open_model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 

@@ -9,7 +9,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or sou
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
-from vss_ros.config import CountConfig
+from vss_ros.node_config import CountConfig
 from vss_ros.nodes.count.publish import count_status, disagreement, poses
 from vss_ros.nodes.segment.health import Answer, Window
 from vss_ros.nodes.segment.publish import to_image

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from fixtures.ros import client, image, latest, start, values
 from fixtures.segment import messages
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import VssError
+from vss_ros.node_config import SegmentConfig
 
 pytestmark = pytest.mark.ros
 

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or sou
 import rclpy
 import vss_ros
 from std_msgs.msg import Header
-from vss_ros.config import SegmentConfig
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.segment.camera import Camera, Worker
 from vss_ros.nodes.segment.network import Start
 from vss_ros.nodes.segment.publish import Answers, to_image

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fixtures.ros import client, image, latest, start
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import VssError
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.segment import network
 
 pytestmark = pytest.mark.ros

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixtures.ros import client, image, latest, start, values
 from vss_ros.networks import build
-from vss_ros.networks.card import ModelCard, save_model
+from vss_ros.networks.cards.card import ModelCard, save_model
 from vss_ros.stream.load import load_stream
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]

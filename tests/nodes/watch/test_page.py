@@ -194,7 +194,7 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):
     """
     from playwright.sync_api import expect
     from vss_ros.data.street.street import Street
-    from vss_ros.networks.card import read_card
+    from vss_ros.networks.cards.card import read_card
 
     street = Street(seed=3, size=(360, 480), fps=5)
     for number in range(30):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 
 class Backend(ABC):

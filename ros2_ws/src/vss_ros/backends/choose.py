@@ -10,8 +10,8 @@ import torch
 from vss_ros.backends.base import Backend
 from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.config import VssError
-from vss_ros.networks.imported import Imported
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.imported import Imported
+from vss_ros.networks.cards.model import Model
 
 log = logging.getLogger(__name__)
 

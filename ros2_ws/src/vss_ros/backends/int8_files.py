@@ -11,8 +11,8 @@ import yaml
 
 from vss_ros.config import VssError, brief, cache_dir
 from vss_ros.media.files import read_yaml, write_atomic
-from vss_ros.networks.card import ModelCard
-from vss_ros.networks.model import Calibration
+from vss_ros.networks.cards.card import ModelCard
+from vss_ros.networks.cards.model import Calibration
 
 OPSET = 18  # the newest that TensorRT 10.3 reads in full
 CARD = "calibration.yaml"

@@ -15,7 +15,7 @@ from vss_ros.backends.base import Backend, flat, parts_of
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 Arrays = tuple[np.ndarray, ...]
 

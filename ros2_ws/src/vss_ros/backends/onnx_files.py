@@ -21,8 +21,8 @@ from torch import nn
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError, cache_dir
 from vss_ros.media.files import evict, foreign, own_folder, write_atomic
-from vss_ros.networks.imported import Imported, to_stage
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.imported import Imported, to_stage
+from vss_ros.networks.cards.model import Model
 
 CPU_OPSET = 20
 TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full

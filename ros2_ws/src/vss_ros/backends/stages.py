@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from vss_ros.backends.typed import DTYPES, TypedStage, narrow_weights
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 NETWORKS = "vss_ros.networks."
 STRIP = 64 << 20

@@ -14,7 +14,7 @@ from vss_ros.backends import move
 from vss_ros.backends.base import Backend
 from vss_ros.backends.stages import Encode, drift, remember_parts
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 

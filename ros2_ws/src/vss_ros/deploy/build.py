@@ -16,7 +16,7 @@ from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, jobs
 from vss_ros.config import StreamConfig
 from vss_ros.deploy.convert import parse_size
-from vss_ros.networks.model import open_model
+from vss_ros.networks.cards.model import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

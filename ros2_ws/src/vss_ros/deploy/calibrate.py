@@ -27,8 +27,8 @@ from vss_ros.data import metrics
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
-from vss_ros.networks.card import ModelCard, read_card, write_card
-from vss_ros.networks.model import Model, open_model
+from vss_ros.networks.cards.card import ModelCard, read_card, write_card
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vss_ros.config import VssError
 from vss_ros.networks import from_authors
-from vss_ros.networks.authors import authors_options
-from vss_ros.networks.card import ModelCard, save_model
-from vss_ros.networks.weights import read_state
+from vss_ros.networks.cards.authors import authors_options
+from vss_ros.networks.cards.card import ModelCard, save_model
+from vss_ros.networks.cards.weights import read_state
 
 log = logging.getLogger(__name__)
 

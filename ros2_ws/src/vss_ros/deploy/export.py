@@ -24,7 +24,7 @@ from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.export_readme import readme
 from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks import build
-from vss_ros.networks.model import Model, open_model
+from vss_ros.networks.cards.model import Model, open_model
 
 TARGETS = {"onnx": "onnx", "exported-program": "pt2"}
 # greatest difference to torch, relative to the greatest output

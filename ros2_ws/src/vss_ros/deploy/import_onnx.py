@@ -15,8 +15,8 @@ from vss_ros.data.own import distinct
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.media.files import read_bytes, write_atomic
-from vss_ros.networks.card import WEIGHTS_BYTES, ModelCard, write_card
-from vss_ros.networks.imported import CHOICES, named, parse
+from vss_ros.networks.cards.card import WEIGHTS_BYTES, ModelCard, write_card
+from vss_ros.networks.cards.imported import CHOICES, named, parse
 from vss_ros.stream.load import load_stream
 
 log = logging.getLogger(__name__)

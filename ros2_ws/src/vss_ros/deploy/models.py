@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
-from vss_ros.networks.card import find_models, read_card
-from vss_ros.networks.model import open_model
+from vss_ros.networks.cards.card import find_models, read_card
+from vss_ros.networks.cards.model import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

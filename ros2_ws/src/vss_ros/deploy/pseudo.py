@@ -27,7 +27,7 @@ from vss_ros.data.open import open_dataset
 from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
 from vss_ros.media.draw import contact_sheet, overlay
 from vss_ros.media.files import write_atomic
-from vss_ros.networks.card import load_model
+from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.mcis import localise
 from vss_ros.train.recipe import read_recipe
 from vss_ros.train.tagging import fit

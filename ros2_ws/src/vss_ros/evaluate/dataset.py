@@ -29,7 +29,7 @@ from vss_ros.evaluate import recordings as evaluate_bag
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, settings
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
-from vss_ros.networks.card import read_card
+from vss_ros.networks.cards.card import read_card
 from vss_ros.options import add_options
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream

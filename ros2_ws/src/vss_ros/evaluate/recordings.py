@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from vss_ros.config import InputConfig, StreamConfig, VssError, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
+from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
 from vss_ros.evaluate.settings import STREAM_OPTIONS, parse_modes, settings
-from vss_ros.networks.card import read_card
-from vss_ros.nodes.live import evaluate_live
+from vss_ros.networks.cards.card import read_card
 
 log = logging.getLogger(__name__)
 POLL = 0.5

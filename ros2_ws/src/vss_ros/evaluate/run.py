@@ -33,9 +33,9 @@ from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.media.draw import jpeg, overlay
 from vss_ros.media.files import new_folder
-from vss_ros.networks.card import read_card
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.consistency import Consistency
+from vss_ros.stream.groups import Groups
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.result import Result
 from vss_ros.stream.stream import Stream

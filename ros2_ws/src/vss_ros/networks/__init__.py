@@ -32,7 +32,7 @@ from torch import nn
 
 from vss_ros.config import VssError, brief
 from vss_ros.networks import cffm, dcfm, iocformer, mar, mcis, mrcfa, msaf, pspnet, segformer, stf
-from vss_ros.networks.authors import from_authors, load_imagenet
+from vss_ros.networks.cards.authors import from_authors, load_imagenet
 
 __all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "reads_of"]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, backbone
-from vss_ros.networks.vgg import VGG
+from vss_ros.networks.backbones.vgg import VGG
 
 CONTRAST_FROM = 2
 """First pass over the data, counted from 0, with the contrastive loss."""

@@ -22,11 +22,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import VssError
 from vss_ros.data.source import Source, open_source
 from vss_ros.media.draw import contact_sheet
 from vss_ros.media.unfinished import partial_folder
-from vss_ros.networks.card import read_card
+from vss_ros.networks.cards.card import read_card
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.processes import Chain, require_ros
 
 QUIET = 2.0

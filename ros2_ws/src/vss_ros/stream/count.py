@@ -16,7 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import CountConfig, VssError, replace
+from vss_ros.config import VssError, replace
+from vss_ros.node_config import CountConfig
 from vss_ros.stream.finite import NotFinite
 from vss_ros.stream.load import model_of, open_backend
 from vss_ros.stream.tiles import Tiles

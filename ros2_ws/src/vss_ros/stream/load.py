@@ -12,7 +12,7 @@ from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
-from vss_ros.networks.model import Model, open_model
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
 from vss_ros.stream.schedule import choose

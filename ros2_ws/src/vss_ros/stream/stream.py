@@ -13,12 +13,12 @@ import numpy as np
 
 from vss_ros.backends import labels as label
 from vss_ros.config import IGNORE, StreamConfig, VssError
-from vss_ros.networks.card import ModelCard
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame, Keyframe, receive
+from vss_ros.stream.groups import Groups
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
 from vss_ros.stream.motion import Motion, Track
@@ -69,8 +69,7 @@ class Stream:
         self.max_gap, self.both_sides, self.measure_drift = max_gap, both_sides, measure_drift
         self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
         self.schedule, self.why = schedule, ""  # why auto chose it
-        self.phase = 0
-        """Frames by which the second keyframe comes early, so that those of several cameras do not coincide."""
+        self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)
         self.memories = Memories(backend)

@@ -19,7 +19,7 @@ from torch import nn
 
 from vss_ros.config import VssError, child_command
 from vss_ros.networks import reads_of
-from vss_ros.networks.weights import read_safetensors
+from vss_ros.networks.cards.weights import read_safetensors
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
 

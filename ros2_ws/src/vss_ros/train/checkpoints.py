@@ -16,8 +16,8 @@ import torch
 from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
-from vss_ros.networks.card import find_models, load_model
-from vss_ros.networks.weights import read_checkpoint, read_state, restore
+from vss_ros.networks.cards.card import find_models, load_model
+from vss_ros.networks.cards.weights import read_checkpoint, read_state, restore
 from vss_ros.train.chain import freeze, freeze_matching, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe

@@ -25,7 +25,7 @@ from vss_ros.config import VssError, brief
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
-from vss_ros.networks.card import ModelCard, load_model, read_card, save_model
+from vss_ros.networks.cards.card import ModelCard, load_model, read_card, save_model
 from vss_ros.train.chain import check_clip, data_root, run_earlier, weights_before
 from vss_ros.train.checkpoints import load, resume, save, start, update_average
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory

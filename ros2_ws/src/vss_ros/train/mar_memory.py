@@ -27,9 +27,9 @@ from torch import Tensor
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.data.open import open_dataset
 from vss_ros.media.files import write_atomic
-from vss_ros.networks.card import load_model
+from vss_ros.networks.cards.card import load_model
+from vss_ros.networks.cards.weights import read_checkpoint
 from vss_ros.networks.mar import PER_CLASS
-from vss_ros.networks.weights import read_checkpoint
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.samples import read_clip
 

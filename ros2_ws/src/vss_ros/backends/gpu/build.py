@@ -23,7 +23,7 @@ from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.versions import Versions, builder, load_tensorrt, numbers, probe
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 PRECISIONS = ("f32", "f16", "bf16")
 

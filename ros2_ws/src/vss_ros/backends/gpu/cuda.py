@@ -16,7 +16,7 @@ from vss_ros.backends.gpu.graphs import Graph, Transfer
 from vss_ros.backends.move import resize_flow
 from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]

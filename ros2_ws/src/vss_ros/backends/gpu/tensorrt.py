@@ -11,7 +11,7 @@ from vss_ros.backends.gpu.cuda import CudaBackend, Stage, Tensors
 from vss_ros.backends.gpu.graphs import Graph
 from vss_ros.backends.gpu.versions import load_tensorrt
 from vss_ros.config import VssError
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 
 class TensorRTBackend(CudaBackend):

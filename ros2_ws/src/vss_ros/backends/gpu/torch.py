@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vss_ros.backends.gpu.cuda import CudaBackend, Stage
 from vss_ros.backends.gpu.graphs import Graph
 from vss_ros.backends.stages import flat_stages
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from vss_ros.backends import typed
 from vss_ros.backends.stages import flat_stages
 from vss_ros.deploy.bench.roofline import Cost, Rates, cost
 from vss_ros.networks import build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 
 DEVICES = {  # dense f16 and DRAM rates that well-written kernels reach, 60 to 90 % of the data sheets'
     "h100": Rates(800e12, 3.0e12),

@@ -12,7 +12,7 @@ import torch
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import openvino_core
 from vss_ros.data.street.street import Street
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
@@ -77,7 +77,7 @@ def segformers(size: tuple[int, int], classes: int) -> dict[str, Runner]:
         return {}
     import openvino
 
-    model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes)).eval()
+    model = SegformerForSemanticSegmentation(SegformerConfig.from_dict({"num_labels": classes})).eval()
 
     class Labels(torch.nn.Module):
         """Normalised frame → labels at its size, as users of transformers write it."""

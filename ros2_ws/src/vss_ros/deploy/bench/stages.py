@@ -26,12 +26,13 @@ from tqdm import tqdm
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.config import CountConfig, VssError
+from vss_ros.config import VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import paper, roofline
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import NETWORKS, build
-from vss_ros.networks.model import Model
+from vss_ros.networks.cards.model import Model
+from vss_ros.node_config import CountConfig
 from vss_ros.stream.count import CountStream
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream

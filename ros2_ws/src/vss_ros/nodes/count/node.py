@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import CountConfig, VssError, missing
+from vss_ros.config import VssError, missing
+from vss_ros.node_config import CountConfig
 from vss_ros.nodes import run
 from vss_ros.nodes.count.publish import CountAnswers, count_status
 from vss_ros.nodes.segment.node import SegmentNode

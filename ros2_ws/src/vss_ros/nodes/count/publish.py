@@ -14,8 +14,8 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, UInt32
 
-from vss_ros.config import CountConfig
 from vss_ros.media.draw import draw_points
+from vss_ros.node_config import CountConfig
 from vss_ros.nodes.segment.health import Answer, Health, Window
 from vss_ros.nodes.segment.publish import LOG_PERIOD, Topics, scaled_camera_info, status, to_image
 from vss_ros.nodes.segment.report import OK, alarm, worst

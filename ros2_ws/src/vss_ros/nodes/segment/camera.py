@@ -16,8 +16,8 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
-from vss_ros.config import NodeConfig
 from vss_ros.media.decode import ImageError, decode
+from vss_ros.node_config import NodeConfig
 from vss_ros.nodes.segment.health import Health
 from vss_ros.nodes.segment.publish import LOG_PERIOD
 from vss_ros.nodes.segment.rectify import Undistort

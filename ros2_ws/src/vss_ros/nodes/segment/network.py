@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import PARTS, NodeConfig, SegmentConfig, VssError, child_command, missing, replace
+from vss_ros.config import PARTS, VssError, child_command, missing, replace
+from vss_ros.node_config import NodeConfig, SegmentConfig
 from vss_ros.nodes.segment.constant import ConstantStream
 
 log = logging.getLogger(__name__)

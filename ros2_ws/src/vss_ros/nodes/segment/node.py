@@ -20,7 +20,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from vss_ros.config import NodeConfig, SegmentConfig, VssError
+from vss_ros.config import VssError
+from vss_ros.node_config import NodeConfig, SegmentConfig
 from vss_ros.nodes import parameters, run
 from vss_ros.nodes.segment import report
 from vss_ros.nodes.segment.bond import bond

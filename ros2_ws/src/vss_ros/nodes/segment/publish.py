@@ -19,9 +19,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 
-from vss_ros.config import IGNORE, SegmentConfig
+from vss_ros.config import IGNORE
 from vss_ros.media.camera_info import scale_intrinsics
 from vss_ros.media.draw import colorize, heat, jpeg, overlay
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.segment.health import Answer, Health
 from vss_ros.stream.consistency import RING, Consistency
 

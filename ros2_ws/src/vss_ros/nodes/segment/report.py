@@ -9,7 +9,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-from vss_ros.config import NodeConfig, SegmentConfig, share_dir
+from vss_ros.config import share_dir
+from vss_ros.node_config import NodeConfig, SegmentConfig
 from vss_ros.nodes.segment.health import Health, Window
 from vss_ros.nodes.segment.publish import status
 

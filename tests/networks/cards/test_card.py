@@ -12,7 +12,7 @@ import yaml
 from vss_ros import cli
 from vss_ros.config import VssError, share_dir
 from vss_ros.networks import build
-from vss_ros.networks.card import find_models, load_model, read_card, save_model
+from vss_ros.networks.cards.card import find_models, load_model, read_card, save_model
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
     import torch
 
     from vss_ros.networks import build
-    from vss_ros.networks.weights import parse_safetensors, restore
+    from vss_ros.networks.cards.weights import parse_safetensors, restore
 
     card, path = read_card(model)
     file = path.parent / card.weights
@@ -162,7 +162,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
             "restore the file or run `vss train` or `vss convert` again"
         )
     if card.network == "onnx":
-        from vss_ros.networks.imported import Imported
+        from vss_ros.networks.cards.imported import Imported
 
         return Imported(content, len(card.classes), **card.options).eval(), card
     tensors = parse_safetensors(content, file)

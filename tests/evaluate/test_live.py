@@ -7,9 +7,9 @@ import pytest
 from fixtures.recordings import evaluate, lines, masks, record, results
 from vss_ros.config import VssError
 from vss_ros.data.truth import masks_of_topic
+from vss_ros.evaluate.live import evaluate_live, published_stamps, stamp_file
 from vss_ros.evaluate.run import DIAGNOSTICS, Task, diagnostics, mask_message
 from vss_ros.media.bags import IMAGE, BagReader, BagWriter
-from vss_ros.nodes.live import evaluate_live, published_stamps, stamp_file
 
 MS = 1_000_000
 START = 5_000_000_000_000

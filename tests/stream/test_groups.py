@@ -7,8 +7,8 @@ import pytest
 import vss_ros
 from fixtures.paths import ROOT
 from vss_ros.config import VssError
-from vss_ros.networks.card import read_card
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import read_card
+from vss_ros.stream.groups import Groups
 
 
 @pytest.fixture

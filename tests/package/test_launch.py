@@ -6,93 +6,20 @@ import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import types
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import yaml
+from fixtures.launch import PROFILES, Action, Loop, end, launch, of_kind, parameters_of
 from fixtures.paths import ROOT
 from fixtures.ros import PATIENCE, client, image, start, wait
-from vss_ros import cli
-from vss_ros.config import SegmentConfig, VssError
+from vss_ros.config import VssError
 from vss_ros.evaluate.dataset import add_arguments
+from vss_ros.evaluate.live import stamp_file
 from vss_ros.media.cloud import CloudConfig
-from vss_ros.nodes.live import stamp_file
-from vss_ros.nodes.processes import Chain
+from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.watch.command import WatchConfig
-
-PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-
-
-class Action:
-    """Stands for any class of launch and launch_ros: remembers how it was made."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.kwargs = args, kwargs
-
-
-class Stub(types.ModuleType):
-    """A module of launch, launch_ros: whatever is imported from it is a kind of action."""
-
-    __path__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        setattr(self, name, type(name, (Action,), {}))
-        return getattr(self, name)
-
-
-@pytest.fixture
-def launch(monkeypatch):
-    """launch(file, **arguments) -> (declared arguments, actions); the launch packages are not on PyPI."""
-    modules = ["launch", *(f"launch.{name}" for name in ("actions", "event_handlers", "events"))]
-    modules += ["launch.events.process", "launch.launch_description_sources", "launch_ros"]
-    modules += [f"launch_ros.{name}" for name in ("actions", "parameter_descriptions", "substitutions")]
-    for name in modules:
-        monkeypatch.setitem(sys.modules, name, Stub(name))
-    monkeypatch.setitem(sys.modules, "vss_ros.nodes.launch_files", None)
-    monkeypatch.delitem(sys.modules, "vss_ros.nodes.launch_files")
-    import vss_ros.nodes
-
-    monkeypatch.delattr(vss_ros.nodes, "launch_files", raising=False)
-    for name in PROFILES:
-        monkeypatch.delenv(name, raising=False)
-
-    def load(file: str, **values: str) -> tuple[dict[str, Action], list[Action]]:
-        entities = read(file)
-        declared = {e.args[0]: e for e in of_kind(entities, "DeclareLaunchArgument")}
-        for included in of_kind(entities, "IncludeLaunchDescription"):
-            given = dict(included.kwargs.get("launch_arguments", ()))
-            theirs = of_kind(read(Path(included.args[0].args[0]).name), "DeclareLaunchArgument")
-            declared = {e.args[0]: e for e in theirs} | declared
-            values = values | given
-        assert set(values) <= set(declared), "an argument that is not declared"
-        settings = {name: action.kwargs["default_value"] for name, action in declared.items()} | values
-        context = types.SimpleNamespace(launch_configurations=settings)
-        return declared, [*entities, *entities[-1].kwargs["function"](context)]
-
-    def read(file: str) -> list[Action]:
-        path = ROOT / "launch" / file
-        spec = importlib.util.spec_from_file_location(path.stem.replace(".", "_"), path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.generate_launch_description().args[0]
-
-    return load
-
-
-def of_kind(actions: list[Action], kind: str) -> list[Action]:
-    return [action for action in actions if type(action).__name__ == kind]
 
 
 def test_arguments_are_declared_and_described(launch):
@@ -176,10 +103,6 @@ def test_a_parameter_file_that_is_not_there_is_an_error(launch):
         launch("segment.launch.py", params_file="/nowhere.yaml")
 
 
-def parameters_of(node: Action) -> dict[str, Any]:
-    return {name: item.args[0] for name, item in node.kwargs["parameters"][1].items()}
-
-
 def test_rviz_only_if_wanted_and_its_topics_follow(launch):
     _, actions = launch("segment.launch.py", visualize="true", image_topic="/front/image", namespace="robot1")
     # Without rviz2 the launch fails here, and must not have started a node that it would leave behind.
@@ -243,27 +166,6 @@ def test_profile_for_large_images_unless_the_user_has_one(launch, monkeypatch, r
     monkeypatch.setenv(PROFILES[1 - name], "/mine.xml")
     _, actions = launch("segment.launch.py")
     assert not of_kind(actions, "SetEnvironmentVariable")
-
-
-class Loop:
-    """Stands for a launch's context and its event loop, which makes the exit code 1 when it is told of an error."""
-
-    def __init__(self) -> None:
-        self.asyncio_loop, self.is_shutdown, self.errors = self, False, []
-
-    def call_exception_handler(self, error: dict[str, str]) -> None:
-        self.errors.append(error["message"])
-
-
-def end(actions: list[Action], target: Action | None, code: int, context: Loop | None = None) -> list[Action]:
-    """What a launch file does once a process has ended."""
-    event = types.SimpleNamespace(returncode=code, process_name="node-1")
-    handlers = [action.args[0] for action in of_kind(actions, "RegisterEventHandler")]
-    then = []
-    for handler in of_kind(handlers, "OnProcessExit"):
-        if handler.kwargs.get("target_action") in (target, None):
-            then += handler.kwargs["on_exit"](event, context or Loop())
-    return then
 
 
 def test_a_failed_node_is_the_exit_code_and_takes_its_companions_along(launch):
@@ -361,107 +263,3 @@ def test_parameter_file_holds_the_defaults():
         "autostart",
         "cameras",
     }
-
-
-@pytest.mark.ros
-def test_the_launched_node_runs(launch, client, tmp_path):
-    """The command line that launch_ros makes of the action: a YAML file for the dictionary, -r for remaps."""
-    from sensor_msgs.msg import Image
-
-    _, actions = launch("segment.launch.py", image_topic="/front/image", namespace="robot1")
-    [node] = of_kind(actions, "Node")
-    file, values = node.kwargs["parameters"][0], parameters_of(node)
-    own = tmp_path / "launch_params.yaml"
-    own.write_text(yaml.safe_dump({"/**": {"ros__parameters": {**values, "constant_network": True}}}))
-    command = [sys.executable, "-m", "vss_ros.nodes.run", node.kwargs["executable"], "--ros-args"]
-    command += ["-r", f"__node:={node.kwargs['name']}", "-r", f"__ns:=/{node.kwargs['namespace']}"]
-    command += ["--params-file", file, "--params-file", str(own)]
-    for old, new in node.kwargs["remappings"]:
-        command += ["-r", f"{old}:={new}"]
-    masks = client.collect(Image, "/robot1/segmentation/mask")
-    with (tmp_path / "log").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        assert client.active("/robot1/segment"), (tmp_path / "log").read_text()
-        client.publish(image(np.zeros((8, 8, 3), np.uint8)), "/front/image")
-        assert client.until(lambda: masks)
-        child.send_signal(signal.SIGINT)
-        assert child.wait(20) == 0
-    finally:
-        child.kill()
-        child.wait()
-
-
-@pytest.mark.ros
-@pytest.mark.slow
-def test_the_launched_evaluation(launch, tiny_card, tmp_path):
-    """Its processes with the very parameters and remaps of the launch file, then its scoring command."""
-    for index in range(20):
-        picture = np.full((72, 96, 3), 90, np.uint8)
-        picture[20:50, index * 3 : index * 3 + 30] = 220
-        (tmp_path / "clip").mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "clip" / f"{index}.png"), picture)
-    values = {"bag": str(tmp_path / "clip"), "report": str(tmp_path / "report"), "rate": "0.3"}
-    _, actions = launch("evaluate.launch.py", model=str(tiny_card), backend="torch", **values)
-    recorder, replay = of_kind(actions, "Node")
-    included = dict(of_kind(actions, "IncludeLaunchDescription")[0].kwargs["launch_arguments"])
-    given = {"model": str(tiny_card), "backend": "torch", **included}
-    (segment,) = of_kind(launch("segment.launch.py", **given)[1], "Node")
-    with Chain(tmp_path / "logs") as chain:
-        for node in (segment, recorder, replay):
-            given = parameters_of(node) if node is segment else node.kwargs["parameters"][0]
-            parameters = {name: value for name, value in given.items() if value != ""}
-            chain.start(node.kwargs["executable"], parameters, dict(node.kwargs["remappings"]))
-        assert wait(lambda: chain.ended("recorder") and chain.ended("replay"), 120), chain.tail(
-            "segment", "recorder", "replay"
-        )
-        assert [chain.running[node].poll() for node in ("recorder", "replay")] == [0, 0]
-    (score,) = end(actions, recorder, 0)
-    assert cli.main(score.kwargs["cmd"][1:]) == 0
-    report = json.loads((tmp_path / "report" / "report.json").read_text())
-    offline, live = report["runs"]
-    assert (offline["run"], live["run"]) == ("tiny torch", "tiny torch live")
-    assert live["headline"]["frames"] == 20 and live["headline"]["dropped"] <= 5
-    assert live["headline"]["delay_ms"] > 0 and 0 <= live["headline"]["differs"] <= 1
-    assert len(live["notes"]) == 4 and "frames got no mask" in live["notes"][0]
-
-
-needs_ros2 = pytest.mark.skipif(
-    shutil.which("ros2") is None, reason="needs a ROS 2 installation with the ros2 command"
-)
-
-
-def ros2_launch(*arguments: str) -> subprocess.Popen:
-    command = ["ros2", "launch", "vss_ros", *arguments]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-
-
-@pytest.mark.ros
-@needs_ros2
-def test_ros2_launch_until_ctrl_c(client, tmp_path):
-    params = tmp_path / "params.yaml"
-    params.write_text("/**: {ros__parameters: {constant_network: true}}")
-    child = ros2_launch("segment.launch.py", "namespace:=robot2", f"params_file:={params}", "watch:=True")
-    try:
-        assert client.active("/robot2/segment")
-    finally:
-        os.killpg(child.pid, signal.SIGINT)
-        assert wait(lambda: child.poll() is not None)
-    assert child.returncode == 0
-
-
-@pytest.mark.ros
-@needs_ros2
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("segment.launch.py", "params_file:=/nowhere.yaml"),
-        ("segment.launch.py", "overlay_alpha:=7", "watch:=true", "watch_port:=0"),
-        ("demo.launch.py", "bagfile:=/nowhere", "constant_network:=true"),
-        ("evaluate.launch.py", "bag:=/nowhere", "constant_network:=true"),
-        ("evaluate.launch.py", "model:=nowhere"),
-    ],
-)
-def test_ros2_launch_fails_at_once(tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(tmp_path)
-    assert ros2_launch(*arguments).wait(PATIENCE) == 1

@@ -105,7 +105,7 @@ def test_compose_starts_camera_and_node_with_shared_memory_and_arguments_that_ex
         assert service["shm_size"] == "1gb" and service["ipc"] == "host"
     node = services["segment"]
     assert (ROOT / "docker" / "compose.yaml").parent.joinpath(node["build"]["context"]).resolve() == ROOT
-    from vss_ros.config import SegmentConfig
+    from vss_ros.node_config import SegmentConfig
 
     options = [part.split(":=")[0] for part in node["command"].split() if ":=" in part]
     known = {*SegmentConfig.__dataclass_fields__, "image_topic"}

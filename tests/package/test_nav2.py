@@ -9,8 +9,8 @@ import pytest
 import yaml
 from fixtures.paths import ROOT
 from vss_ros.media.cloud import POINT, CloudConfig, CloudMaker
-from vss_ros.networks.card import read_card
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import read_card
+from vss_ros.stream.groups import Groups
 
 RULE = {
     "classes": list,

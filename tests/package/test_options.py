@@ -10,7 +10,8 @@ import pytest
 import vss_ros
 from fixtures.paths import ROOT
 from vss_ros import cli
-from vss_ros.config import SegmentConfig, VssError, check, option
+from vss_ros.config import VssError, check, option
+from vss_ros.node_config import SegmentConfig
 from vss_ros.options import Parser, add_options, from_options, options_of
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.media.files import read_yaml
-from vss_ros.networks.card import ModelCard
+from vss_ros.networks.cards.card import ModelCard
 
 REST = "*"
 """In a group's list: all classes that no other group names."""

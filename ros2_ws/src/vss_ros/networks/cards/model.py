@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.networks.card import ModelCard, load_model
+from vss_ros.networks.cards.card import ModelCard, load_model
 
 if TYPE_CHECKING:
     from torch import nn

@@ -27,8 +27,8 @@ from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
 from vss_ros.media.draw import overlay
 from vss_ros.media.files import new_folder
-from vss_ros.networks.card import read_card
-from vss_ros.networks.groups import Groups
+from vss_ros.networks.cards.card import read_card
+from vss_ros.stream.groups import Groups
 
 MASK, CONSISTENCY = "/segmentation/mask", "/segmentation/consistency"
 
