@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from networks.test_imported import write_model
+from fixtures.imported import write_model
 from vss_ros import cli
 from vss_ros.deploy.predict import encoded
 from vss_ros.networks.cards.card import read_card

@@ -8,67 +8,9 @@ import numpy as np
 import pytest
 import vss_ros
 import yaml
+from fixtures.imported import SIZE, WEIGHTS, write_model
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros.config import VssError
-
-SIZE = (32, 48)
-WEIGHTS = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
-
-
-def write_model(folder, output="logits", layout="nchw", channels="rgb", **fields):
-    """Three classes, each a weighted sum of the normalised channels, at half the size."""
-    nchw = layout == "nchw"
-    height, width = SIZE[0], SIZE[1]
-    nodes, last = [], "x"
-    if not nchw:
-        nodes.append(helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2]))
-        last = "planes"
-    nodes.append(helper.make_node("Conv", [last, "w"], ["y"], strides=[2, 2]))
-    last = "y"
-    if output == "probabilities":
-        nodes.append(helper.make_node("Softmax", ["y"], ["p"], axis=1))
-        last = "p"
-    if output == "labels":
-        nodes.append(helper.make_node("ArgMax", ["y"], ["ids"], axis=1, keepdims=0))
-        last = "ids"
-    elif not nchw:
-        nodes.append(helper.make_node("Transpose", [last], ["out"], perm=[0, 2, 3, 1]))
-        last = "out"
-    kind = TensorProto.INT64 if output == "labels" else TensorProto.FLOAT
-    shape = [1, None, None] if output == "labels" else [1, None, None, None]
-    graph = helper.make_graph(
-        nodes,
-        "own",
-        [
-            helper.make_tensor_value_info(
-                "x", TensorProto.FLOAT, [1, 3, height, width] if nchw else [1, height, width, 3]
-            )
-        ],
-        [helper.make_tensor_value_info(last, kind, shape)],
-        [
-            numpy_helper.from_array(
-                (WEIGHTS if channels == "rgb" else WEIGHTS[:, ::-1].copy())[..., None, None], "w"
-            )
-        ],
-    )
-    content = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    ).SerializeToString()
-    (folder / "own.onnx").write_bytes(content)
-    card = {
-        "name": "own",
-        "network": "onnx",
-        "backbone": "none",
-        "classes": ["a", "b", "c"],
-        "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
-        "size": list(SIZE),
-        "weights": "own.onnx",
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "licence": "mine",
-        "options": {"output": output, "input_layout": layout, "output_layout": layout, "channels": channels},
-    }
-    (folder / "own.yaml").write_text(yaml.safe_dump({**card, **fields}))
-    return folder / "own.yaml"
 
 
 def expected(rgb):
