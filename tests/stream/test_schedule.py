@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import vss_ros
 from fixtures.motion import CELLS, SIZE, Colours, texture, window
 from vss_ros.config import IGNORE, VssError
 from vss_ros.stream.beside import Worker
@@ -287,6 +288,14 @@ def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     backend.remember = cost(key_ms, backend.remember)
     found, why = choose(backend, 5, 1 / 30)
     assert found == expected and f"{key_ms} ms" in why
+
+
+@pytest.mark.parametrize("options", [{"motion": False}, {"both_sides": True}])
+def test_auto_takes_only_what_the_other_options_allow(options, tiny_card, monkeypatch):
+    """However slow the network is: a node whose schedule was refused would not start."""
+    monkeypatch.setattr("vss_ros.stream.load.choose", lambda *_: ("beside", "slow"))
+    stream = vss_ros.load_stream(tiny_card, backend="torch", schedule="auto", **options)
+    assert stream.schedule == "at_once" and "late" in stream.why
 
 
 @pytest.mark.slow

@@ -49,7 +49,12 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
     backend = open_backend(model, spare(config))
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
     schedule, why = config.schedule, ""
-    if schedule == "auto":
+    if schedule == "auto" and (motion is None or both_sides or backend.lookahead):
+        schedule, why = (
+            "at_once",
+            "without motion, or where answers wait for later frames, nothing may be late",
+        )
+    elif schedule == "auto":
         cameras = len(getattr(config, "cameras", ())) or 1
         schedule, why = choose(
             backend, make_policy(config, backend.interval).longest, 1 / (config.rate * cameras)
