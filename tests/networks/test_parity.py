@@ -101,62 +101,6 @@ def test_prefix_of_distributed_training_is_ignored():
     )
 
 
-@pytest.mark.parametrize(
-    ("backbone", "depths", "widths"),
-    [("mit_b0", [2, 2, 2, 2], [32, 64, 160, 256]), ("mit_b2", [3, 4, 6, 3], [64, 128, 320, 512])],
-)
-def test_segformer_equals_transformers(backbone, depths, widths):
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    torch.manual_seed(0)
-    theirs = SegformerForSemanticSegmentation(
-        SegformerConfig(depths=depths, hidden_sizes=widths, decoder_hidden_size=256, num_labels=19)
-    ).eval()
-    ours = build("segformer", backbone, 19).eval()
-    for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    shared_weights(theirs, ours)
-    frame = torch.randn(1, 3, 96, 160)
-    with torch.no_grad():
-        expected = theirs(frame).logits
-        found = ours.decode(ours.encode(frame))
-    assert_agrees(found, expected.numpy())
-
-
-# transformers' tensor names → ours
-HUGGING_FACE = [
-    (r"segformer\.stages\.(\d)\.patch_embeddings", lambda m: f"backbone.patch_embed{int(m[1]) + 1}"),
-    (r"segformer\.stages\.(\d)\.blocks", lambda m: f"backbone.block{int(m[1]) + 1}"),
-    (r"segformer\.stages\.(\d)\.layer_norm", lambda m: f"backbone.norm{int(m[1]) + 1}"),
-    (r"decode_head\.linear_projections\.(\d)", lambda m: f"head.linear_c{int(m[1]) + 1}"),
-    (r"decode_head\.linear_fuse", "head.linear_fuse.conv"),
-    (r"decode_head\.batch_norm", "head.linear_fuse.bn"),
-    (r"decode_head\.classifier", "linear_pred"),
-    (r"layernorm_before", "norm1"),
-    (r"layernorm_after", "norm2"),
-    (r"attention\.sequence_reduction\.sequence_reduction", "attn.sr"),
-    (r"attention\.sequence_reduction\.layer_norm", "attn.norm"),
-    (r"attention\.([qkv])_proj", r"attn.\1"),
-    (r"attention\.o_proj", "attn.proj"),
-    (r"(patch_embed\d)\.layer_norm", r"\1.norm"),
-]
-
-
-def shared_weights(theirs, ours):
-    """Copy transformers' weights into ours."""
-    state = {}
-    for name, value in theirs.state_dict().items():
-        for pattern, replacement in HUGGING_FACE:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
-    for name in [n for n in state if ".attn.k." in n]:
-        key, value = state.pop(name), state.pop(name.replace(".k.", ".v."))
-        state[name.replace(".k.", ".kv.")] = torch.cat([key, value])
-    ours.load_state_dict(state)
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_folded_head_equals_the_published_graph(training):
     torch.manual_seed(0)

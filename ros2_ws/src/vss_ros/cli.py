@@ -29,7 +29,7 @@ COMMANDS = {
     ),
     "bench": ("vss_ros.deploy.bench.stages", "time per stage, key and non-key frames, ROS overhead"),
     "watch": ("vss_ros.nodes.watch.command", "live web page of a running segment node"),
-    "convert": ("vss_ros.deploy.convert", "checkpoint of a paper's authors → model card and safetensors"),
+    "convert": ("vss_ros.deploy.convert", "SegFormer of Hugging Face's, or a paper's .pth → model card"),
     "export": (
         "vss_ros.deploy.export",
         "stages as ONNX or exported programs, checked against torch",

@@ -1,17 +1,22 @@
-"""Turn a checkpoint of a paper's authors (.pth) into a model card and safetensors; no pickled object is ever run."""
+"""Turn a SegFormer of Hugging Face's layout, or a checkpoint of a paper's authors (.pth), into a model card and
+safetensors. No code and no pickled object is ever run."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from vss_ros.config import VssError
-from vss_ros.networks import from_authors
-from vss_ros.networks.cards.authors import authors_options
+from vss_ros.data.own import distinct
+from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from vss_ros.networks import build, from_authors
+from vss_ros.networks.cards.authors import authors_options, load_renamed
 from vss_ros.networks.cards.card import ModelCard, save_model
+from vss_ros.networks.cards.hugging_face import find_folder, read_pretrained, read_weights
 from vss_ros.networks.cards.weights import read_state
 
 log = logging.getLogger(__name__)
@@ -19,19 +24,26 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoints", nargs="+", type=Path, help=".pth files; DCFM has two, its encoder's and its decoder's"
+        "checkpoints",
+        nargs="+",
+        help="a folder (or hub id, such as owner/name) of a SegFormer of Hugging Face's, whose config says the rest; "
+        "or .pth files of a paper's authors; DCFM has two, its encoder's and its decoder's",
     )
     parser.add_argument(
-        "--network", required=True, help="dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf"
+        "--network", help="of .pth files: dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf"
     )
     parser.add_argument(
         "--backbone",
-        required=True,
-        help="mit_b0…mit_b5, resnet18, resnet50, resnet101; of STF and MAR: resnet50_v1c, resnet101_v1c",
+        help="of .pth files: mit_b0…mit_b5, resnet18, resnet50, resnet101; STF's and MAR's are resnet50_v1c, "
+        "resnet101_v1c",
     )
-    parser.add_argument("--classes", required=True, type=int, help="number of classes")
-    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the network's input")
-    parser.add_argument("--licence", default="as the checkpoint's", help="licence of the weights")
+    parser.add_argument("--classes", type=int, help="of .pth files: number of classes")
+    parser.add_argument(
+        "--size", help="HEIGHTxWIDTH of the network's input (default: the folder's; of .pth files 512x1024)"
+    )
+    parser.add_argument(
+        "--licence", default="as the checkpoint's", help="of the weights (default: as the checkpoint's)"
+    )
     parser.add_argument(
         "--out", required=True, type=Path, help="card to write (.yaml); the weights go beside it"
     )
@@ -40,8 +52,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".yaml":
         raise VssError(f"--out: expected the path of a card ending in .yaml, got {args.out}")
+    wanted = ("network", "backbone", "classes")
+    lacking = [f"--{name}" for name in wanted if getattr(args, name) is None]
+    if len(lacking) == len(wanted) and not any(Path(path).is_file() for path in args.checkpoints):
+        if len(args.checkpoints) > 1:
+            raise VssError(
+                f"expected one folder, or .pth files that exist; got {', '.join(args.checkpoints)}"
+            )
+        card = from_folder(find_folder(args.checkpoints[0]), args)
+    elif lacking:
+        raise VssError(f"expected {', '.join(lacking)} beside .pth files, or one folder and none of these")
+    else:
+        card = from_checkpoints([Path(path) for path in args.checkpoints], args)
+    log.info("wrote %s", card)
+    return 0
+
+
+def from_folder(folder: Path, args: argparse.Namespace) -> Path:
+    """A card of a SegFormer of Hugging Face's layout; its weights stay as precise as they are."""
+    found = read_pretrained(folder)
+    if found.width is None:
+        raise VssError(
+            f"{folder}: is a classifier: no segmentation; it can start a training: init: imagenet:{folder}"
+        )
+    size = parse_size(args.size) if args.size else found.size
+    known = {tuple(CITYSCAPES_CLASSES): CITYSCAPES_PALETTE.tolist()}
+    network = build("segformer", found.backbone, len(found.classes), width=found.width)
+    card = ModelCard(
+        name=args.out.stem,
+        network="segformer",
+        backbone=found.backbone,
+        options={"width": found.width},
+        classes=found.classes,
+        palette=found.palette or known.get(tuple(found.classes)) or distinct(len(found.classes)).tolist(),
+        size=list(size),
+        weights=f"{args.out.stem}.safetensors",
+        sha256="",
+        licence=args.licence,
+        mean=found.mean,
+        std=found.std,
+        training={"converted from": args.checkpoints},
+    )
+    load_renamed(network, read_weights(folder), [])
+    log.info("segformer-%s, %d classes, %dx%d", found.backbone, len(found.classes), *size)
+    return save_model(network, card, args.out.parent, half=False)
+
+
+def from_checkpoints(paths: Sequence[Path], args: argparse.Namespace) -> Path:
+    """A card of what a paper's authors publish; it says nothing of the classes but their number."""
     tensors: dict[str, Tensor] = {}
-    for path in args.checkpoints:
+    for path in paths:
         tensors.update(with_prefix(args.network, read_state(path)))
     network = from_authors(args.network, args.backbone, args.classes, tensors)
     card = ModelCard(
@@ -50,15 +110,15 @@ def main(args: argparse.Namespace) -> int:
         backbone=args.backbone,
         options=authors_options(args.network, tensors),
         classes=[str(i) for i in range(args.classes)],
-        palette=[[(37 * i) % 256, (91 * i + 60) % 256, (173 * i + 120) % 256] for i in range(args.classes)],
-        size=list(parse_size(args.size)),
+        palette=distinct(args.classes).tolist(),
+        size=list(parse_size(args.size or "512x1024")),
         weights=f"{args.out.stem}.safetensors",
         sha256="",
         licence=args.licence,
-        training={"converted from": [path.name for path in args.checkpoints]},
+        training={"converted from": [path.name for path in paths]},
     )
-    log.info("wrote %s; name its classes and their palette there", save_model(network, card, args.out.parent))
-    return 0
+    log.info("name its classes and their palette in the card")
+    return save_model(network, card, args.out.parent)
 
 
 def with_prefix(network: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks import load_imagenet
 from vss_ros.networks.cards.card import find_models, load_model
+from vss_ros.networks.cards.hugging_face import read_backbone, read_weights
 from vss_ros.networks.cards.weights import read_checkpoint, read_state, restore
 from vss_ros.train.chain import freeze, freeze_matching, load_memory, start_from, weights_before
 from vss_ros.train.mar_memory import MEMORY_FILE
@@ -46,11 +47,10 @@ def load_initial(network: Any, init: str) -> None:
     if path.suffix in (".yaml", ".yml") or (init in find_models() and not path.exists()):
         return start_from_model(network, str(path))
     try:
-        tensors = read_state(path)
         if init.startswith("imagenet:"):
-            load_imagenet(network, tensors)
+            load_imagenet(network, read_backbone(path) if path.is_dir() else read_state(path))
         else:
-            restore(network, tensors, path)
+            restore(network, read_weights(path) if path.is_dir() else read_state(path), path)
     except VssError as error:
         raise VssError(f"init: {error}") from None
 

@@ -71,8 +71,9 @@ class Recipe:
     augment: dict = field(default_factory=dict)
     """Fields of Augmentation other than crop."""
     init: str = ""
-    """Weights to start from: a .safetensors file of the same network, "imagenet:<file>" for the backbone's, or a model
-    (installed name or card), of which all that fits is kept. Environment variables are filled in."""
+    """Weights to start from: a .safetensors file of the same network, "imagenet:<file>" for the backbone's (or a folder
+    of Hugging Face's MiT), or a model (installed name or card), of which all that fits is kept. Environment variables
+    are filled in."""
     after: str = ""
     """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
     trains: tuple[str, ...] = ()

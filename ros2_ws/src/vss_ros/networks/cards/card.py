@@ -177,14 +177,16 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
     return network.eval(), card
 
 
-def save_model(network: nn.Module, card: ModelCard, folder: Path) -> Path:
+def save_model(network: nn.Module, card: ModelCard, folder: Path, half: bool = True) -> Path:
     """Write weights and card into `folder`; the card's `sha256` is set here. Returns the card's path.
 
-    Weights are float16; tensors whose values that cannot hold, such as a running variance of 7e4, stay float32.
+    half: as float16; tensors whose values that cannot hold, such as a running variance of 7e4, stay float32.
     """
     from safetensors.torch import save
 
-    tensors = {name: halved(t.detach().cpu().contiguous()) for name, t in network.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    if half:
+        tensors = {name: halved(t) for name, t in tensors.items()}
     content = save(tensors)
     card = dataclasses.replace(card, sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
