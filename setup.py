@@ -38,8 +38,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages("ros2_ws/src"),
     package_dir={"": "ros2_ws/src"},
-    # Pages: our own, and uPlot, which draws their plots.
-    package_data={"vss_ros": ["web/*"]},
+    # Pages: our own, and uPlot, which draws their plots. py.typed: our annotations count for those who import us.
+    package_data={"vss_ros": ["web/*", "py.typed"]},
     data_files=data_files(),
     zip_safe=True,
     # Each range holds what was tested, up to the next release that may break it.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import vss_ros
 import yaml
 from fixtures.imported import write_model
 from vss_ros import cli
-from vss_ros.deploy.predict import encoded
+from vss_ros.config import VssError
+from vss_ros.deploy import predict as module
 from vss_ros.networks.cards.card import read_card
+from vss_ros.stream.stream import Stream
 
 
 @pytest.fixture
@@ -35,8 +40,10 @@ def test_ids_colours_and_video(tmp_path, frames):
     assert predict(model, frames, tmp_path / "ids") == 0
     assert predict(model, frames, tmp_path / "colours", "--png", "color", "--video", "--limit", "2") == 0
     assert sorted(p.name for p in (tmp_path / "ids").iterdir()) == [
-        f"city_{i}_leftImg8bit.png" for i in range(3)
+        *(f"city_{i}_leftImg8bit.png" for i in range(3)),
+        "masks.json",
     ]
+    assert json.loads((tmp_path / "ids" / "masks.json").read_text())["classes"] == {"a": 0, "b": 1, "c": 2}
     ids = cv2.imread(str(tmp_path / "ids" / "city_0_leftImg8bit.png"), cv2.IMREAD_UNCHANGED)
     colours = cv2.imread(str(tmp_path / "colours" / "city_0_leftImg8bit.png"))[:, :, ::-1]
     palette = np.array(read_card(model)[0].palette)
@@ -55,8 +62,87 @@ def test_a_run_goes_on_and_cityscapes_needs_its_classes(tmp_path, frames, caplog
         assert cli.main([*line, "--backend", "onnxruntime"]) == 0
     assert "2 were there already" in caplog.text
     assert predict(model, frames, tmp_path / "c", "--png", "cityscapes") == 1
-    table = encoded(np.array([[0, 18, 255]], np.uint8), "cityscapes", np.zeros((19, 3)))
-    assert table.tolist() == [[7, 33, 0]]
+    assert not (tmp_path / "c").exists(), "refused before anything is written"
+
+
+def test_a_resumed_run_answers_no_frame_twice_and_its_video_is_whole(tmp_path, frames, monkeypatch):
+    model, out = write_model(tmp_path), tmp_path / "masks"
+    assert predict(model, frames, out, "--png", "color", "--limit", "2") == 0
+    fed = []
+    feed = Stream.feed
+    monkeypatch.setattr(Stream, "feed", lambda *args: fed.append(args) or feed(*args))
+    assert predict(model, frames, out, "--png", "color", "--video") == 0
+    assert len(fed) == 1
+    video = cv2.VideoCapture(str(out / "overlay.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert predict(model, frames, out, "--png", "color", "--video") == 0 and len(fed) == 1
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, frames, capsys):
+    model, out = write_model(tmp_path), tmp_path / "masks"
+    assert predict(model, frames, frames) == 1
+    assert "holds PNG files that are no masks" in capsys.readouterr().err
+    assert predict(model, frames, out) == 0
+    assert predict(model, frames, out, "--png", "color") == 1
+    assert predict(model, "street", out) == 1
+    said = capsys.readouterr().err
+    assert "holds masks of another png" in said and "holds masks of another input" in said
+
+
+def test_networks_that_look_ahead_answer_every_frame(tmp_path):
+    """A stream whose answers wait gives them with the frames that they belong to."""
+    pictures = [np.full((8, 8, 3), i, np.uint8) for i in range(4)]
+
+    class Waiting:
+        def __init__(self):
+            self.pending = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def feed(self, rgb, stamp, source):
+            self.pending.append(SimpleNamespace(stamp=stamp, source=source))
+            return [self.pending.pop(0)] if len(self.pending) > 2 else []
+
+        def after(self):
+            pass
+
+        def flush(self):
+            return self.pending
+
+    found = list(module.answers(Waiting(), [(rgb, float(i)) for i, rgb in enumerate(pictures)]))
+    assert [(int(rgb[0, 0, 0]), result.stamp) for rgb, result in found] == [(i, float(i)) for i in range(4)]
+
+
+def test_a_live_source_gives_masks_named_by_time(tmp_path, monkeypatch):
+    class Camera:
+        fps, length, dropped = 25.0, None, 2
+
+        def __init__(self, text, patience):
+            assert (text, patience) == ("camera:7", 3.0)
+
+        def __iter__(self):
+            yield np.zeros((32, 48, 3), np.uint8), 100.25
+            yield np.zeros((32, 48, 3), np.uint8), 100.5
+            raise KeyboardInterrupt  # the only end that a camera has
+
+    monkeypatch.setattr(module, "Live", Camera)
+    out = tmp_path / "masks"
+    assert predict(write_model(tmp_path), "camera:7", out, "--video", "--reconnect", "3") == 0
+    assert sorted(path.name for path in out.glob("*.png")) == ["100.250000.png", "100.500000.png"]
+    assert cv2.VideoCapture(str(out / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+def test_three_lines_of_python(tmp_path, frames):
+    for rgb, result in vss_ros.predict(frames, write_model(tmp_path), backend="onnxruntime"):
+        assert result.save(tmp_path / "out" / f"{result.index}.png").exists()
+        assert result.overlay(rgb).shape == rgb.shape == (32, 48, 3)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    with pytest.raises(VssError, match="no such file"):
+        vss_ros.predict("/nowhere.mp4")  # at once, not with the first frame
 
 
 @pytest.mark.parametrize("output", ["logits", "probabilities", "labels"])

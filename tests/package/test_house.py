@@ -79,7 +79,11 @@ def test_a_folder_holds_at_most_fifteen_entries():
     folders += [ROOT / "tests", *(path for path in (ROOT / "tests").rglob("*") if path.is_dir())]
     counts = {}
     for folder in folders:
-        names = [path.name for path in folder.iterdir() if path.name not in ("__pycache__", "__init__.py")]
+        names = [
+            path.name
+            for path in folder.iterdir()
+            if path.name not in ("__pycache__", "__init__.py", "py.typed")
+        ]
         counts[str(folder)] = len(names)
     assert not {folder: count for folder, count in counts.items() if count > 15}
 

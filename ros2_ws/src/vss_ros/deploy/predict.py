@@ -1,32 +1,39 @@
 """Masks of a video, a folder of images, a recording, a webcam or an RTSP stream as files, one a frame.
 
-A run that was stopped goes on where it was: frames whose mask is there are not answered again.
+A run that was stopped goes on where it was: frames whose mask is there are not answered again. masks.json beside the
+masks says what their values mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vss_ros.config import IGNORE, StreamConfig, VssError, check, option
-from vss_ros.data.published.cityscapes import CITYSCAPES_IDS
+from vss_ros.config import StreamConfig, VssError, check, option
 from vss_ros.data.source import image_files, open_source
-from vss_ros.media.draw import colorize, overlay
+from vss_ros.media.draw import overlay
 from vss_ros.media.files import write_atomic
+from vss_ros.media.live import Live, is_live
+from vss_ros.media.video import VideoWriter
 from vss_ros.options import add_options, from_options
-from vss_ros.stream.load import open_stream
+from vss_ros.stream.load import StreamOptions, load_stream, open_stream
+from vss_ros.stream.result import MASKS, Result, check_mask_kind, decode_mask
+from vss_ros.stream.stream import Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
-LIVE = ("rtsp://", "rtsps://", "http://", "https://", "camera:")
+RECORD = "masks.json"
 
 
 @dataclass(frozen=True)
@@ -36,19 +43,39 @@ class PredictConfig:
     png: str = option(
         "ids",
         "masks as class ids, in the model's colours, or as Cityscapes' server wants them (its label ids, its names)",
-        choices=("ids", "color", "cityscapes"),
+        choices=MASKS,
     )
     video: bool = option(False, "also overlay.mp4, the frames under the classes")
     limit: int = option(0, "frames at most; 0: all", low=0, high=1 << 30)
+    reconnect: float = option(
+        30.0, "seconds for which a live source that is lost is tried again", low=0.0, high=1e6
+    )
 
     def __post_init__(self) -> None:
         check(self)
 
 
+@dataclass
+class Frames:
+    """What is to be answered. items: (rgb (H, W, 3) uint8, seconds); names: of the frames where they are files."""
+
+    items: Iterable[tuple[np.ndarray, float]]
+    fps: float
+    length: int | None
+    names: list[str] | None = None
+    live: bool = False
+
+    def stem(self, index: int, stamp: float, cityscapes: bool) -> str:
+        """A mask's name: its image's, its number, or of a live frame its time in seconds since 1970."""
+        name = self.names[index] if self.names else f"{stamp:.6f}" if self.live else f"{index:06d}"
+        return f"{name.removesuffix('_leftImg8bit')}_pred" if cityscapes else name
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
-        help="video, image, folder, recording, street[:SEED], camera:0 (a webcam) or an rtsp:// address",
+        help="video, image, folder, recording, street[:SEED]; live: camera:0 (a webcam), /dev/video0, an rtsp://, "
+        "http:// or udp:// address",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the masks")
     parser.add_argument("--topic", help="image topic of a recording of several cameras")
@@ -58,89 +85,159 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config, wanted = from_options(StreamConfig, args), from_options(PredictConfig, args)
-    names, frames, total, fps = frames_of(args.input, args.topic)
+    frames = open_frames(args.input, args.topic, wanted.reconnect)
     with open_stream(config) as stream:
         if stream.card is None:
             raise VssError("predict: expected a model with a card")
-        palette = np.array(stream.card.palette, np.uint8)
-        if wanted.png == "cityscapes" and len(palette) != len(CITYSCAPES_IDS):
-            raise VssError(
-                f"png cityscapes: expected a model of its {len(CITYSCAPES_IDS)} classes, {stream.card.name} has "
-                f"{len(palette)}"
-            )
-        args.out.mkdir(parents=True, exist_ok=True)
-        video = None
-        skipped = 0
-        bar = tqdm(frames, total=min(total or 1 << 60, wanted.limit or 1 << 60) if total or wanted.limit else None,
-                   disable=True if args.quiet else None, unit="frame")  # fmt: skip
-        try:
-            for index, (rgb, stamp) in enumerate(bar):
-                if wanted.limit and index == wanted.limit:
-                    break
-                stem = names[index] if names else f"{index:06d}"
-                if wanted.png == "cityscapes":
-                    stem = stem.removesuffix("_leftImg8bit") + "_pred"
-                path = args.out / f"{stem}.png"
-                if path.exists() and not wanted.video:
-                    skipped += 1
-                    continue
-                labels = stream(rgb, stamp).labels
-                mask = encoded(labels, wanted.png, palette)
-                write_atomic(path, cv2.imencode(".png", mask)[1].tobytes())
-                if wanted.video:
-                    if video is None:
-                        height, width = labels.shape
-                        video = cv2.VideoWriter(
-                            str(args.out / "overlay.mp4"),
-                            cv2.VideoWriter.fourcc(*"mp4v"),
-                            fps,
-                            (width, height),
-                        )
-                    video.write(overlay(rgb, labels, palette)[:, :, ::-1])
-        finally:
-            if video is not None:
-                video.release()
-    note = f", {skipped} were there already" if skipped else ""
-    log.info("masks are in %s%s", args.out, note)
+        check_mask_kind(wanted.png, stream.card.palette)
+        claim(args.out, args.input, stream, wanted.png)
+        most = [n for n in (frames.length, wanted.limit) if n]
+        with tqdm(total=min(most, default=None), unit="frame", disable=args.quiet or None) as bar:
+            masks = Masks(args.out, stream, frames, wanted, bar)
+            masks.write_all()
+    kept = f", {masks.kept} were there already" if masks.kept else ""
+    log.info("masks are in %s: %d new%s", args.out, masks.new, kept)
+    if dropped := getattr(frames.items, "dropped", 0):
+        log.info("%d frames came while another was answered and are left out", dropped)
     return 0
 
 
-def encoded(labels: np.ndarray, kind: str, palette: np.ndarray) -> np.ndarray:
-    """Labels (H, W) uint8 as OpenCV writes them: ids, BGR colours, or Cityscapes' label ids (0: unlabelled)."""
-    if kind == "color":
-        return colorize(labels, palette)[:, :, ::-1]
-    if kind == "cityscapes":
-        table = np.zeros(256, np.uint8)
-        table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
-        table[IGNORE] = 0
-        return table[labels]
-    return labels
+def predict(
+    source: str | Path,
+    model: str | Path | None = None,
+    *,
+    topic: str | None = None,
+    **options: Unpack[StreamOptions],
+) -> Iterator[tuple[np.ndarray, Result]]:
+    """See `vss_ros.predict`; what cannot be opened is refused here, not with the first frame."""
+    frames = open_frames(str(source), topic)
+    return answers(load_stream(model, **options), frames.items)
 
 
-def frames_of(text: str, topic: str | None) -> tuple[list[str] | None, Iterator[Any], int | None, float]:
-    """Names of the frames where they are files, (rgb, seconds) of each, how many, and their rate."""
-    if text.startswith(LIVE):
-        return None, live(text), None, 30.0
+def answers(
+    stream: Stream, frames: Iterable[tuple[np.ndarray, float]]
+) -> Iterator[tuple[np.ndarray, Result]]:
+    with stream:
+        for rgb, stamp in frames:
+            done = stream.feed(rgb, stamp, rgb)
+            stream.after()
+            yield from ((result.source, result) for result in done)
+        yield from ((result.source, result) for result in stream.flush())
+
+
+def open_frames(text: str, topic: str | None, patience: float = 30.0) -> Frames:
+    if is_live(text):
+        live = Live(text, patience)
+        return Frames(live, live.fps, live.length, live=live.length is None)
     source = open_source(text, topic)
     path = Path(text).expanduser()
     files = image_files(path) if path.is_dir() else []
     names = [file.stem for file in files] if files and len(files) == source.length else None
-    return names, iter(source), source.length, source.fps
+    if names and len({*names}) < len(names):
+        names = [file.name.replace(".", "_") for file in files]  # 1.jpg beside 1.png
+    return Frames(source, source.fps, source.length, names)
 
 
-def live(text: str) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames of a camera until it ends, or Ctrl-C."""
-    number = text.removeprefix("camera:")
-    capture = cv2.VideoCapture(int(number) if number.isdigit() else text)
-    try:
-        if not capture.isOpened():
+def claim(out: Path, text: str, stream: Stream, png: str) -> None:
+    """Write masks.json into the folder, or find that it is of an earlier run of the same. Raises VssError else."""
+    card = stream.card
+    path = Path(text).expanduser()
+    record = {
+        "input": str(path.resolve()) if path.exists() else text.split("@")[-1],
+        "model": card.name,
+        "weights": card.sha256,
+        "png": png,
+        "classes": {name: number for number, name in enumerate(card.classes)},
+        "palette": [list(colour) for colour in card.palette],
+    }
+    file = out / RECORD
+    if file.is_file():
+        try:
+            earlier = json.loads(file.read_text())
+        except ValueError:
+            earlier = {}
+        other = [
+            name for name in record if not isinstance(earlier, dict) or earlier.get(name) != record[name]
+        ]
+        if other:
             raise VssError(
-                f"{text}: cannot be opened; expected camera:0 or an address that OpenCV's FFmpeg plays"
+                f"{out}: holds masks of another {', '.join(other)} (see {RECORD}): choose another --out, or remove it"
             )
-        while True:
-            there, bgr = capture.read()
-            if not there:
-                return
-            yield np.ascontiguousarray(bgr[:, :, ::-1]), time.time()
-    finally:
-        capture.release()
+        return
+    if out.is_dir() and any(out.glob("*.png")):
+        raise VssError(f"{out}: holds PNG files that are no masks of `vss predict`: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(record, indent=1).encode())
+    except OSError as error:
+        raise VssError(f"{out}: cannot be written: {error}") from error
+
+
+class Masks:
+    """The files of one run. new: masks that it wrote; kept: those of earlier runs."""
+
+    def __init__(self, out: Path, stream: Stream, frames: Frames, wanted: PredictConfig, bar: Any) -> None:
+        self.out, self.stream, self.frames, self.wanted, self.bar = out, stream, frames, wanted, bar
+        self.palette = stream.card.palette
+        self.video = VideoWriter(out / "overlay.mp4", frames.fps) if wanted.video else None
+        self.new = self.kept = 0
+
+    def write_all(self) -> None:
+        try:
+            try:
+                self.answer()
+            except KeyboardInterrupt:
+                if not self.frames.live:  # which has no other end
+                    raise
+                self.put(self.stream.flush())
+        except BaseException:
+            if self.video:
+                self.video.abort()
+            raise
+        if self.video:
+            self.video.close()
+
+    def answer(self) -> None:
+        limit, cityscapes = self.wanted.limit, self.wanted.png == "cityscapes"
+        for index, (rgb, stamp) in enumerate(self.frames.items):
+            path = self.out / f"{self.frames.stem(index, stamp, cityscapes)}.png"
+            if not self.keep(path, rgb, stamp):
+                self.put(self.stream.feed(rgb, stamp, (path, rgb)))
+                self.stream.after()
+            if index + 1 == limit:
+                break
+        self.put(self.stream.flush())
+
+    def keep(self, path: Path, rgb: np.ndarray, stamp: float) -> bool:
+        """Whether an earlier run answered the frame; it then goes into the video as it is."""
+        if not path.exists():
+            return False
+        labels = self.read(path, rgb) if self.video else None
+        if self.video and labels is None:
+            return False
+        self.put(self.stream.flush())
+        self.stream.reset()  # the frames between were not seen
+        self.kept += 1
+        if self.video and labels is not None:
+            self.show(rgb, labels, stamp)
+        self.bar.update()
+        return True
+
+    def read(self, path: Path, rgb: np.ndarray) -> np.ndarray | None:
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if mask is None or mask.shape[:2] != rgb.shape[:2]:
+            return None
+        return decode_mask(mask, self.wanted.png, self.palette)
+
+    def put(self, results: Iterable[Result]) -> None:
+        for result in results:
+            path, rgb = result.source
+            result.save(path, self.wanted.png)
+            self.new += 1
+            if self.video:
+                self.show(rgb, result.labels, result.stamp)
+            self.bar.update()
+
+    def show(self, rgb: np.ndarray, labels: np.ndarray, stamp: float) -> None:
+        assert self.video
+        self.video.write(overlay(rgb, labels, self.palette), round(stamp * 1e9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +85,45 @@ def receive(
     last: stamp and size of the one before; gap: as for `Stream.feed`; longest: gap that is none, in seconds, 0 for
     any; waits: whether other frames come before its answer.
     """
-    shape, dtype = getattr(rgb, "shape", None), getattr(rgb, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or 0 in shape:
-        raise VssError(f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}")
+    check_frame(rgb, stamp)
+    shape = rgb.shape
+    rgb = np.ascontiguousarray(rgb)  # torch takes no negative strides, as of bgr[:, :, ::-1]
     pixels = rgb if backend.resizes else fit(rgb, backend.size)
     if waits and pixels is rgb:
         pixels = rgb.copy()  # the caller may reuse its array
     return Frame(0, stamp, shape[:2], pixels, break_reason(last, (stamp, shape[:2]), gap, longest), source)
+
+
+def check_frame(rgb: Any, stamp: Any) -> None:
+    """Raise VssError for what is no (H, W, 3) uint8 image, or no time in seconds."""
+    shape, dtype = getattr(rgb, "shape", None), getattr(rgb, "dtype", None)
+    if not isinstance(rgb, np.ndarray) or len(rgb.shape) != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise VssError(
+            f"frame: expected an (H, W, 3) uint8 RGB array, got {type(rgb).__name__} of shape {shape}, dtype {dtype}"
+        )
+    if rgb.dtype != np.uint8:
+        raise VssError(
+            f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}; of values in 0…1 it is "
+            "(rgb * 255).round().astype(np.uint8)"
+        )
+    check_stamp(stamp)
+
+
+def check_stamp(stamp: Any) -> None:
+    if not isinstance(stamp, (int, float, np.integer, np.floating)) or not math.isfinite(stamp):
+        raise VssError(f"stamp: expected seconds as a finite number, got {stamp!r}")
+
+
+def check_call(lookahead: int, last: tuple[float, tuple[int, int]] | None, stamp: float) -> None:
+    """Raise VssError where a frame cannot be answered at once, or comes before `last` in time."""
+    if lookahead:
+        raise VssError("this stream waits for later frames: use stream.feed() and flush(), or stream.run()")
+    check_stamp(stamp)
+    if last is not None and stamp < last[0]:
+        raise VssError(
+            f"stamp: expected at least {last[0]} s, that of the frame before, got {stamp}; call reset() before "
+            "another clip"
+        )
 
 
 def fit(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
@@ -18,27 +18,65 @@ from vss_ros.stream.motion import Motion
 from vss_ros.stream.schedule import choose
 from vss_ros.stream.stream import Stream
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 log = logging.getLogger(__name__)
 
 
-def load_stream(model: str | Path | None = None, **options: Any) -> Stream:
+class StreamOptions(TypedDict, total=False):
+    """The types of `StreamConfig`'s fields, where meanings, defaults and ranges stand, for editors and type checkers;
+    `keyframe_interval` is `interval`, and the last two are `Stream`'s."""
+
+    backend: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"]
+    bf16_agreement: float
+    calibration: str
+    threads: int
+    affinity: str
+    height: int
+    width: int
+    max_gap: float
+    groups: str
+    policy: Literal["every", "fixed", "adaptive", "consistency"]
+    interval: int
+    keyframe_interval: int
+    threshold: float
+    drift_threshold: float
+    min_interval: int
+    max_interval: int
+    motion: bool
+    flow_scale: float
+    flow_preset: Literal["ultrafast", "fast", "medium"]
+    steady: float
+    schedule: Literal["auto", "at_once", "parts", "beside"]
+    delay: int
+    rate: float
+    hide_unseen: bool
+    both_sides: bool
+    measure_drift: bool
+
+
+def load_stream(model: str | Path | None = None, **options: Unpack[StreamOptions]) -> Stream:
     """A stream that is ready to be called.
 
-    model: name of an installed model or path of a card; options: those of `StreamConfig`, also as
-    `keyframe_interval`, and two of `Stream`: `both_sides` (offline: also use the next keyframe) and
-    `measure_drift`. Raises VssError.
+    model: name of an installed model (`vss models`) or path of a card, by default "street"; options: those of
+    `StreamConfig`, also as `keyframe_interval`, and two of `Stream`: `both_sides` (offline: also use the next
+    keyframe) and `measure_drift`. Raises VssError for a model that is not there or damaged, an unknown option or a
+    value out of its range, and a backend that is not installed.
 
-        stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
-        result = stream(rgb, stamp)
+        with vss_ros.load_stream("street", backend="auto", keyframe_interval=5) as stream:
+            result = stream(rgb, stamp)  # rgb (H, W, 3) uint8, stamp in seconds
     """
-    of_stream = {name: options.pop(name) for name in ("both_sides", "measure_drift") if name in options}
-    if "keyframe_interval" in options:
-        if "interval" in options:
+    given: dict[str, Any] = dict(options)
+    of_stream = {name: given.pop(name) for name in ("both_sides", "measure_drift") if name in given}
+    if "keyframe_interval" in given:
+        if "interval" in given:
             raise VssError("interval, keyframe_interval: expected one of them, they are the same option")
-        options["interval"] = options.pop("keyframe_interval")
+        given["interval"] = given.pop("keyframe_interval")
     if model is not None:
-        options["model"] = str(model)
-    return open_stream(replace(StreamConfig(), **options), **of_stream)
+        given["model"] = str(model)
+    return open_stream(replace(StreamConfig(), **given), **of_stream)
 
 
 def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:

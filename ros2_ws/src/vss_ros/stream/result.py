@@ -1,13 +1,19 @@
-"""What a stream answers for one frame."""
+"""What a stream answers for one frame, and its labels as a picture or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from vss_ros.config import IGNORE, VssError
+from vss_ros.data.published.cityscapes import CITYSCAPES_IDS
+from vss_ros.media import draw
+from vss_ros.media.files import write_atomic
 from vss_ros.stream.frame import Frame
 from vss_ros.stream.motion import Step
 
@@ -45,6 +51,72 @@ class Result:
     """Computes (H, W) uint8, 0…255: probability of each pixel's label, less where the motion shows what no network
     has seen."""
     source: Any = None
+    palette: Sequence[Sequence[int]] = ()
+    """[r, g, b] of each class, 0–255."""
+
+    def overlay(self, rgb: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+        """(H, W, 3) uint8: the frame under its classes' colours, of opacity `alpha` in 0–1; unlabelled pixels as they
+        are. rgb: (H, W, 3) uint8 of the labels' size, or VssError."""
+        return draw.overlay(rgb, self.labels, self.palette, alpha)
+
+    def save(self, path: str | Path, kind: str = "ids") -> Path:
+        """Write the labels as a PNG: class ids (8 bit grey, 255 unlabelled), `color`, or `cityscapes` (its label ids).
+
+        Makes the folder; another file of that name is replaced. Raises VssError for another suffix or kind, or
+        classes that are not Cityscapes' 19, and where the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise VssError(
+                f"{path}: expected a name that ends in .png: other formats would change the labels"
+            )
+        mask = encode_mask(self.labels, kind, self.palette)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, cv2.imencode(".png", mask)[1].tobytes())
+        except OSError as error:
+            raise VssError(f"{path}: cannot be written: {error}") from error
+        return path
+
+
+MASKS = ("ids", "color", "cityscapes")
+"""Kinds of mask files."""
+
+
+def check_mask_kind(kind: str, palette: Sequence[Sequence[int]]) -> None:
+    """Raise VssError where a model of these classes has no such masks."""
+    if kind not in MASKS:
+        raise VssError(f"png: expected one of {', '.join(MASKS)}; got {kind!r}")
+    if kind == "cityscapes" and len(palette) != len(CITYSCAPES_IDS):
+        raise VssError(
+            f"png cityscapes: expected a model of its {len(CITYSCAPES_IDS)} classes, this one has {len(palette)}"
+        )
+
+
+def encode_mask(labels: np.ndarray, kind: str, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Labels (H, W) uint8 as OpenCV writes them: ids, BGR colours, or Cityscapes' label ids (0: unlabelled)."""
+    check_mask_kind(kind, palette)
+    if kind == "color":
+        return draw.colorize(labels, palette)[:, :, ::-1]
+    if kind == "cityscapes":
+        table = np.zeros(256, np.uint8)
+        table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
+        return table[labels]
+    return labels
+
+
+def decode_mask(mask: np.ndarray, kind: str, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """The labels (H, W) uint8 that `encode_mask` made an image of; 255 what it does not know."""
+    if kind == "ids":
+        return mask
+    if kind == "cityscapes":
+        table = np.full(256, IGNORE, np.uint8)
+        table[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
+        return table[mask]
+    labels = np.full(mask.shape[:2], IGNORE, np.uint8)
+    for number, colour in enumerate(palette):
+        labels[(mask == colour[::-1]).all(axis=2)] = number
+    return labels
 
 
 def answered(
@@ -56,8 +128,10 @@ def answered(
     drift: float | None,
     confidence: Callable[[], np.ndarray],
     network_age_ms: float,
+    card: Any,
 ) -> Result:
-    """The answer for a frame. key, key_stamp: index and stamp of the keyframe that it reuses."""
+    """The answer for a frame. key, key_stamp: index and stamp of the keyframe that it reuses; card: names and colours
+    of the labels."""
     return Result(
         labels,
         frame.stamp,
@@ -74,4 +148,5 @@ def answered(
         frame.feature_drift,
         confidence,
         frame.source,
+        card.palette if card else (),
     )

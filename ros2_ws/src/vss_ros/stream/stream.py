@@ -17,7 +17,7 @@ from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
-from vss_ros.stream.frame import Answer, Frame, Keyframe, receive
+from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, receive
 from vss_ros.stream.groups import Groups
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
@@ -148,11 +148,11 @@ class Stream:
         self.close()
 
     def __call__(self, rgb: np.ndarray, stamp: float = 0.0) -> Result:
-        """Labels of a frame, at once. rgb: (H, W, 3) uint8; stamp: seconds. See `feed` where frames must wait."""
-        if self.lookahead:
-            raise VssError(
-                "this stream waits for later frames: use stream.feed() and flush(), or stream.run()"
-            )
+        """Labels of a frame, at once. rgb: (H, W, 3) uint8; stamp: seconds, not before that of the last frame.
+
+        Raises VssError for other arrays or stamps, and where frames must wait (`feed`, `run`).
+        """
+        check_call(self.lookahead, self.last, stamp)
         result = self.feed(rgb, stamp)[0]
         self.after()
         return result
@@ -347,4 +347,4 @@ class Stream:
         if self.measure_drift or isinstance(self.policy, LabelDrift):
             there, track = self.key_labels
             drift = self.label_drift = label_drift(labels, there, track.flow if track else None)
-        return answered(frame, labels, key, key_stamp, is_key, drift, confidence, network_age_ms)
+        return answered(frame, labels, key, key_stamp, is_key, drift, confidence, network_age_ms, self.card)
