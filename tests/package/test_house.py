@@ -10,9 +10,9 @@ from fixtures.paths import ROOT, run_python
 
 PACKAGE = ROOT / "ros2_ws" / "src" / "vss_ros"
 FLOORS = [
-    {"config", "node_config", "options", "child"},
+    {"config", "options", "child"},
     {"media"},
-    {"networks", "data"},
+    {"networks", "data", "node_config"},
     {"backends"},
     {"stream"},
     {"evaluate", "train"},

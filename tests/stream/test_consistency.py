@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from vss_ros.config import IGNORE
 from vss_ros.data import metrics
-from vss_ros.stream.consistency import FIGURES, RING, Consistency
+from vss_ros.data.figures import FRAME
+from vss_ros.stream.consistency import RING, Consistency
 from vss_ros.stream.motion import Motion
 
 CLASSES = ("road", "car", "sky")
@@ -175,6 +176,6 @@ def test_every_figure_is_described_and_numbers_are_numbers():
     seen = {}
     for t in range(20):
         seen |= meter(result(labels, t % 4, input_drift=0.1, feature_drift=0.2, step=motion.step(rgb)))
-    expected = {name for name in FIGURES if "<" not in name} | {f"area/{name}" for name in CLASSES}
+    expected = {name for name in FRAME if "<" not in name} | {f"area/{name}" for name in CLASSES}
     assert set(seen) == expected
     assert all(type(v) in (int, float) for name, v in seen.items() if name != "area_jump_class")

@@ -98,7 +98,7 @@ def test_a_table_is_trained_and_measured(tmp_path):
     assert ablate.main(arguments(str(tmp_path / "real.yaml"), *line)) == 0
     results = json.loads((tmp_path / "out" / "table.json").read_text())
     assert set(results) == {"a", "b"} and all(0 <= runs[0][0]["mIoU"] <= 1 for runs in results.values())
-    assert "K = 1: mIoU % | K = 1: ms |" in (tmp_path / "out" / "table.md").read_text()
+    assert "K = 1: mIoU % | K = 1: mean ms |" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vss_ros.config import (
     option,
     warning,
 )
+from vss_ros.data.figures import FIGURES
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ class SegmentConfig(StreamConfig, NodeConfig):
     )
     network_age_warn: float = warning(0.5, "age in seconds of the newest frame that the network saw", 60.0)
     network_age_error: float = warning(2.0, "age in seconds of the newest frame that the network saw", 3600.0)
-    label_change_warn: float = warning(0.2, "share of pixels whose label changes from frame to frame")
-    label_change_error: float = warning(0.6, "share of pixels whose label changes from frame to frame")
-    flicker_warn: float = warning(0.05, "share of pixels whose label leaves for one frame and comes back")
-    flicker_error: float = warning(0.2, "share of pixels whose label leaves for one frame and comes back")
-    refresh_jump_warn: float = warning(0.1, "share of pixels that keyframes change beyond other frames")
-    refresh_jump_error: float = warning(0.3, "share of pixels that keyframes change beyond other frames")
+    label_change_warn: float = warning(0.2, FIGURES["label_change"].title)
+    label_change_error: float = warning(0.6, FIGURES["label_change"].title)
+    flicker_warn: float = warning(0.05, FIGURES["flicker"].title)
+    flicker_error: float = warning(0.2, FIGURES["flicker"].title)
+    refresh_jump_warn: float = warning(0.1, FIGURES["refresh_jump"].title)
+    refresh_jump_error: float = warning(0.3, FIGURES["refresh_jump"].title)
     constant_network: bool = option(
         False, "replace the network by a constant answer: measures the cost of everything around it"
     )

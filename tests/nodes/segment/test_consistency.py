@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures.ros import client, image, latest, start, values
-from vss_ros.stream.consistency import FIGURES
+from vss_ros.data.figures import FRAME
 
 pytestmark = pytest.mark.ros
 
@@ -55,7 +55,7 @@ def test_each_frame_has_figures_that_plotting_tools_read(start, client, tiny_car
     base = rng.integers(0, 200, (64, 96), dtype=np.uint8)
     feed(client, [base + 2 * t for t in range(18)], topic)
     seen = [values(message.status[0]) for message in topic]
-    expected = {name for name in FIGURES if "<" not in name} | {
+    expected = {name for name in FRAME if "<" not in name} | {
         "area/road",
         "area/car",
         "area/sky",

@@ -15,6 +15,7 @@ import numpy as np
 
 from vss_ros.config import VssError
 from vss_ros.data.counts import count_figures
+from vss_ros.data.figures import heading
 from vss_ros.data.open import open_dataset
 from vss_ros.data.points import PointFiles, StreetPoints
 from vss_ros.evaluate.tradeoff import new_figure, write
@@ -96,7 +97,7 @@ def format_table(report: dict[str, Any]) -> str:
         f"# {report['model']} on {report['data']} ({report['images']} images of {report['objects']:.1f} objects, "
         f"{report['backend']}, {report['ms']:.0f} ms an image)",
         "",
-        "| count by | MAE | MSE (its root) | NAE |",
+        f"| count by | {' | '.join(map(heading, FIGURES))} |",
         "| --- | --- | --- | --- |",
     ]
     for kind, figures in report["figures"].items():

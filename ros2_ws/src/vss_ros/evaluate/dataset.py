@@ -23,6 +23,7 @@ import numpy as np
 
 from vss_ros.config import StreamConfig, VssError
 from vss_ros.data import metrics
+from vss_ros.data.figures import heading, shown
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate import counting
 from vss_ros.evaluate import recordings as evaluate_bag
@@ -294,7 +295,10 @@ def remarks(args: argparse.Namespace, card: Any) -> list[str]:
     return notes
 
 
-COLUMNS = ("mIoU", "sIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
+COLUMNS = (
+    *("interval", "mIoU", "sIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC"),
+    *("key_ms", "nonkey_ms", "ms"),
+)
 
 
 def format_table(report: dict[str, Any]) -> str:
@@ -304,15 +308,12 @@ def format_table(report: dict[str, Any]) -> str:
     lines = [
         f"# {report['model']} on {report['data']} ({report['frames']} labelled frames, {report['backend']})",
         "",
-        f"| policy | setting | mode | frames a keyframe | {' | '.join(f'{name} %' for name in columns)} "
-        "| key ms | non-key ms | mean ms |",
-        "| --- " * (len(columns) + 7) + "|",
+        f"| policy | setting | mode | {' | '.join(map(heading, columns))} |",
+        "| --- " * (len(columns) + 3) + "|",
     ]
     for row in rows:
-        shares = ["–" if row[name] is None else f"{100 * row[name]:.2f}" for name in columns]
-        times = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("key_ms", "nonkey_ms", "ms")]
-        start = f"| {row['policy']} | {row['setting']} | {row['mode']} | {row['interval']:.1f} | "
-        lines.append(start + f"{' | '.join(shares + times)} |")
+        cells = [shown(name, row[name]) for name in columns]
+        lines.append(f"| {row['policy']} | {row['setting']} | {row['mode']} | {' | '.join(cells)} |")
     lines += ["", f"| class | IoU % at {rows[0]['setting']} |", "| --- | --- |"]
     for name, value in rows[0]["IoU"].items():
         lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")

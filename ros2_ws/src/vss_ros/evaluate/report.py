@@ -1,7 +1,7 @@
 """The results of a folder as one HTML page that needs nothing else: no network, no server, no other file.
 
-The page is web/report.html with uPlot and the figures put in. Any figure that a run has gets a plot; `FIGURES` only
-says how the known ones are shown.
+The page is web/report.html with uPlot and the figures put in. Any figure that a run has gets a plot; the table
+`figures.FIGURES` says how the known ones are shown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from vss_ros.config import VssError, brief, fits
 from vss_ros.data import metrics
+from vss_ros.data.figures import FIGURES, figure, heading, shown
 from vss_ros.media.files import write_atomic
 from vss_ros.media.page import content_policy, load_page
 
@@ -32,48 +33,12 @@ PICTURES = 80
 """Embedded pictures, of about 20 kB each, in the whole page."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    percent: bool = False
-    worse: int = 1
-    """1 if more is worse, −1 if less is, 0 if neither."""
-    unit: str = ""
-
-
-FIGURES = {
-    "total_ms": Figure("Time a frame", unit="ms"),
-    "label_change": Figure("Labels that changed since the frame before", percent=True),
-    "motion_label_change": Figure("The same along the optical flow", percent=True),
-    "flicker": Figure("Labels that left for one frame and came back", percent=True),
-    "window_consistency_8": Figure("Labels that stayed for 8 frames", percent=True, worse=-1),
-    "window_consistency_16": Figure("Labels that stayed for 16 frames", percent=True, worse=-1),
-    "area_jump": Figure("Greatest relative change of a class's area", percent=True),
-    "refresh_jump": Figure("Label change that a keyframe caused", percent=True),
-    "label_drift": Figure("Labels that differ from the keyframe's", percent=True),
-    "input_drift": Figure("Input's distance from the keyframe's"),
-    "feature_drift": Figure("Features' distance from the keyframe's"),
-    "keyframe_age": Figure("Frames since the keyframe", unit="frames"),
-    "mIoU": Figure("mIoU of the frame", percent=True, worse=-1),
-    "mIoU_in_force": Figure("mIoU of the newest mask at hand", percent=True, worse=-1),
-    "drop_share": Figure("Frames that got no mask", percent=True),
-    "delay_ms": Figure("From the image's publication to its mask's arrival", unit="ms"),
-    "stale_ms": Figure("Age of the newest mask when the frame was published", unit="ms"),
-    "differs": Figure("Labels that differ from the offline answer of the same frame", percent=True),
-    "differs_in_force": Figure("Labels of the newest mask that differ from the offline answer", percent=True),
-}
 FIRST = ("mIoU", "mIoU_in_force")
 """Columns that must be in sight."""
-COLUMNS = {
-    "frames": "frames",
-    "dropped": "dropped",
-    "keyframes": "keyframes",
-    "p50": "p50 ms",
-    "p99": "p99 ms",
-    "key": "key ms",
-    "nonkey": "non-key ms",
-}
-"""Columns of the headline table before the figures."""
+COLUMNS = ("frames", "dropped", "keyframes", "p50", "p99", "key", "nonkey")
+"""Of the headline table before the figures."""
+TIMES = ("total_ms", "delay_ms", "stale_ms")
+"""Plotted as the figures are."""
 
 
 def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
@@ -99,7 +64,9 @@ def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, vss_ros {version()}",
         "problems": problems,
-        "figures": {name: asdict(figure) for name, figure in figures_of(runs).items()},
+        "figures": {
+            name: {**asdict(figure(name)), "head": heading(name)} for name in (*COLUMNS, *figures_of(runs))
+        },
         "columns": columns_of(runs),
         "runs": runs,
     }
@@ -146,7 +113,7 @@ def load_run(folder: Path, runs: int) -> dict[str, Any]:
         "stages": {
             name.removesuffix("_ms"): short(value)
             for name, value in result["figures"].items()
-            if name.endswith("_ms") and name not in (*FIGURES, "keyframe_age_ms")
+            if name.endswith("_ms") and name not in FIGURES
         },
         "classes": result["classes"],
         "palette": result["palette"],
@@ -207,13 +174,11 @@ def headline(result: dict[str, Any]) -> dict[str, float]:
     return {**counts, **times, **means, **result["accuracy"]}
 
 
-def figures_of(runs: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def figures_of(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Every figure that some run has, the known ones first and in their order."""
     names = {name: None for run in runs for name in (*run["series"], *run["headline"])}
-    known = {name: FIGURES[name] for name in FIGURES if name in names}
-    shares = ("wIoU", "accuracy", "mVC_8", "mVC_16", "TC")
-    known |= {name: Figure(name, percent=True, worse=-1) for name in shares if name in names}
-    return known | {name: Figure(name) for name in names if name not in known and name not in COLUMNS}
+    known = [name for name in FIGURES if name in names]
+    return [name for name in dict.fromkeys((*known, *names)) if name not in COLUMNS]
 
 
 def columns_of(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -226,7 +191,7 @@ def series(bins: list[list[dict[str, Any]]]) -> dict[str, list[float | None]]:
     names = {name: None for group in bins for row in group for name in row if is_plotted(name)}
     result = {}
     for name in names:
-        worst = min if name in FIGURES and FIGURES[name].worse < 0 else max
+        worst = min if figure(name).worse < 0 else max
         values = ([row[name] for row in group if name in row] for group in bins)
         result[name] = [short(worst(found)) if found else None for found in values]
     return result
@@ -234,7 +199,7 @@ def series(bins: list[list[dict[str, Any]]]) -> dict[str, list[float | None]]:
 
 def is_plotted(name: str) -> bool:
     """Not what is shown otherwise, nor the times of the stages, which frames.jsonl has."""
-    return name in FIGURES or not (
+    return name in TIMES or not (
         name in ("index", "stamp", "keyframe") or name.endswith("_ms") or "/" in name
     )
 
@@ -276,22 +241,9 @@ def picture(folder: Path, rows: list[dict[str, Any]], item: dict[str, Any]) -> d
 def table(data: dict[str, Any]) -> str:
     """The headline as Markdown."""
     columns = [name for name in data["columns"] if any(name in run["headline"] for run in data["runs"])]
-    lines = ["| input | run | " + " | ".join(title(data, name) for name in columns) + " |"]
+    lines = ["| input | run | " + " | ".join(map(heading, columns)) + " |"]
     lines.append("| --- " * (len(columns) + 2) + "|")
     for run in data["runs"]:
-        cells = [cell(data, name, run["headline"].get(name)) for name in columns]
+        cells = [shown(name, run["headline"].get(name)) for name in columns]
         lines.append(f"| {run['input']} | {run['run']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def title(data: dict[str, Any], name: str) -> str:
-    percent = name in data["figures"] and data["figures"][name]["percent"]
-    return COLUMNS.get(name, name) + (" %" if percent else "")
-
-
-def cell(data: dict[str, Any], name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if name in data["figures"] and data["figures"][name]["percent"]:
-        return f"{100 * value:.2f}"
-    return str(value) if isinstance(value, int) else f"{value:.2f}"

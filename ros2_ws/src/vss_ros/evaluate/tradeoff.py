@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from vss_ros.data.figures import heading
 from vss_ros.media.files import write_atomic
 
 
@@ -53,7 +54,7 @@ def draw_tradeoff(reports: list[dict[str, Any]], path: Path) -> Path:
     for place, column in enumerate(columns, 1):
         axes = figure.add_subplot(1, len(columns), place)
         axes.set_xlabel("ms a frame")
-        axes.set_ylabel(f"{column} %")
+        axes.set_ylabel(heading(column))
         axes.grid(alpha=0.3)
         for report in reports:
             curves: dict[str, list] = {}

@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vss_ros.data.figures import figure
 from vss_ros.media.draw import jpeg
 
-WORST = {"motion_label_change": 1, "label_drift": 1, "mIoU": -1, "differs_in_force": 1}
-"""Figures whose worst frames are drawn, and the sign of what is worse."""
+WORST = ("motion_label_change", "label_drift", "mIoU", "differs_in_force")
+"""Figures whose worst frames are drawn."""
 PER_FIGURE, SPREAD, APART = 6, 12, 15
 """Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
 PICTURE_WIDTH = 224
@@ -32,7 +33,8 @@ class Pictures:
             if len(self.spread) == 2 * SPREAD:
                 self.step *= 2
                 self.spread = {i: jpeg for i, jpeg in self.spread.items() if i % self.step == 0}
-        for name, sign in WORST.items():
+        for name in WORST:
+            sign = figure(name).worse
             bad = sign * figures.get(name, 0.0)
             if name not in figures or (sign > 0 and bad == 0):
                 continue  # of a stream that keeps every label, no moment is a bad one

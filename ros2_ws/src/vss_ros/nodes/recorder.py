@@ -30,6 +30,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vss_ros.config import VssError, check, option
+from vss_ros.data.figures import FRAME
 from vss_ros.media.bags import BagWriter
 from vss_ros.media.bags.recover import recover
 from vss_ros.media.decode import decode
@@ -56,17 +57,7 @@ STAGES = (
     "label_ms",
     "total_ms",
 )
-FIGURES = (
-    "label_change",
-    "flicker",
-    "window_consistency_8",
-    "window_consistency_16",
-    "refresh_jump",
-    "label_drift",
-    "input_drift",
-    "feature_drift",
-)
-COLUMNS = ("stamp", "latency_ms", "keyframe", "keyframe_age", *FIGURES, *STAGES)
+COLUMNS = ("stamp", "latency_ms", *(name for name in FRAME if "<" not in name), *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
 UNMATCHED = 300

@@ -20,35 +20,6 @@ AREA_FLOOR = 0.002
 EXPLAINED = float(np.exp(-24 / TOLERANCE))
 """Likeness of a cell that came from where its motion says: 24 grey levels; less is an occlusion or a wrong flow."""
 
-FIGURES = {
-    "label_change": "share of pixels whose label differs from the frame before, 0…1; motion counts as well",
-    "motion_label_change": "the same against the frame before moved along the motion, 0…1; pixels that it "
-    "does not explain, such as occlusions, are left out",
-    "flicker": "share of pixels that left a label for one frame and came back (A B A), 0…1; hardly motion",
-    "window_consistency_8": "share of pixels that kept one label over the last 8 frames, 0…1 (VC_8 without truth)",
-    "window_consistency_16": "share of pixels that kept one label over the last 16 frames, 0…1",
-    "area_jump": "greatest relative change of a class's area from the frame before, |now - before| / the larger, "
-    f"0…1; classes below {AREA_FLOOR:.1%} of both frames are left out",
-    "area_jump_class": "name of that class",
-    "area/<class>": "share of the frame that has this label, 0…1",
-    "refresh_jump": "label_change of the last frame, a keyframe, less the mean of its two neighbours' that are "
-    "not, -1…1: how much of it the refresh caused; comes with the frame after the keyframe",
-    "keyframe": "1 if the frame is a keyframe, else 0",
-    "keyframe_age": "frames since the keyframe that the answer reuses, 0…",
-    "keyframe_age_ms": "milliseconds since that keyframe by the stamps, 0…",
-    "network_age_ms": "milliseconds since the newest frame that the network saw, 0…; above 0 the answer was moved",
-    "motion_residual": "mean difference to the frame before moved along the flow, grey levels, 0…255",
-    "motion_trusted": "1 if the flow explains the frame, 0 after a cut",
-    "label_drift": "share of pixels labelled otherwise than in that keyframe moved along the motion, 0…1; policy "
-    "consistency watches it",
-    "input_drift": "mean absolute difference of the normalised input to the keyframe's, 0…; policy adaptive "
-    "(AKS) watches it",
-    "feature_drift": "sum of absolute differences of the cheap features to the keyframe's over the sum of the "
-    "keyframe's, 0…",
-    "<stage>_ms": "milliseconds that a stage of the network took, 0…; total_ms is their sum",
-}
-"""What a frame's figures mean, with range and unit; a figure that is not known yet is left out of the frame."""
-
 
 class Consistency:
     """Measures a stream frame by frame, in about 0.5 ms a frame of 640×480.
@@ -74,7 +45,7 @@ class Consistency:
         self.changes: list[tuple[bool, float]] = []  # (is a keyframe, label_change) of the last three frames
 
     def __call__(self, result: Any) -> dict[str, Any]:
-        """Figures of the next frame by name, see FIGURES.
+        """Figures of the next frame by name, see `figures.FRAME`.
 
         result: the stream's; its labels are kept and must not be written to. `flicker_map` is then (H, W) uint8: how
         often each pixel's label changed in the last 16 frames, 0…16.

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from vss_ros.config import VssError, brief, fits, share_dir
+from vss_ros.data.figures import figure, heading
 from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.train.recipe import Recipe, read_recipe
 
@@ -147,14 +148,13 @@ def format_table(table: Table, results: dict[str, list[list[dict[str, Any]]]], c
     columns = [
         (i, name) for i in range(len(first)) for name in table.columns if first[i].get(name) is not None
     ]
-    plain = {name for _, name in columns if name.endswith("ms") or name == "interval"}
-    header = ["", *(f"{groups[i]}: {name}{'' if name in plain else ' %'}" for i, name in columns)]
+    header = ["", *(f"{groups[i]}: {heading(name)}" for i, name in columns)]
     lines = [f"# {table.title}", "", f"`{command}`", "", row_of(header), row_of(["---"] * len(header))]
     for title, runs in results.items():
         cells = []
         for i, name in columns:
             values = [run[i][name] for run in runs if i < len(run) and run[i].get(name) is not None]
-            scale = 1 if name in plain else 100
+            scale = 100 if figure(name).unit == "%" else 1
             cells.append(spread([scale * value for value in values]))
         lines.append(row_of([title, *cells]))
     counts = {len(runs) for runs in results.values()}

@@ -151,7 +151,7 @@ class Answers(Topics):
     def figures(self, result: Any, latency: float | None) -> dict[str, Any]:
         """What ~/consistency says of a frame, and /diagnostics each second.
 
-        Beside `consistency.FIGURES`: latency_ms, the mask's age when it is published, and staleness_ms, the age
+        Beside `figures.FRAME`: latency_ms, the mask's age when it is published, and staleness_ms, the age
         that the mask before it had reached by then (both None without stamps); dropped, images dropped since
         activation; schedule, when the deep layers run; reset, why the stream started anew.
         """

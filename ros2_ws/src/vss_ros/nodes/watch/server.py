@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vss_ros.config import VssError
+from vss_ros.data.figures import FIGURES, PLOTS
 from vss_ros.media.page import content_policy, load_page
 from vss_ros.nodes.watch.board import Board
 from vss_ros.nodes.watch.token import make_token
@@ -160,7 +161,10 @@ class WatchServer(ThreadingHTTPServer):
         self.guard = threading.Lock()
         local = ipaddress.ip_address(address[0]).is_loopback
         self.token = token or ("" if local else make_token())
-        page = load_page("watch.html")
+        shown = {name: {"title": item.title, "unit": item.unit} for name, item in FIGURES.items()}
+        page = load_page("watch.html").replace(
+            "/* figures */", json.dumps({"plots": PLOTS, "figures": shown})
+        )
         self.page, self.safety = page.encode(), safety_headers(page)
         name = host if local else socket.gethostname()
         name = f"[{name}]" if ":" in name else name
