@@ -36,7 +36,7 @@ COMMANDS = {
     ),
     "build": ("vss_ros.deploy.build", "TensorRT engines of a model, ahead of time"),
     "doctor": ("vss_ros.deploy.doctor", "what is missing or does not go together on this machine"),
-    "models": ("vss_ros.deploy.models", "list the installed models"),
+    "models": ("vss_ros.deploy.models", "list the installed models; fetch published weights"),
 }
 
 

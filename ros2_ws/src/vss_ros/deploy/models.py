@@ -1,4 +1,5 @@
-"""List the installed models, the engines that were built for them, and which of those are stale, and why."""
+"""List the installed models, the engines that were built for them, and which of those are stale, and why; fetch
+published weights."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError, cache_dir
 from vss_ros.networks.cards.card import find_models, read_card
+from vss_ros.networks.cards.download import KNOWN, Published, download
 from vss_ros.networks.cards.model import open_model
+from vss_ros.options import near
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="remove exported stages, which are made again when wanted, and engines that would not be loaded here",
     )
+    parser.add_argument(
+        "--get",
+        metavar="NAME",
+        help=f"fetch published weights: {', '.join(KNOWN)}, or a URL with --sha256; goes on where it was stopped",
+    )
+    parser.add_argument("--sha256", help="of the file at --get's URL")
+    parser.add_argument("--out", type=Path, help="folder for --get (default: weights/ in the cache)")
     parser.add_argument("--all", action="store_true", help="also list engines of no installed model")
 
 
 def main(args: argparse.Namespace) -> int:
     paths = find_models()
+    if args.get:
+        get(args.get, args.sha256, args.out or cache_dir() / "weights")
+        return 0
     if args.clean:
         clean(list(paths))
         return 0
@@ -35,9 +49,23 @@ def main(args: argparse.Namespace) -> int:
             f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {len(card.classes)} classes, "
             f"{accuracy}, {card.licence}\n"
         )
+    sys.stdout.write(f"\nto be fetched by --get: {', '.join(KNOWN)}\n")
     if any(cache_dir().glob("engines/*.engine")):  # torch takes seconds to import: not for an empty cache
         list_engines(list(paths), args.all)
     return 0
+
+
+def get(name: str, sha256: str | None, folder: Path) -> None:
+    """Fetch one of KNOWN, or a URL whose hash the user states."""
+    if "://" not in name and name not in KNOWN:
+        raise VssError(
+            f"--get: expected one of {', '.join(KNOWN)}, or a URL with --sha256{near(name, list(KNOWN))}"
+        )
+    known = KNOWN.get(name) or Published(name, sha256 or "", "its owner's", "see `vss convert`, `vss import`")
+    if "://" in name and not sha256:
+        raise VssError("--get: expected --sha256 beside a URL: what is not known is not loaded")
+    path = download(known.url, known.sha256, folder)
+    sys.stdout.write(f"{path}\n  licence: {known.licence}\n  use: {known.use}\n")
 
 
 def list_engines(models: list[str], all_of_them: bool) -> None:
