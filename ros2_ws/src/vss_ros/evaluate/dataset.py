@@ -12,9 +12,8 @@ import argparse
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ from vss_ros.config import StreamConfig, VssError
 from vss_ros.data import metrics
 from vss_ros.data.figures import heading, shown
 from vss_ros.data.open import open_dataset
+from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting
 from vss_ros.evaluate import recordings as evaluate_bag
-from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, parse_modes, settings
+from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
+from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.cards.card import read_card
@@ -37,7 +38,6 @@ from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
 
 log = logging.getLogger(__name__)
-WINDOWS = (8, 16)
 WORST = 4  # frames drawn
 
 
@@ -88,9 +88,7 @@ def main(args: argparse.Namespace) -> int:
     args.k = args.k or "1,2,3,5"
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []
-    for (setting, policy), mode in itertools.product(settings(args), parse_modes(args.mode)):
-        if setting == "K = 1" and mode == "B" and "P" in args.mode:
-            continue  # every frame is its own keyframe: the same as P
+    for setting, policy, mode in variants(args):
         data = open_dataset(args.data, args.split, args.root, card.size)
         check_classes(card, data)
         stream = load_stream(
@@ -147,60 +145,57 @@ def evaluate(
     `worst`, if given, receives the frames of lowest mIoU.
     """
     classes = len(data.classes)
-    counts = np.zeros((classes, classes + 1), np.int64)
-    flow_counts, streaming_counts = np.zeros_like(counts), np.zeros_like(counts)
-    windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}
-    times: dict[str, list[float]] = {"key": [], "nonkey": []}
-    if data.dense:
-        for name, frames in data.videos():
-            video = list(itertools.islice(frames, limit or None))
-            answers = run(stream, [image for image, _, _ in video], data.fps, times)
-            truths = [truth for _, truth, _ in video]
-            for i, ((image, truth, _), labels) in enumerate(zip(video, answers, strict=True)):
-                part = metrics.confusion(truth, labels, classes)
-                counts += part
-                keep_worst(worst, Answer(metrics.mean_iou(part), f"{name}, {i}", image, truth, labels))
-            if streaming:
-                streaming_counts += streamed(stream, video, data.fps, classes)
-            for n in WINDOWS:
-                windows[n].append(metrics.video_consistency(truths, answers, n))
-            for (a, b), (now, later) in zip(pairwise(video), pairwise(answers), strict=True):
-                flow_counts += metrics.flow_confusion(now, later, metrics.dis_flow(a[0], b[0]), classes)
-    else:
-        for i, age in itertools.product(range(min(limit or len(data), len(data))), ages(stream)):
-            # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
-            # network may read, to what it waits for (in B mode, the keyframe after it).
-            before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
-            clip = data.clip(i, range(-before, stream.lookahead + 1))
-            answers = run(stream, clip.frames, data.fps, times)
-            image, truth, labels = clip.frames[before], clip.labels[before], answers[before]
-            part = metrics.confusion(truth, labels, classes)
-            counts += part
-            title = f"{clip.sequence}, {clip.index}"
-            keep_worst(worst, Answer(metrics.mean_iou(part), title, image, truth, labels))
-    scores = metrics.iou(counts)
-    key = float(np.median(times["key"]))
-    nonkey = float(np.median(times["nonkey"])) if times["nonkey"] else None
-    interval = (len(times["key"]) + len(times["nonkey"])) / len(times["key"])
-    result = {
-        "mIoU": metrics.mean_iou(counts, all_classes),
-        "wIoU": metrics.weighted_iou(counts),
-        "accuracy": metrics.pixel_accuracy(counts),
-        "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, scores, strict=True)},
-        "confusion": counts.tolist(),
+    scores, spent = Scores(classes), Times()
+    streaming_counts = np.zeros_like(scores.counts)
+    for name, first, frames in videos(stream, data, limit):
+        video = list(frames) if streaming else frames
+        for i, (frame, answer, found) in enumerate(answers(stream, video, scores), first):
+            spent.add(answer.is_keyframe, answer.times["total"] + answer.times.get("part", 0.0))
+            if "mIoU" in found:
+                keep_worst(worst, Answer(found["mIoU"], f"{name}, {i}", frame, answer.labels))
+        if streaming and data.dense:
+            streaming_counts += streamed(stream, list(video), data.fps, classes)
+    times = spent.medians()
+    key, nonkey = times["key"], times.get("nonkey")
+    interval = (len(spent.key) + len(spent.nonkey)) / len(spent.key)
+    shares = metrics.iou(scores.counts)
+    row = {
+        **(dict.fromkeys((*(f"mVC_{n}" for n in WINDOWS), "TC")) if data.dense else {}),
+        **scores.summary(all_classes),
+        "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, shares, strict=True)},
+        "confusion": scores.counts.tolist(),
         "interval": interval,
         "key_ms": key,
         "nonkey_ms": nonkey,
         "ms": (key + (interval - 1) * nonkey) / interval if nonkey else key,
     }
+    if data.dense and streaming:
+        row["sIoU"] = metrics.mean_iou(streaming_counts, all_classes)
+    return row
+
+
+def videos(stream: Stream, data: Any, limit: int) -> Iterator[tuple[str, int, Iterable[Frame]]]:
+    """(name, number of the first frame, frames) of what one row of the table answers."""
+
+    def frames(images: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> Iterator[Frame]:
+        for t, (image, truth) in enumerate(images):
+            yield image, truth, round(t * 1e9 / data.fps)
+
     if data.dense:
-        for n in WINDOWS:
-            value = metrics.mean_video_consistency(windows[n])
-            result[f"mVC_{n}"] = None if np.isnan(value) else value  # no video is long enough
-        result["TC"] = metrics.mean_iou(flow_counts)
-        if streaming:
-            result["sIoU"] = metrics.mean_iou(streaming_counts, all_classes)
-    return result
+        for name, items in data.videos():
+            yield (
+                name,
+                0,
+                frames((image, truth) for image, truth, _ in itertools.islice(items, limit or None)),
+            )
+        return
+    for i, age in itertools.product(range(min(limit or len(data), len(data))), ages(stream)):
+        # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
+        # network may read, to what it waits for (in B mode, the keyframe after it). One of them has its truth.
+        before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+        clip = data.clip(i, range(-before, stream.lookahead + 1))
+        truths = [truth if t == before else None for t, truth in enumerate(clip.labels)]
+        yield clip.sequence, clip.index - before, frames(zip(clip.frames, truths, strict=True))
 
 
 def streamed(stream: Any, video: Sequence[Any], fps: float, classes: int) -> np.ndarray:
@@ -241,8 +236,7 @@ def ages(stream: Stream) -> Sequence[int]:
 class Answer:
     score: float
     title: str
-    image: np.ndarray
-    truth: np.ndarray
+    frame: Any
     labels: np.ndarray
 
 
@@ -257,24 +251,14 @@ def draw(answers: list[Answer], palette: Any) -> np.ndarray:
     """A picture with a row an answer: image, truth, labels; black where there is no truth."""
     rows = []
     for answer in answers:
-        masked = np.where(answer.truth < len(palette), answer.labels, 255).astype(np.uint8)
-        row = np.hstack([answer.image, colorize(answer.truth, palette), colorize(masked, palette)])
+        image, truth, _ = answer.frame
+        masked = np.where(truth < len(palette), answer.labels, 255).astype(np.uint8)
+        row = np.hstack([image, colorize(truth, palette), colorize(masked, palette)])
         text = f"{answer.title}: mIoU {100 * answer.score:.1f} %"
         cv2.putText(row, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2, cv2.LINE_AA)
         rows.append(row)
     width = min(row.shape[1] for row in rows)
     return np.vstack([cv2.resize(row, (width, row.shape[0] * width // row.shape[1])) for row in rows])
-
-
-def run(stream: Stream, frames: Sequence[np.ndarray], fps: float, times: dict[str, list[float]]) -> list:
-    """Labels of frames, the first of which is a keyframe; their times in ms are added to `times`."""
-    stream.reset()
-    answers = []
-    for result in stream.run((np.ascontiguousarray(image), t / fps) for t, image in enumerate(frames)):
-        work = result.times["total"] + result.times.get("part", 0.0)
-        times["key" if result.is_keyframe else "nonkey"].append(work)
-        answers.append(result.labels)
-    return answers
 
 
 def remarks(args: argparse.Namespace, card: Any) -> list[str]:

@@ -22,7 +22,8 @@ import numpy as np
 from vss_ros.config import VssError
 from vss_ros.data import metrics
 from vss_ros.data.truth import masks_of_topic
-from vss_ros.evaluate.run import Means, Task, in_groups, percentiles
+from vss_ros.evaluate.run import Task
+from vss_ros.evaluate.scores import Means, in_groups, percentiles
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
 from vss_ros.media.draw import overlay
@@ -57,7 +58,7 @@ def evaluate_live(task: Task, recording: Path) -> None:
         groups = (
             Groups(read_card(task.stream["model"])[0], path) if (path := task.stream.get("groups")) else None
         )
-        frames = zip(islice(in_groups(footage, groups), len(stamps)), answers, stamps, strict=False)
+        frames = zip(islice(in_groups(footage.frames(), groups), len(stamps)), answers, stamps, strict=False)
         for index, ((rgb, truth, stamp), (_, expected, _), published) in enumerate(frames):
             figures, known = live.score(published, expected, truth)
             lines.write(json.dumps({"index": index, "stamp": stamp, **figures}, allow_nan=False) + "\n")

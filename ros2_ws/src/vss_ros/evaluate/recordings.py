@@ -28,7 +28,7 @@ from vss_ros.config import InputConfig, StreamConfig, VssError, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
-from vss_ros.evaluate.settings import STREAM_OPTIONS, parse_modes, settings
+from vss_ros.evaluate.settings import STREAM_OPTIONS, variants
 from vss_ros.networks.cards.card import read_card
 
 log = logging.getLogger(__name__)
@@ -105,18 +105,13 @@ def plan(args: argparse.Namespace) -> list[Task]:
     if not threads and (args.ray or args.jobs > 1):
         threads = 1 if args.ray else max((os.cpu_count() or 1) // args.jobs, 1)
     runs: dict[str, tuple[dict[str, Any], bool]] = {}
-    policies: list[tuple[str, dict[str, Any]]] = [("", {})]  # the network's own interval
-    if args.k or args.policy != "fixed":
+    if args.policy != "fixed":
         args.k = args.k or "5"
-        policies = settings(args)
     defaults = StreamConfig()
     chosen = {
         name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) != getattr(defaults, name)
     }
-    models = args.model.split(",")
-    for model, (setting, policy), mode in itertools.product(models, policies, parse_modes(args.mode)):
-        if setting == "K = 1" and mode == "B" and "P" in args.mode:
-            continue  # every frame is its own keyframe: the same as P
+    for model, (setting, policy, mode) in itertools.product(args.model.split(","), list(variants(args))):
         model = str(Path(model).absolute()) if Path(model).is_file() else model
         options = {
             "model": model,

@@ -15,32 +15,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.data import metrics
 from vss_ros.data.recordings import Footage, Frame, fingerprint, open_footage
 from vss_ros.evaluate.report import version
+from vss_ros.evaluate.scores import Means, Scores, Times, answers
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.media.draw import jpeg, overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.consistency import Consistency
-from vss_ros.stream.groups import Groups
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.result import Result
 from vss_ros.stream.stream import Stream
 
-WINDOWS = (8, 16)
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 
 
@@ -103,13 +99,10 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     warm_up(stream)
     with new_folder(Path(task.folder)) as folder:
         with Record(folder, card, footage.fps, task.overlay) as record:
-            for frame in islice(in_groups(footage, stream.groups), task.limit or None):
-                for answer in stream.feed(frame[0], frame[2] / 1e9, source=frame):
-                    record.add(answer.source, answer)
+            frames = islice(footage.frames(), task.limit or None)
+            for frame, answer, figures in answers(stream, frames, record.scores):
+                record.add(frame, answer, figures)
                 progress(record.frames)
-            for answer in stream.flush():
-                record.add(answer.source, answer)
-            progress(record.frames)
             if not record.frames:
                 raise VssError(f"{task.input}: expected at least one frame, got none")
         result = {
@@ -128,12 +121,6 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
 def unlabelled(footage: Footage) -> Footage:
     """The same frames without labels, whose ids mean other classes than the model's."""
     return Footage(lambda: ((rgb, None, t) for rgb, _, t in footage.frames()), footage.fps, footage.length)
-
-
-def in_groups(footage: Footage, groups: Groups | None) -> Iterator[tuple[Any, Any, int]]:
-    """The frames, their true labels joined as the model's classes are."""
-    for rgb, truth, stamp in footage.frames():
-        yield rgb, groups(truth) if groups and truth is not None else truth, stamp
 
 
 def warm_up(stream: Stream) -> None:
@@ -155,7 +142,7 @@ class Record:
         self.size = (0, 0)
         self.digest = hashlib.sha256()
         self.means = Means()
-        self.total_ms: dict[bool, array] = {True: array("d"), False: array("d")}
+        self.times = Times()
         self.scores = Scores(len(card.classes))
         self.pictures = Pictures()
         self.meter = Consistency(card.classes)
@@ -174,18 +161,18 @@ class Record:
             self.bag.close()
             self.pictures.write(self.folder / "pictures")
 
-    def add(self, frame: Frame, result: Result) -> None:
+    def add(self, frame: Frame, result: Result, accuracy: dict[str, float]) -> None:
         (rgb, truth, stamp), labels = frame, result.labels
         if result.reset:
             self.before = None
             self.resets += 1
         # Here nothing lies before or after the stream, which is all of a frame's latency, and of its way in the node.
         total = result.times["node"] = result.times["total"]
-        figures = self.meter(result) | {"latency_ms": total} | self.scores.add(rgb, truth, labels)
+        figures = self.meter(result) | {"latency_ms": total} | accuracy
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         self.means.add(figures)
-        self.total_ms[result.is_keyframe].append(result.times["total"])
+        self.times.add(result.is_keyframe, total)
         self.digest.update(labels.tobytes())
         shown = overlay(rgb, labels, self.card.palette)
         known = overlay(rgb, truth, self.card.palette) if truth is not None and "mIoU" in figures else None
@@ -216,10 +203,6 @@ class Record:
 
     def summary(self) -> dict[str, Any]:
         """The figures over all frames."""
-        times = percentiles([*self.total_ms[True], *self.total_ms[False]])
-        for key, name in ((True, "key"), (False, "nonkey")):
-            if self.total_ms[key]:
-                times[name] = round(float(np.median(self.total_ms[key])), 3)
         return {
             "frames": self.frames,
             "seconds": (self.last_stamp - (self.first_stamp or 0)) / 1e9,
@@ -227,95 +210,13 @@ class Record:
             "fps": self.fps,
             "keyframes": self.keyframes,
             "resets": self.resets - 1,  # the first frame is no interruption
-            "times": times,
+            "times": self.times.summary(),
             "figures": self.means.values(),
             "accuracy": self.scores.summary(),
             "confusion": self.scores.counts.tolist() if self.scores.counts.any() else [],
             "masks_sha256": self.digest.hexdigest(),
             "pictures": self.pictures.listing(),
         }
-
-
-class Means:
-    """Running means of named figures, each over the frames that have it."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-
-    def add(self, figures: dict[str, Any]) -> None:
-        for name, value in figures.items():
-            if not isinstance(value, str):
-                total = self.sums.setdefault(name, [0.0, 0])
-                total[0], total[1] = total[0] + value, total[1] + 1
-
-    def values(self) -> dict[str, float]:
-        return {name: total / number for name, (total, number) in self.sums.items()}
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    p50, p95, p99 = np.percentile(values, (50, 95, 99))
-    found = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(values)}
-    return {name: round(float(value), 3) for name, value in found.items()}
-
-
-class Scores:
-    """Accuracy against the truth, as far as there is one: mIoU, wIoU, VC_8, VC_16, TC (see `metrics`)."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self.counts = np.zeros((classes, classes + 1), np.int64)
-        self.flow_counts = np.zeros_like(self.counts)
-        self.windows: dict[int, list[float]] = {n: [] for n in WINDOWS}
-        self.dense = True
-        self.start_windows()
-
-    def start_windows(self) -> None:
-        self.maps: deque[np.ndarray] = deque()
-        maps = self.maps
-        self.stays, self.same = (metrics.runs(maps.popleft() for _ in count()) for _ in range(2))
-        self.last: tuple[np.ndarray, np.ndarray] | None = None
-
-    def add(self, rgb: np.ndarray, truth: np.ndarray | None, labels: np.ndarray) -> dict[str, float]:
-        """The frame's own figures."""
-        if truth is None:
-            self.dense = False  # consistency over time needs the truth of every frame
-            return {}
-        if self.last and self.last[1].shape != truth.shape:  # a camera that changes its size starts anew
-            self.start_windows()
-        counts = metrics.confusion(truth, labels, self.classes)
-        self.counts += counts
-        if self.dense:
-            self.follow(rgb, truth, labels)
-        value = metrics.mean_iou(counts)
-        return {"mIoU": value} if value == value else {}
-
-    def follow(self, rgb: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
-        self.maps.append(truth)
-        stays = next(iter(self.stays))
-        self.maps.append(labels)
-        same = next(iter(self.same))
-        for n, values in self.windows.items():
-            constant = stays >= n
-            values.append(float((same >= n)[constant].mean()) if constant.any() else float("nan"))
-        if self.last:
-            flow = metrics.dis_flow(self.last[0], rgb)
-            self.flow_counts += metrics.flow_confusion(self.last[1], labels, flow, self.classes)
-        self.last = (rgb, labels)
-
-    def summary(self) -> dict[str, float]:
-        if not self.counts.sum():
-            return {}
-        values = {
-            "mIoU": metrics.mean_iou(self.counts),
-            "wIoU": metrics.weighted_iou(self.counts),
-            "accuracy": metrics.pixel_accuracy(self.counts),
-        }
-        if self.dense:
-            for n, windows in self.windows.items():
-                # The authors' script leaves out the last window.
-                values[f"mVC_{n}"] = metrics.mean_video_consistency([windows[n - 1 : -1]])
-            values["TC"] = metrics.mean_iou(self.flow_counts)
-        return {name: value for name, value in values.items() if value == value}
 
 
 def header(stamp: int) -> Any:

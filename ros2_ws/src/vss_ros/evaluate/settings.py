@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from vss_ros.config import VssError
@@ -13,8 +14,19 @@ STREAM_OPTIONS = ("motion", "steady", "schedule", "delay")
 """Of StreamConfig, one for all rows."""
 
 
+def variants(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(what to call the setting, its stream options, mode) of all that are to be compared."""
+    modes = parse_modes(args.mode)
+    for setting, options in settings(args):
+        for mode in modes:
+            if setting != "K = 1" or mode == "P" or "P" not in modes:  # K = 1 in B mode is the same as in P
+                yield setting, options, mode
+
+
 def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    """What to call each setting of each policy, and its stream options."""
+    """What to call each setting of each policy, and its stream options; one without a name if none is asked for."""
+    if not args.k and args.policy == "fixed":
+        return [("", {})]  # the network's own interval
     found: list[tuple[str, dict[str, Any]]] = []
     for policy in args.policy.split(","):
         policy = {"aks": "adaptive"}.get(policy, policy)

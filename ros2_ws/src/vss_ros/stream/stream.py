@@ -157,10 +157,10 @@ class Stream:
         self.after()
         return result
 
-    def run(self, frames: Iterable[tuple[np.ndarray, float]]) -> Iterator[Result]:
-        """Answers for a whole clip of (rgb, stamp), one a frame, in order."""
-        for rgb, stamp in frames:
-            done = self.feed(rgb, stamp)
+    def run(self, frames: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Answers for a whole clip of (rgb, stamp), or (rgb, stamp, source), one a frame, in order."""
+        for rgb, stamp, *source in frames:
+            done = self.feed(rgb, stamp, *source)
             self.after()
             yield from done
         yield from self.flush()
