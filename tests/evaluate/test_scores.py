@@ -9,7 +9,7 @@ from vss_ros.evaluate.scores import Scores, Times
 def test_videos_are_pooled_and_a_new_size_begins_another(rng):
     scores = Scores(3)
     windows, counts = [], 0
-    for length, size in ((12, (6, 8)), (10, (6, 8)), (9, (4, 4))):
+    for length, size in ((12, (16, 24)), (10, (16, 24)), (9, (12, 16))):
         scores.start()
         truth = np.repeat(rng.integers(0, 3, (1, *size), dtype=np.uint8), length, 0)
         labels = np.where(rng.random(truth.shape) < 0.2, 2, truth).astype(np.uint8)
