@@ -85,7 +85,7 @@ setup(
             "torch>=2.10,<2.15",  # before, a .pth can write beyond its memory (CVE-2026-24747)
             "lightning>=2.5,!=2.6.2,!=2.6.3,<3",  # these two stole credentials
             "matplotlib>=3.8,<4",
-            "pillow>=10.3,<14",  # ids of masks with a palette, of which OpenCV gives the colours
+            "pycocotools>=2.0.8,<3",  # masks of COCO's annotations, run lengths included
             "scipy>=1.13,<2",
             "tensorboard>=2.18,<3",
         ],

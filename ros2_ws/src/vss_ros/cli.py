@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": ("vss_ros.deploy.predict", "masks of a video, folder, recording or camera as files"),
     "import": ("vss_ros.deploy.import_onnx", "an ONNX file of your own → model card, checked on an image"),
     "evaluate": ("vss_ros.evaluate.dataset", "accuracy and temporal consistency on a data set"),
-    "data": ("vss_ros.data.check", "counts, sizes, classes and broken pairs of a data set"),
+    "data": ("vss_ros.data.check", "counts, classes, broken pairs of a data set; import of COCO, LabelMe"),
     "calibrate": (
         "vss_ros.deploy.calibrate",
         "INT8 on frames of your camera, and what it costs per layer group",

@@ -1,4 +1,8 @@
-"""Report on a data set before hours go into training: counts, sizes, share of each class, pairs that are broken."""
+"""Data sets before hours go into training.
+
+`check DATA`: counts, sizes, share of each class, pairs that are broken. `import coco|labelme IN OUT`: regions of
+annotation tools as masks with a YAML file, which --data of every command takes.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +17,69 @@ from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError
 from vss_ros.data.open import DATASETS, open_dataset
+from vss_ros.data.own.annotations import write_set
+from vss_ros.data.own.coco import read_coco
+from vss_ros.data.own.labelme import read_labelme
 from vss_ros.data.tags import TAG_SETS, check_tags
+
+IMPORTS = {"coco": read_coco, "labelme": read_labelme}
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("check",))
     known = ", ".join(("street", *DATASETS, *TAG_SETS))
-    parser.add_argument("data", help=f"{known}, or the YAML file or folder of a data set of your own")
+    parser.add_argument("action", choices=("check", "import"))
+    parser.add_argument(
+        "data",
+        nargs="+",
+        help=f"check: {known}, or the YAML file or folder of a data set of your own; import: {' or '.join(IMPORTS)}, "
+        "then the folder (or COCO's .json file) to read, and a new folder to write",
+    )
+    parser.add_argument(
+        "--background", default="", help="import: class of all that is in no region (default: none)"
+    )
+    parser.add_argument(
+        "--val",
+        type=float,
+        default=0.2,
+        help="import: share of images for val where no file says (default: 0.2)",
+    )
     parser.add_argument("--split", default="train,val,test", help="splits, with commas")
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")
 
 
 def main(args: argparse.Namespace) -> int:
-    broken = 0
+    if args.action == "import":
+        return read_annotations(args)
+    if len(args.data) != 1:
+        raise VssError(f"check: expected one data set, got {' '.join(args.data)}")
+    name, broken = args.data[0], 0
     for split in args.split.split(","):
-        if args.data in TAG_SETS and args.data != "pseudo":
-            tagged = open_dataset(args.data, split, args.root)
+        if name in TAG_SETS and name != "pseudo":
+            tagged = open_dataset(name, split, args.root)
             log.info("%s", "\n".join([f"{tagged.name}: {len(tagged)} images", *check_tags(tagged)]))
             continue
-        report = check(open_dataset(args.data, split, args.root), args.limit)
+        report = check(open_dataset(name, split, args.root), args.limit)
         broken += len(report["broken"])
         log.info("%s", format_report(report))
     return 1 if broken else 0
+
+
+def read_annotations(args: argparse.Namespace) -> int:
+    """`vss data import`: 1 where something was left out."""
+    if len(args.data) != 3 or args.data[0] not in IMPORTS:
+        raise VssError(f"import: expected {' or '.join(IMPORTS)}, IN and OUT, got {' '.join(args.data)}")
+    if not 0 <= args.val < 1:
+        raise VssError(f"--val: expected a share in [0, 1), got {args.val}")
+    names, found, bad = IMPORTS[args.data[0]](Path(args.data[1]))
+    for line in bad:
+        log.warning("left out: %s", line)
+    more = write_set(Path(args.data[2]), names, found, args.background, args.val)
+    for line in more:
+        log.warning("left out: %s", line)
+    return 1 if bad or more else 0
 
 
 def check(data: Any, limit: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError
-from vss_ros.data.own import is_own, open_own
+from vss_ros.data.own.described import is_own, open_own
 from vss_ros.data.points import POINT_SETS, StreetPoints
 from vss_ros.data.published.camvid import camvid
 from vss_ros.data.published.cityscapes import cityscapes

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vss_ros.config import VssError
-from vss_ros.data.own import distinct
+from vss_ros.data.own.labels import distinct
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from vss_ros.networks import build, from_authors
 from vss_ros.networks.cards.authors import authors_options, load_renamed

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.data.own import distinct
+from vss_ros.data.own.labels import distinct
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.media.files import read_bytes, write_atomic

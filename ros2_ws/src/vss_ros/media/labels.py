@@ -13,6 +13,8 @@ import numpy as np
 from vss_ros.config import IGNORE, MAX_PIXELS
 from vss_ros.media.image_size import PNG, ImageError, check_size, image_size, png_chunks
 
+PALETTE = 3
+"""Colour type in a PNG's header (PNG specification, 11.2.2)."""
 _TYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4"}
 _NAMED = {"mono8": ("u1", 1), "mono16": ("u2", 1)}
 _NAMED |= {name: ("u1", 4 if "a" in name else 3) for name in ("rgb8", "bgr8", "rgba8", "bgra8")}
@@ -66,13 +68,20 @@ def decode_label_file(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return labels // scale if scale > 1 else labels
 
 
+def palette_ids(data: bytes) -> np.ndarray | None:
+    """(H, W) uint8 ids of a PNG with a palette; None for any other image."""
+    if not data.startswith(PNG) or data[25] != PALETTE:
+        return None
+    return decode_label_file(data)
+
+
 def _palette_as_grey(data: bytes) -> tuple[bytes, int]:
     """A palette PNG with its ids as grey values, and what the decoder multiplies these with; any other as it is.
 
     Decoders answer a palette's colours, but the very same data under a header that says grey gives the ids.
     """
     depth, colour = data[24], data[25]
-    if colour != 3:
+    if colour != PALETTE:
         return data, 1
     out = [PNG]
     for kind, content in png_chunks(data):
