@@ -58,7 +58,7 @@ def annotated(image: Path, base: Path, draw: Any) -> Annotated:
 
 
 def find_image(name: Any, file: Path, base: Path) -> Path:
-    """Where imagePath says, if that is below `base`; else (it may be another machine's) the image of the file's name."""
+    """Where imagePath says, if that is below `base`; else (it may be another machine's) the image of its own name."""
     stated = Path(os.path.normpath(file.parent / str(name).replace("\\", "/")))
     beside = [file.with_suffix(suffix) for end in IMAGES for suffix in (end, end.upper())]
     for path in (stated, *beside):
