@@ -122,7 +122,7 @@ def files(network, size=SIZE):
 
 def test_exports_are_reused_and_told_apart(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"1"})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"1"})
     first = files(network)
     inodes = [path.stat().st_ino for path in first.values()]
     assert files(network) == first
@@ -135,7 +135,7 @@ def test_exports_are_reused_and_told_apart(cache, monkeypatch):
 
 def test_exports_that_were_not_used_for_longest_make_room(cache, monkeypatch):
     network = lively("segformer", "mobilenet_v1")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"0" * 100})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"0" * 100})
     monkeypatch.setattr("vss_ros.backends.onnx_files.LIMIT", 250)
     sizes = [(64, 32 * i) for i in range(1, 5)]
     made = []
@@ -152,7 +152,7 @@ def test_damaged_exports_are_rebuilt(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
     path = files(network)["propagate"]
     content = path.read_bytes()
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": content})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": content})
     flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     for damaged in (content[: len(content) // 2], flipped, b""):
         path.write_bytes(damaged)
@@ -166,13 +166,13 @@ def test_damaged_exports_are_rebuilt(cache, monkeypatch):
 
 def test_exports_that_others_could_have_written_are_not_loaded(cache, monkeypatch):
     network = lively("segformer", "mit_b0")
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"ours"})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"ours"})
     path = files(network)["propagate"]
     path.chmod(0o666)
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"new"})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"new"})
     assert files(network)["propagate"].read_bytes() == b"new"
     path.parent.chmod(0o777)
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"newer"})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"newer"})
     assert files(network)["propagate"].read_bytes() == b"newer" and not path.parent.stat().st_mode & 0o022
     give_away(monkeypatch, path.parent)
     with pytest.raises(VssError, match="belongs to user"):
@@ -182,7 +182,7 @@ def test_exports_that_others_could_have_written_are_not_loaded(cache, monkeypatc
 def test_a_cache_that_cannot_be_written_costs_time_at_each_start_only(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VSS_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr("vss_ros.backends.onnx_files.export", lambda *_, **__: {"propagate": b"onnx"})
+    monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": b"onnx"})
     network = lively("segformer", "mit_b0")
     assert files(network)["propagate"].read_bytes() == b"onnx"
     assert "set VSS_CACHE" in caplog.text

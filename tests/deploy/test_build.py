@@ -17,7 +17,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.gpu.build import timing_cache
 from vss_ros.backends.gpu.engines import NoEngine
 from vss_ros.backends.gpu.versions import Versions, builder, probe
-from vss_ros.backends.onnx_files import export
+from vss_ros.backends.onnx_export import export
 from vss_ros.config import VssError
 from vss_ros.networks.cards.card import read_card
 from vss_ros.networks.cards.model import Model, open_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from vss_ros import cli
-from vss_ros.backends.onnx_files import to_onnx
+from vss_ros.backends.onnx_export import to_onnx
 from vss_ros.deploy import export
 
 SMALL = ["--backbone", "mit_b0", "--classes", "5", "--size", "64x96"]

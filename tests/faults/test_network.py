@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +128,18 @@ def test_a_damaged_cache_is_made_anew(start, client, messages, tiny_card, tmp_pa
     send(client, 1.0, (64, 96))
     assert client.until(lambda: masks), node.text()
     assert "set VSS_CACHE to another one" in node.text(), "what stands in the way of a file is left alone"
+
+
+def test_a_node_with_exported_stages_never_loads_torch(
+    start, client, messages, tiny_card, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VSS_CACHE", str(tmp_path / "cache"))
+    loaded = []
+    for _ in range(2):
+        node = start(model=str(tiny_card), backend="openvino", schedule="parts", autostart=True)
+        masks = client.collect(messages.Image, "/segment/mask")
+        assert node.logged("active: ", 240), node.text()
+        assert client.until(lambda m=masks: send(client, 1.0, (64, 96)) or m), node.text()
+        loaded.append("libtorch" in Path(f"/proc/{node.child.pid}/maps").read_text())
+        assert node.stop() == 0
+    assert loaded == [True, False]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 from vss_ros.config import VssError
-from vss_ros.networks import build, load_imagenet
+from vss_ros.networks import build
+from vss_ros.networks.cards.authors import load_imagenet
 from vss_ros.networks.mcis import MCIS, localise, merge, tag_loss
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from fixtures.networks import assert_agrees, rebuilt, unfolded_head
 from fixtures.paths import find_data, find_parity
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.networks import build, from_authors, load_imagenet
-from vss_ros.networks.cards.authors import load_renamed
+from vss_ros.networks import build
+from vss_ros.networks.cards.authors import from_authors, load_imagenet, load_renamed
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.mar import MemoryRefinement
 from vss_ros.networks.stf import Fusion

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from fixtures.networks import assert_agrees, rebuilt
 from vss_ros import cli
 from vss_ros.config import VssError
-from vss_ros.networks import build, from_authors
-from vss_ros.networks.cards.authors import authors_names, unrename
+from vss_ros.networks import build
+from vss_ros.networks.cards.authors import authors_names, from_authors, unrename
 from vss_ros.networks.cards.card import load_model
 
 DEPTHS = {"resnet50_v1c": (3, 4, 6, 3), "resnet101_v1c": (3, 4, 23, 3)}

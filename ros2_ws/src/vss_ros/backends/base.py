@@ -30,10 +30,10 @@ class Backend(ABC):
     """Milliseconds of the stages since its last call, where the runtime knows better than the clock of its caller."""
 
     def __init__(self, model: Model, precision: str):
-        network = model.network
+        reading = model.reading
         self.precision, self.size, self.std = precision, model.size, model.std
-        self.keeps, self.lookahead, self.interval = network.keeps, network.lookahead, network.interval
-        self.reads, self.moves = network.reads, getattr(network, "moves", False)
+        self.keeps, self.lookahead, self.interval = reading.keeps, reading.lookahead, reading.interval
+        self.reads, self.moves = reading.reads, getattr(reading, "moves", False)
 
     @abstractmethod
     def encode(self, frame: np.ndarray) -> Any:

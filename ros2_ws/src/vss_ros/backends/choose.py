@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 
-import torch
-
 from vss_ros.backends.base import Backend
 from vss_ros.backends.cpu import cpu_has_bf16
+from vss_ros.backends.gpu.present import has_cuda
 from vss_ros.config import VssError
-from vss_ros.networks.cards.imported import Imported
 from vss_ros.networks.cards.model import Model
 
 log = logging.getLogger(__name__)
@@ -41,13 +39,13 @@ def make_backend(
     Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when
     TensorRT's engines have not been built: that takes minutes and is left to `vss build`.
     """
-    if isinstance(model.network, Imported):
+    if getattr(model.reading, "from_onnx", False):
         name = fastest(cpu=True) if name == "auto" else name
         if name not in ("openvino", "onnxruntime"):
             raise VssError(f"backend {name}: a network of an ONNX file runs on openvino or onnxruntime")
     if name == "auto":
         name = fastest()
-        if torch.cuda.is_available():
+        if has_cuda():
             try:
                 return make_backend(model, "tensorrt", precision=precision)
             except VssError as error:
@@ -57,7 +55,7 @@ def make_backend(
                 log.warning("backend auto: torch in %s on CUDA, slower than TensorRT: %s", precision, error)
         else:
             log.info("backend auto: %s", name)
-        if name in SLOWER and not torch.cuda.is_available():
+        if name in SLOWER and not has_cuda():
             log.warning(
                 "on a CPU openvino is %s times as fast as %s (x86-64; README, Speed): pip install %s",
                 SLOWER[name],
@@ -76,7 +74,7 @@ def make_backend(
     if precision == "auto":
         precision = best_precision(name, bf16_agrees)
         log.info("precision auto: %s", precision)
-    if name == "torch" and torch.cuda.is_available():
+    if name == "torch" and has_cuda():
         from vss_ros.backends.gpu.cuda import device_errors
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
@@ -113,7 +111,7 @@ def build_command(model: Model, precision: str) -> str:
 
 def fastest(cpu: bool = False) -> str:
     """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
-    if torch.cuda.is_available() and not cpu:
+    if has_cuda() and not cpu:
         return "torch"
     for name in ("openvino", "onnxruntime"):
         if all(find_spec(module) for module in NEEDS[name]):

@@ -1,34 +1,32 @@
-"""Exports a network's stages to ONNX files once, in a cache that survives damage and concurrent writers."""
+"""Where a network's stages lie as ONNX files: exported once, in a cache that survives damage and concurrent writers.
+
+Files that are there already are found by their card, without building the network: a process that only runs them does
+not load torch.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import hashlib
-import io
+import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-import warnings
-from collections.abc import Container
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
-from vss_ros.config import VssError, cache_dir
-from vss_ros.media.files import evict, foreign, own_folder, write_atomic
-from vss_ros.networks.cards.imported import Imported, to_stage
+from vss_ros.config import VssError, cache_dir, missing
+from vss_ros.media.files import evict, foreign, own_folder, read_bytes, write_atomic
 from vss_ros.networks.cards.model import Model
-
-CPU_OPSET = 20
-TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
 
 LIMIT = 2 << 30
 """Bytes of all exported stages together; those not used for longest go first."""
+INDEX_LIMIT = 1 << 16
+NAME = re.compile(r"[0-9a-f]{32}-([a-z]+(?:[0-9]+of[0-9]+)?)\.onnx")
+PACKAGE = Path(__file__).parents[1]
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +37,37 @@ def stage_files(model: Model) -> dict[str, Path]:
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
     """
     folder = cache_dir() / "onnx"
+    index = index_path(folder, model)
+    paths = recall(index) if index else {}
+    if paths and all(map(is_intact, paths.values())):
+        touch(paths)
+        return paths
+    try:
+        from vss_ros.backends import onnx_export
+        from vss_ros.backends.stages import stage_names
+    except ModuleNotFoundError as error:
+        raise VssError(missing(error.name or str(error))) from error
+
     key = cache_key(model)
     paths = {stage: folder / f"{key}-{stage}.onnx" for stage in stage_names(model)}
-    missing = {stage: path for stage, path in paths.items() if not is_intact(path)}
-    if not missing:
-        with contextlib.suppress(OSError):  # a read-only cache cannot say when it was last used
-            for path in paths.values():
-                os.utime(path)
-        return paths
-    log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
-    contents = export(model, wanted=missing)
+    lacking = {stage: path for stage, path in paths.items() if not is_intact(path)}
+    contents: dict[str, bytes] = {}
+    if lacking:
+        log.info("exporting %s for %d×%d (once)", type(model.network).__name__, *model.size)
+        contents = onnx_export.export(model, wanted=lacking)
+    else:
+        touch(paths)
     try:
         own_folder(folder)
         write(contents, paths)
+        if index:
+            write_atomic(index, json.dumps([path.name for path in paths.values()]).encode())
         for gone in evict(folder.glob("*.onnx"), LIMIT, list(paths.values())):
             checksum_path(gone).unlink(missing_ok=True)
         return paths
     except OSError as error:
+        if not lacking:
+            return paths
         log.warning(
             "the cache folder %s cannot be written (%s): each start exports anew; set VSS_CACHE to another one",
             folder,
@@ -63,13 +75,46 @@ def stage_files(model: Model) -> dict[str, Path]:
         )
     try:
         folder = temporary_folder()
-        elsewhere = {stage: folder / path.name for stage, path in missing.items()}
+        elsewhere = {stage: folder / path.name for stage, path in lacking.items()}
         write(contents, elsewhere)
         return paths | elsewhere
     except OSError as error:
         raise VssError(
             f"no place for {len(contents)} ONNX files: {error}; set VSS_CACHE or TMPDIR"
         ) from error
+
+
+def touch(paths: dict[str, Path]) -> None:
+    with contextlib.suppress(OSError):  # a read-only cache cannot say when it was last used
+        for path in paths.values():
+            os.utime(path)
+
+
+def index_path(folder: Path, model: Model) -> Path | None:
+    """Of the list of a card's files, by what the card says of the weights and all code that may go into them; None
+    for a network without a card."""
+    stored = model.stored
+    if stored is None:
+        return None
+    card = stored.card
+    said = [card.sha256, card.network, card.backbone, len(card.classes), sorted(card.options.items())]
+    text = repr((said, list(model.mean), list(model.std), model.size, model.parts, versions())).encode()
+    digest = hashlib.sha256(text)
+    for file in sorted([*(PACKAGE / "networks").rglob("*.py"), *(PACKAGE / "backends").glob("*.py")]):
+        digest.update(file.read_bytes())
+    return folder / f"{digest.hexdigest()[:32]}.json"
+
+
+def recall(index: Path) -> dict[str, Path]:
+    """The files of an index, in the order of use; {} where there is none that can be trusted."""
+    try:
+        if any(foreign(item.lstat(), item) for item in (index.parent, index)):
+            return {}
+        names = json.loads(read_bytes(index, INDEX_LIMIT))
+        found = [NAME.fullmatch(name) for name in names]
+    except (OSError, VssError, ValueError, TypeError, RecursionError):
+        return {}
+    return {match[1]: index.parent / match[0] for match in found if match} if all(found) else {}
 
 
 def write(contents: dict[str, bytes], paths: dict[str, Path]) -> None:
@@ -85,49 +130,25 @@ def temporary_folder() -> Path:
     return folder
 
 
-def export(model: Model, opset: int = CPU_OPSET, wanted: Container[str] | None = None) -> dict[str, bytes]:
-    """ONNX model of every stage, or of those wanted, at a fixed input size."""
-    if isinstance(model.network, Imported):
-        return {"propagate": to_stage(model.network, model.size, model.mean, model.std)}
-    stages = flat_stages(model)
-    return {
-        name: to_onnx(module, inputs, opset)
-        for name, (module, inputs) in stages.items()
-        if wanted is None or name in wanted
-    }
-
-
-@torch.no_grad()
-def to_onnx(module: nn.Module | torch.export.ExportedProgram, inputs: tuple, opset: int) -> bytes:
-    """ONNX model of a stage without duplicate initialisers; its inputs are named in0, in1, …"""
-    from onnx_ir.passes.common import DeduplicateInitializersPass
-
-    names = [f"in{i}" for i in range(len(inputs))]
-    chatty = [
-        logging.getLogger(name) for name in ("torch.onnx", "onnxscript")
-    ]  # torchvision is missing, and the like
-    levels = [logger.level for logger in chatty]
-    for logger in chatty:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module, inputs, dynamo=True, opset_version=opset, input_names=names, verbose=False
-            )
-    finally:
-        for logger, level in zip(chatty, levels, strict=True):
-            logger.setLevel(level)
-    DeduplicateInitializersPass(size_limit=1 << 40)(program.model)
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
-
-
 def cache_key(model: Model) -> str:
-    versions = [version(name) for name in ("torch", "onnx", "onnxscript")]
-    text = repr((fingerprint(model), model.size, versions)).encode() + Path(__file__).read_bytes()
+    from vss_ros.backends import onnx_export
+    from vss_ros.backends.stages import fingerprint
+
+    text = repr((fingerprint(model), model.size, versions())).encode()
+    for file in (Path(__file__), Path(onnx_export.__file__)):
+        text += file.read_bytes()
     return hashlib.sha256(text).hexdigest()[:32]
+
+
+def versions() -> list[str]:
+    """Of what exports."""
+    found = []
+    for name in ("torch", "onnx", "onnxscript"):
+        try:
+            found.append(version(name))
+        except PackageNotFoundError:
+            found.append("")
+    return found
 
 
 def checksum_path(path: Path) -> Path:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from vss_ros.backends import int8_files
 from vss_ros.backends.onnx import OnnxBackend
-from vss_ros.backends.onnx_files import export
+from vss_ros.backends.onnx_export import export
 from vss_ros.config import IGNORE, VssError
 from vss_ros.data import metrics
 from vss_ros.data.source import open_source

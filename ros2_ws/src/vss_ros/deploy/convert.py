@@ -13,8 +13,8 @@ from torch import Tensor
 from vss_ros.config import VssError
 from vss_ros.data.own.labels import distinct
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
-from vss_ros.networks import build, from_authors
-from vss_ros.networks.cards.authors import authors_options, load_renamed
+from vss_ros.networks import build
+from vss_ros.networks.cards.authors import authors_options, from_authors, load_renamed
 from vss_ros.networks.cards.card import ModelCard, save_model
 from vss_ros.networks.cards.hugging_face import find_folder, read_pretrained, read_weights
 from vss_ros.networks.cards.weights import read_state

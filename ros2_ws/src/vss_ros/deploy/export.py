@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from vss_ros.backends.onnx_files import CPU_OPSET, TENSORRT_OPSET, to_onnx
+from vss_ros.backends.onnx_export import CPU_OPSET, TENSORRT_OPSET, to_onnx
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.config import VssError
 from vss_ros.deploy.convert import parse_size

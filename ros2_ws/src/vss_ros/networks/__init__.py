@@ -26,27 +26,26 @@ A frame is float32 RGB, normalised by the mean and standard deviation of the mod
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from vss_ros.config import VssError, brief
-from vss_ros.networks import cffm, dcfm, iocformer, mar, mcis, mrcfa, msaf, pspnet, segformer, stf
-from vss_ros.networks.cards.authors import from_authors, load_imagenet
 
-__all__ = ["NETWORKS", "build", "encoder_of", "from_authors", "load_imagenet", "reads_of"]
+if TYPE_CHECKING:  # a card, and a model whose stages are exported already, are read without torch
+    from torch import nn
 
 NETWORKS = {
-    "cffm": cffm.CFFM,
-    "dcfm": dcfm.DCFM,
-    "iocformer": iocformer.IOCFormer,
-    "mcis": mcis.MCIS,
-    "mrcfa": mrcfa.MRCFA,
-    "msaf": msaf.MSAF,
-    "pspnet": pspnet.PSPNet,
-    "segformer": segformer.SegFormer,
-    "stf": stf.STF,
+    "cffm": "CFFM",
+    "dcfm": "DCFM",
+    "iocformer": "IOCFormer",
+    "mcis": "MCIS",
+    "mrcfa": "MRCFA",
+    "msaf": "MSAF",
+    "pspnet": "PSPNet",
+    "segformer": "SegFormer",
+    "stf": "STF",
 }
+"""File and class of each."""
 REFINABLE = ("dcfm", "pspnet", "stf")  # what MAR can wrap, as in its paper's Table 4
 
 
@@ -58,16 +57,26 @@ def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
     Raises VssError for names that do not exist or do not go together.
     """
     if name.startswith("mar+") and name[4:] in REFINABLE:
-        return mar.MAR(build(name[4:], backbone, classes, **options), classes)
+        from vss_ros.networks.mar import MAR
+
+        return MAR(build(name[4:], backbone, classes, **options), classes)
     if name not in NETWORKS:
         known = [*NETWORKS, *(f"mar+{base}" for base in REFINABLE)]
         raise VssError(f"unknown network {name!r}: expected one of {', '.join(known)}")
     if not 1 <= classes <= 255:
         raise VssError(f"classes: expected 1 to 255 (255 marks unlabelled pixels), got {classes}")
     try:
-        return NETWORKS[name](backbone, classes, **options)
+        return class_of(name)(backbone, classes, **options)
     except (TypeError, ValueError, ArithmeticError, AssertionError, MemoryError, RuntimeError) as error:
         raise VssError(f"{name}: cannot be made with options {brief(options)}: {brief(error)}") from error
+
+
+def class_of(name: str) -> Any:
+    """The class of a network, or of the one that MAR wraps; None if there is no such network."""
+    file = name.removeprefix("mar+")
+    if file not in NETWORKS:
+        return None
+    return getattr(importlib.import_module(f"{__name__}.{file}"), NETWORKS[file])
 
 
 def encoder_of(network: Any) -> tuple[str, ...]:

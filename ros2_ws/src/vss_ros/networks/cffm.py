@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.cards.reading import OFFSETS, Before, check_offsets
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
 
 WINDOW = 7
 SHIFT = 3
-OFFSETS = (9, 6, 3)
 # by scale, coarse to fine: pooled tokens a window side, pixels a token side; kernel, padding of unfold
 SCALES = {1: (1, 7, 7, 3), 2: (2, 3, 5, 2), 3: (3, 2, 3, 1)}
 POOLED_TARGET = (1, 7, 5, 2)
@@ -146,15 +146,12 @@ class CFFMBlock(nn.Module):
         return F.pad(x, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
 
 
-class CFFM(nn.Module):
+class CFFM(nn.Module, Before):
     """Memory of a frame: for each block its pooled keys and values as t−9, as t−6 and as t−3.
 
     Other earlier frames are options: `offsets` counts back from the target, oldest first, and `scales` says how finely
     each is pooled: 1 (coarse and wide), 2 or 3 (fine and narrow). On Cityscapes the authors take the same.
     """
-
-    lookahead = 0
-    interval = 1
 
     def __init__(
         self,
@@ -171,8 +168,7 @@ class CFFM(nn.Module):
             raise VssError(f"cffm: expected a backbone of {', '.join(MIT)}; got {name!r}")
         if len(offsets) != len(scales) or not set(scales) <= set(SCALES):
             raise VssError(f"cffm: scales: expected one of 1, 2, 3 for each of {offsets}, got {scales}")
-        self.offsets = check_offsets("cffm", offsets)
-        self.keeps = self.offsets[0]
+        self.offsets = check_offsets(offsets)
         self.backbone = backbone(name)
         self.head = AllMLP(self.backbone.channels, width)
         self.linear_pred = nn.Conv2d(width, classes, 1)
@@ -202,12 +198,6 @@ class CFFM(nn.Module):
         """→ logits (B, classes, H/4, W/4)."""
         return self.classify(self.fuse(features, *memories))
 
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        """t−9, t−6, t−3; where one is not remembered, the next older one, or the oldest."""
-        return [
-            tuple(max((k for k in keys if k <= t - offset), default=min(keys)) for offset in self.offsets)
-        ]
-
     def loss(self, batch: dict[str, Tensor], auxiliary: float = 0.5) -> dict[str, Tensor]:
         """CE of the target plus `auxiliary` times that of every labelled frame alone; frames (B, T, 3, H, W), the
         target last."""
@@ -218,13 +208,6 @@ class CFFM(nn.Module):
         memories = [self.remember((small[:, i],)) for i in range(len(self.offsets))]
         final = cross_entropy(self.decode((small[:, -1],), *memories), labels[:, -1])
         return {"loss": final + auxiliary * alone, "final": final, "alone": alone}
-
-
-def check_offsets(network: str, offsets: Sequence[int]) -> tuple[int, ...]:
-    """Frames back from the target, oldest first. Raises VssError."""
-    if not offsets or min(offsets) < 1 or list(offsets) != sorted(set(offsets), reverse=True):
-        raise VssError(f"{network}: offsets: expected frames back, oldest first, as (9, 6, 3); got {offsets}")
-    return tuple(offsets)
 
 
 DIAGONALS = ((-SHIFT, -SHIFT), (-SHIFT, SHIFT), (SHIFT, -SHIFT), (SHIFT, SHIFT))

@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.networks.backbones import MIT, RESNET, backbone
+from vss_ros.networks.cards.reading import LastKeyframe
 from vss_ros.networks.heads import PPM, AllMLP, fold_batch_norm
 from vss_ros.networks.losses import CRITERIA, DISTANCES, named
 
 VSPW_CLASSES = 124
 
 
-class DCFM(nn.Module):
+class DCFM(nn.Module, LastKeyframe):
     """Memory of a keyframe: one map (B, h, w, D), the common feature's share of the fusion convolution. Channels
     come last since runtimes compute 1×1 convolutions that way and would else reorder it on every frame.
 
@@ -33,12 +34,7 @@ class DCFM(nn.Module):
     one, which they have not: what corrects the classes' shares (`prior` of a recipe) is kept there.
     """
 
-    keeps = 1  # only the last keyframe (and, looking ahead, the next) is ever read
-    lookahead = 0
-    interval = 5
-    moves = True
     encoder = ("backbone.", "head.", "ppm.")  # of the authors' two optimisers: all up to the common feature
-    moves = True
 
     def __init__(
         self, name: str, classes: int, hidden: bool | None = None, dropout: float = 0.1, bias: bool = False
@@ -113,12 +109,6 @@ class DCFM(nn.Module):
     def decode(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
         """Features of a frame and the memory of a keyframe → logits (B, classes, h, w)."""
         return self.classify(self.fuse(features, memory))
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        """The last keyframe (P mode); looking ahead, also the next one, whose logits are added (B mode)."""
-        before = [k for k in keys if k <= t]
-        after = [k for k in keys if k > t]
-        return [(k,) for k in before[-1:] + ([] if t in keys else after[:1])]
 
     def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fused feature and labels of the labelled frame as its own keyframe."""

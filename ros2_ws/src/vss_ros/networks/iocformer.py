@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, RESNET, ResNet, backbone
+from vss_ros.networks.cards.reading import Reading
 from vss_ros.networks.matching import count_loss, matched_loss, targets_of
 
 TEMPERATURE = 10000
@@ -32,11 +33,8 @@ OBJECT = 1
 """Index of the class of objects; the other logit is never a target."""
 
 
-class IOCFormer(nn.Module):
+class IOCFormer(nn.Module, Reading):
     task = "counting"
-    keeps = 0
-    lookahead = 0
-    interval = 1
 
     def __init__(
         self,
@@ -103,9 +101,6 @@ class IOCFormer(nn.Module):
         outputs, density = self.answer(features[0], every=False)
         logits, located = outputs[-1]
         return logits[..., OBJECT].sigmoid(), located[..., :2], density
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        return [()]
 
     def answer(self, feature: Tensor, every: bool) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Logits (B, Q, 2) and located (B, Q, 3) of the last or of every decoder layer, and the density."""

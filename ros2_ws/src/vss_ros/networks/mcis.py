@@ -23,17 +23,15 @@ from torch import Tensor, nn
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, backbone
 from vss_ros.networks.backbones.vgg import VGG
+from vss_ros.networks.cards.reading import Reading
 
 CONTRAST_FROM = 2
 """First pass over the data, counted from 0, with the contrastive loss."""
 COPIES = (0.75, 2.0)
 
 
-class MCIS(nn.Module):
+class MCIS(nn.Module, Reading):
     task = "tags"
-    keeps = 0
-    lookahead = 0
-    interval = 1
 
     def __init__(self, name: str, classes: int, width: int = 512, shared_head: bool = False):
         """name: "vgg16", or a MobileNetV1. Raises VssError for another one."""
@@ -70,9 +68,6 @@ class MCIS(nn.Module):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """→ class maps (B, classes, H/8, W/8), whose means are the scores of the tags."""
         return self.classifier(features[0])
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        return [()]
 
     def coattend(self, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D, h, w) of two images, of any two sizes → what each finds of itself in the other, each of the

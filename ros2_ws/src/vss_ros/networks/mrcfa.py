@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, backbone
-from vss_ros.networks.cffm import CFFM, OFFSETS, check_offsets
+from vss_ros.networks.cards.reading import OFFSETS, Before, check_offsets
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
 
@@ -89,15 +89,12 @@ def upsampled(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
-class MRCFA(nn.Module):
+class MRCFA(nn.Module, Before):
     """Memory of a frame: keys of its tokens at three scales and their features, (B, N, C) each.
 
     `offsets`: the earlier frames, counted back from the target, oldest first. `grid`: stride of an earlier frame's
     tokens, 32, or 16 as in the Cityscapes model, which is not released: its published size says so.
     """
-
-    lookahead = 0
-    interval = 1
 
     def __init__(
         self,
@@ -111,8 +108,7 @@ class MRCFA(nn.Module):
         super().__init__()
         if grid not in (16, 32):
             raise VssError(f"mrcfa: grid: expected 16 or 32, got {grid}")
-        self.offsets, self.finer = check_offsets("mrcfa", offsets), 32 // grid
-        self.keeps = self.offsets[0]
+        self.offsets, self.finer = check_offsets(offsets), 32 // grid
         if name not in MIT:
             raise VssError(f"mrcfa: expected a backbone of {', '.join(MIT)}; got {name!r}")
         self.share = 0.8 if name == "mit_b0" else 0.5  # of the tokens that STM keeps (p in the paper)
@@ -183,8 +179,6 @@ class MRCFA(nn.Module):
     def decode(self, features: Sequence[Tensor], *memories: Sequence[Tensor]) -> Tensor:
         """→ logits (B, classes, H/4, W/4)."""
         return self.classify(self.fuse(features, *memories))
-
-    reads = CFFM.reads
 
     def loss(self, batch: dict[str, Tensor], auxiliary: float = 0.5) -> dict[str, Tensor]:
         """CE of the target, averaged over the heads on what each frame and all gave, plus `auxiliary` times that of

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import RESNET, backbone
+from vss_ros.networks.cards.reading import LastTwo
 from vss_ros.networks.heads import PPM
 from vss_ros.networks.losses import cross_entropy
 
@@ -76,15 +77,11 @@ class Alignment(nn.Module):
         return deformable_conv(neighbour, offset, self.conv.weight, self.conv.bias)
 
 
-class MSAF(nn.Module):
+class MSAF(nn.Module, LastTwo):
     """Memory of a frame: its pyramid features as t−1 (B, d, H/16, W/16) and as t−2 (B, d, H/32, W/32).
 
     `pyramid` pools the last stage as PSPNet does, the paper's strongest image network.
     """
-
-    keeps = 2
-    lookahead = 0
-    interval = 1
 
     def __init__(
         self, name: str, classes: int, width: int | None = None, reduction: int = 1, pyramid: bool = False
@@ -143,11 +140,6 @@ class MSAF(nn.Module):
         """Semantic partition (eq. 13–14) → logits (B, classes, H/8, W/8); memories of t−2 and t−1."""
         p, _, r = self.descriptors(features, older, newer)
         return partition(p, r)
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        """The last two remembered frames before t; the older one stands in for one that lacks."""
-        past = [k for k in keys if k < t][-2:] or [t]
-        return [(past[0], past[-1])]
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pixel, region and final cross entropy (eq. 15) of the last of frames (B, 3, 3, H, W), oldest first."""

@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import RESNET, backbone
+from vss_ros.networks.cards.reading import Reading
 from vss_ros.networks.heads import PPM
 from vss_ros.networks.losses import cross_entropy
 
 
-class PSPNet(nn.Module):
-    keeps = 0
-    lookahead = 0
-    interval = 1
-
+class PSPNet(nn.Module, Reading):
     def __init__(self, name: str, classes: int, width: int = 512, dropout: float = 0.1):
         super().__init__()
         if name not in RESNET:
@@ -52,9 +49,6 @@ class PSPNet(nn.Module):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """→ logits (B, classes, H/8, W/8)."""
         return self.classify(self.fuse(features))
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        return [()]
 
     def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Feature and labels of the labelled frame, the first of frames (B, T, 3, H, W)."""

@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MIT, MOBILENET, backbone
+from vss_ros.networks.cards.reading import Reading
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
 
 
-class SegFormer(nn.Module):
-    keeps = 0
-    lookahead = 0
-    interval = 1
-
+class SegFormer(nn.Module, Reading):
     def __init__(self, name: str, classes: int, width: int | None = None, dropout: float = 0.1):
         super().__init__()
         if name not in MIT and name not in MOBILENET:
@@ -44,9 +41,6 @@ class SegFormer(nn.Module):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """→ logits (B, classes, H/4, W/4)."""
         return self.classify(features[0])
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        return [()]
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross entropy of the labelled frame, the first of frames (B, T, 3, H, W)."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vss_ros.networks.cards.reading import Neighbours
 from vss_ros.networks.losses import cross_entropy
 from vss_ros.networks.pspnet import MMSEGMENTATION_NAMES, PSPNet
 
@@ -99,7 +100,7 @@ class Fusion(nn.Module):
         return y[:, 0].permute(0, 3, 1, 2)[..., :height, :width]
 
 
-class STF(nn.Module):
+class STF(nn.Module, Neighbours):
     """Memory of a frame: its PSPNet feature, (B, 512, H/8, W/8)."""
 
     def __init__(
@@ -112,9 +113,6 @@ class STF(nn.Module):
     ):
         super().__init__()
         self.causal = causal
-        self.keeps = 2
-        self.lookahead = 0 if causal else 1
-        self.interval = 1
         self.pspnet = PSPNet(name, classes)
         self.width = self.pspnet.width
         self.stf = Fusion(self.width, grid, target=2 if causal else 1, dropout=dropout)
@@ -139,11 +137,6 @@ class STF(nn.Module):
         """→ logits (B, classes, H/8, W/8)."""
         return self.classify(self.fuse(features, *memories))
 
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        """t−1 and t+1 (causal: t−2 and t−1); the nearest remembered frame stands in for one that lacks."""
-        wanted = (t - 2, t - 1) if self.causal else (t - 1, t + 1)
-        return [tuple(nearest(keys, frame) for frame in wanted)]
-
     def target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fused feature and labels of the target among frames (B, 3, 3, H, W), oldest first."""
         frames = batch["frames"]
@@ -154,10 +147,6 @@ class STF(nn.Module):
         """Cross entropy of the target."""
         fused, labels = self.target(batch)
         return {"loss": cross_entropy(self.classify(fused), labels)}
-
-
-def nearest(keys: Sequence[int], frame: int) -> int:
-    return min(keys, key=lambda key: abs(key - frame))
 
 
 def across(x: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: b
         )
         log.info("schedule %s: %s", schedule, why)
         if schedule == "beside":
+            del backend  # one network in memory at a time
             backend = open_backend(model, spare(replace(config, schedule=schedule)))
     stream = Stream(
         backend,

@@ -15,7 +15,7 @@ import torch
 
 from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
-from vss_ros.networks import load_imagenet
+from vss_ros.networks.cards.authors import load_imagenet
 from vss_ros.networks.cards.card import find_models, load_model
 from vss_ros.networks.cards.hugging_face import read_backbone, read_weights
 from vss_ros.networks.cards.weights import read_checkpoint, read_state, restore

@@ -171,7 +171,7 @@ def bindings(compiled: Any) -> tuple[list[str], list[str], bytes]:
 
 
 def from_onnx(program: ExportedProgram, inputs: tuple[Tensor, ...], found: Versions) -> bytes:
-    from vss_ros.backends.onnx_files import TENSORRT_OPSET, to_onnx
+    from vss_ros.backends.onnx_export import TENSORRT_OPSET, to_onnx
 
     return parsed(to_onnx(program, inputs, TENSORRT_OPSET), found)
 

@@ -30,7 +30,7 @@ from vss_ros.config import VssError
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import paper, roofline
 from vss_ros.deploy.convert import parse_size
-from vss_ros.networks import NETWORKS, build
+from vss_ros.networks import build, class_of
 from vss_ros.networks.cards.model import Model
 from vss_ros.node_config import CountConfig
 from vss_ros.stream.count import CountStream
@@ -177,7 +177,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
         except VssError as error:
             sys.stderr.write(f"{label} left out: {error}\n")
             continue
-        counts = getattr(NETWORKS.get(network), "task", "") == "counting"
+        counts = getattr(class_of(network), "task", "") == "counting"
         streams[label] = (
             CountStream(backend, None, CountConfig()) if counts else Stream(backend, FixedInterval(INTERVAL))
         )

@@ -50,9 +50,9 @@ def authors_names(name: str) -> list[tuple[str, str | None]]:
 
 def module_of(name: str) -> Any:
     """The file of a network, or of the one that MAR wraps; None if there is no such network."""
-    from vss_ros.networks import NETWORKS
+    from vss_ros.networks import class_of
 
-    network = NETWORKS.get(name.removeprefix("mar+"))
+    network = class_of(name)
     return network and sys.modules[network.__module__]
 
 

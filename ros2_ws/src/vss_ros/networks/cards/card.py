@@ -7,6 +7,7 @@ import hashlib
 import re
 import typing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,42 +140,60 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
         raise VssError(f"model card {path}: {error}") from error
 
 
-def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
-    """Network in inference mode with its weights, and its card.
+class StoredNetwork:
+    """A card's network: its weights are checked at once, and it is built by torch where it is first asked for.
 
-    Raises VssError if the card or the weights are missing, damaged or do not belong together.
+    Raises VssError if the weights are missing, damaged or belong to another card.
     """
-    import torch
 
-    from vss_ros.networks import build
-    from vss_ros.networks.cards.weights import parse_safetensors, restore
+    def __init__(self, card: ModelCard, path: Path):
+        self.card, self.path = card, path
+        self.read()
 
-    card, path = read_card(model)
-    file = path.parent / card.weights
-    try:
-        content = read_bytes(file, WEIGHTS_BYTES)
-    except VssError as error:
-        raise VssError(f"weights of model {card.name}: {error}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.sha256:
-        raise VssError(
-            f"weights {file} do not belong to the card {path}: expected sha256 {card.sha256}, got {found}; "
-            "restore the file or run `vss train` or `vss convert` again"
-        )
-    if card.network == "onnx":
-        from vss_ros.networks.cards.imported import Imported
+    def read(self) -> bytes:
+        """The weights file as the card knows it."""
+        file = self.path.parent / self.card.weights
+        try:
+            content = read_bytes(file, WEIGHTS_BYTES)
+        except VssError as error:
+            raise VssError(f"weights of model {self.card.name}: {error}") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.card.sha256:
+            raise VssError(
+                f"weights {file} do not belong to the card {self.path}: expected sha256 {self.card.sha256}, "
+                f"got {found}; restore the file or run `vss train` or `vss convert` again"
+            )
+        return content
 
-        return Imported(content, len(card.classes), **card.options).eval(), card
-    tensors = parse_safetensors(content, file)
-    with torch.device("meta"):  # costs no memory, whatever the card asks for
-        wanted = build(card.network, card.backbone, len(card.classes), **card.options).state_dict()
-    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
-        raise VssError(
-            f"weights {file} do not fit {card.network}-{card.backbone} with options {card.options}"
-        )
-    network = build(card.network, card.backbone, len(card.classes), **card.options)
-    restore(network, tensors, f"weights {file}")
-    return network.eval(), card
+    @cached_property
+    def network(self) -> nn.Module:
+        """In inference mode. Raises VssError if the weights do not fit what the card says."""
+        import torch
+
+        from vss_ros.networks import build
+        from vss_ros.networks.cards.weights import parse_safetensors, restore
+
+        card, content, file = self.card, self.read(), self.path.parent / self.card.weights
+        if card.network == "onnx":
+            from vss_ros.networks.cards.imported import Imported
+
+            return Imported(content, len(card.classes), **card.options).eval()
+        tensors = parse_safetensors(content, file)
+        with torch.device("meta"):  # costs no memory, whatever the card asks for
+            wanted = build(card.network, card.backbone, len(card.classes), **card.options).state_dict()
+        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise VssError(
+                f"weights {file} do not fit {card.network}-{card.backbone} with options {card.options}"
+            )
+        network = build(card.network, card.backbone, len(card.classes), **card.options)
+        restore(network, tensors, f"weights {file}")
+        return network.eval()
+
+
+def load_model(model: str | Path) -> tuple[nn.Module, ModelCard]:
+    """Network in inference mode with its weights, and its card. Raises VssError as StoredNetwork does."""
+    stored = StoredNetwork(*read_card(model))
+    return stored.network, stored.card
 
 
 def save_model(network: nn.Module, card: ModelCard, folder: Path, half: bool = True) -> Path:

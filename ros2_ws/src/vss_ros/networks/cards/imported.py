@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vss_ros.config import VssError, brief, missing
+from vss_ros.networks.cards.reading import OfOnnx
 
 OUTPUTS = ("logits", "probabilities", "labels")
 LAYOUTS = ("nchw", "nhwc")
@@ -21,12 +22,8 @@ CERTAIN = 12.0
 """Logit of a class where the network gives nothing but labels; all others have 0."""
 
 
-class Imported(nn.Module):
+class Imported(nn.Module, OfOnnx):
     """content: of the ONNX file; options: names of its `input` and output (`output_name`), and what CHOICES lists."""
-
-    keeps = 0
-    lookahead = 0
-    interval = 1
 
     def __init__(self, content: bytes, classes: int, **options: Any):
         super().__init__()
@@ -42,9 +39,6 @@ class Imported(nn.Module):
         said = hashlib.sha256(content + repr((classes, sorted(self.options.items()))).encode()).digest()
         # a tensor, since caches and engines know networks by their tensors
         self.register_buffer("identity", torch.frombuffer(bytearray(said), dtype=torch.uint8))
-
-    def reads(self, t: int, keys: Sequence[int]) -> list[tuple[int, ...]]:
-        return [()]
 
     def encode(self, frame: Any) -> Any:
         raise VssError("a network of an ONNX file runs on backend openvino or onnxruntime, not in torch")

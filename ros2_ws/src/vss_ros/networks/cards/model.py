@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD
-from vss_ros.networks.cards.card import ModelCard, load_model
+from vss_ros.networks.cards.card import ModelCard, StoredNetwork, read_card
+from vss_ros.networks.cards.reading import reading_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,18 +25,34 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Model:
-    """network: in inference mode; size: (height, width) of its input; card: None where the weights are fresh.
+    """given: a network in inference mode, or a card's, which is built where `network` is first asked for: a process
+    that runs exported stages never loads torch; size: (height, width) of its input; card: None where the weights are
+    fresh.
 
     parts: how many stages of like cost `remember` becomes, which may run one a frame; at most the network's steps;
     source: what the user calls the model, for commands in messages.
     """
 
-    network: nn.Module
+    given: nn.Module | StoredNetwork
     size: tuple[int, int]
     card: ModelCard | None = None
     calibration: Calibration | None = None
     parts: int = 1
     source: str = ""
+
+    @property
+    def stored(self) -> StoredNetwork | None:
+        return self.given if isinstance(self.given, StoredNetwork) else None
+
+    @property
+    def network(self) -> nn.Module:
+        return self.given.network if isinstance(self.given, StoredNetwork) else self.given
+
+    @property
+    def reading(self) -> Any:
+        """What the network keeps and reads, as in `reading.Reading`; known without the network itself."""
+        stored = self.stored
+        return reading_of(stored.card.network, stored.card.options) if stored else self.given
 
     @property
     def mean(self) -> Sequence[float]:
@@ -55,6 +72,6 @@ class Model:
 
 def open_model(model: str | Path, size: tuple[int, int] | None = None) -> Model:
     """An installed model's name or a card's path, at the card's size unless another is given. Raises VssError."""
-    network, card = load_model(model)
-    height, width = size or card.size
-    return Model(network, (height, width), card, source=str(model))
+    stored = StoredNetwork(*read_card(model))
+    height, width = size or stored.card.size
+    return Model(stored, (height, width), stored.card, source=str(model))
