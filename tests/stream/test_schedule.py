@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import vss_ros
 from fixtures.motion import CELLS, SIZE, Colours, texture, window
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, StreamConfig, VssError
 from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval, LabelDrift
+from vss_ros.stream.load import open_stream
 from vss_ros.stream.motion import Motion
-from vss_ros.stream.schedule import choose
+from vss_ros.stream.schedule import Auto, Costs, measure
 from vss_ros.stream.stream import Stream
 
 PICTURE = texture()
@@ -278,7 +279,7 @@ def test_schedules_that_do_not_go_are_refused(options, text):
 
 
 @pytest.mark.parametrize(
-    ("key_ms", "parts", "expected"), [(1, 1, "at_once"), (60, 4, "parts"), (60, 1, "beside")]
+    ("key_ms", "parts", "expected"), [(8, 1, "at_once"), (60, 4, "parts"), (60, 1, "beside")]
 )
 def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     backend, now = Colours(1, parts), [0.0]
@@ -286,16 +287,44 @@ def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     cost = lambda ms, run: lambda *a: (now.__setitem__(0, now[0] + ms / 1e3), run(*a))[1]  # noqa: E731
     backend.remember_part = cost(key_ms / parts, backend.remember_part)
     backend.remember = cost(key_ms, backend.remember)
-    found, why = choose(backend, 5, 1 / 30)
-    assert found == expected and f"{key_ms} ms" in why
+    costs = measure(make(backend, steady=0.5))
+    assert costs.key == pytest.approx(key_ms) and costs.nonkey == pytest.approx(0)
+    auto = costs.choose(5, 1 / 30)
+    assert auto.schedule == expected and f"{key_ms} ms" in auto.why
+
+
+@pytest.mark.parametrize(
+    ("costs", "interval", "hz", "expected"),
+    [
+        (Costs(20, 8, 6, 4), 5, 30, "at_once"),
+        (Costs(20, 8, 6, 4), 5, 60, "beside"),  # 14 ms of 16.7 leave nothing for the rest of the node
+        (Costs(40, 12, 10, 4), 5, 30, "parts"),
+        (Costs(40, 12, 10, 4), 4, 30, "beside"),  # the last part would come after the next keyframe
+        (Costs(40, 12, 40, 1), 5, 30, "beside"),
+        (Costs(40, 12, 10, 4), 5, 15, "at_once"),
+        (Costs(400, 1), 1, 15, "beside"),
+    ],
+)
+def test_auto_by_costs_and_the_cameras_rate(costs, interval, hz, expected):
+    auto = costs.choose(interval, 1 / hz)
+    assert auto.schedule == expected and auto.costs is costs
+    assert costs.times(100).choose(interval, 100 / hz).schedule == expected
 
 
 @pytest.mark.parametrize("options", [{"motion": False}, {"both_sides": True}])
 def test_auto_takes_only_what_the_other_options_allow(options, tiny_card, monkeypatch):
     """However slow the network is: a node whose schedule was refused would not start."""
-    monkeypatch.setattr("vss_ros.stream.load.choose", lambda *_: ("beside", "slow"))
+    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(1e6))
     stream = vss_ros.load_stream(tiny_card, backend="torch", schedule="auto", **options)
-    assert stream.schedule == "at_once" and "late" in stream.why
+    assert stream.schedule == "at_once" and "late" in stream.auto.why
+
+
+def test_a_schedule_chosen_before_is_not_measured_again(tiny_card, monkeypatch):
+    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: pytest.fail("measured"))
+    config = StreamConfig(model=str(tiny_card), backend="torch", schedule="auto")
+    for schedule in ("at_once", "parts", "beside"):
+        with open_stream(config, auto=Auto(schedule, "as told")) as stream:
+            assert (stream.schedule, stream.auto.why) == (schedule, "as told")
 
 
 @pytest.mark.slow

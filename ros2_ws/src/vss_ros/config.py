@@ -290,7 +290,12 @@ class StreamConfig(RuntimeConfig):
         low=0,
         high=1000,
     )
-    rate: float = option(30.0, "schedule auto: frames a second of a camera", low=0.1, high=1000.0)
+    rate: float = option(
+        30.0,
+        "schedule auto: frames a second of a camera; a node chooses once more when it knows the real rate",
+        low=0.1,
+        high=1000.0,
+    )
     hide_unseen: bool = option(
         False,
         "label 255 what the motion uncovered and no network has seen yet",

@@ -210,7 +210,7 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):
     card = read_card("street")[0]
     problem, plots = page.locator("#problem"), page.locator(".plot canvas")
     expect(page.locator("#legend li")).to_have_count(len(card.classes), timeout=180_000)
-    expect(plots).to_have_count(4, timeout=60_000)
+    expect(plots).to_have_count(5, timeout=60_000)
     pictures = set()
     for _ in range(40):
         pictures.add(hash(page.locator("#overlay").screenshot()))
@@ -222,21 +222,22 @@ def test_the_page_in_chromium_beside_the_real_network(start, page, tmp_path):
     seen = page.evaluate(PAGE)
     assert seen["legend"] == [[name, list(rgb)] for name, rgb in zip(card.classes, card.palette, strict=True)]
     assert seen["node"] == "/segment" and "input" in "".join(seen["lines"])
-    titles = ["Latency, ms", "Keyframe age, frames", "Labels that change, share", "Drift from the keyframe"]
+    titles = ["Latency, ms", "Keyframe age, frames", "Age of what the network saw, ms"]
+    titles += ["Labels that change, share", "Drift from the keyframe"]
     assert seen["titles"] == titles
     for index, title in enumerate(titles):
         blue = [c for c in page.evaluate(CANVAS, index) if c[2] > 150 and c[2] - c[0] > 80]
         assert blue, f"the line of {title} is drawn"
     page.locator("#more summary").click()
     page.get_by_role("checkbox", name="Time per stage, ms").check()
-    expect(plots).to_have_count(5)
+    expect(plots).to_have_count(6)
     page.get_by_role("checkbox", name="Time per stage, ms").uncheck()
     page.locator("#more summary").click()
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
     page.emulate_media(color_scheme="dark")
     assert page.evaluate(background) != light
-    expect(plots).to_have_count(4)
+    expect(plots).to_have_count(5)
     page.emulate_media(color_scheme="light")
     if "VSS_SCREENSHOT" in os.environ:
         page.set_viewport_size({"width": 1000, "height": 760})

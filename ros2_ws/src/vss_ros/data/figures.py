@@ -117,6 +117,7 @@ FIGURES = {
 PLOTS = (
     ("Latency", ("latency_ms", "node_ms", "total_ms"), True),
     ("Keyframe age", ("keyframe_age",), True),
+    ("Age of what the network saw", ("network_age_ms",), True),
     ("Labels that change", ("label_change", "motion_label_change", "flicker"), True),
     ("Drift from the keyframe", ("label_drift", "input_drift", "feature_drift"), True),
     ("Steady pixels", ("window_consistency_8", "window_consistency_16"), False),

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import shutil
 import signal
 import sys
@@ -29,6 +30,7 @@ from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.processes import Chain, require_ros
+from vss_ros.options import add_options
 
 QUIET = 2.0
 """Seconds without a new mask, after the camera has ended, that end the recording."""
@@ -36,21 +38,27 @@ START = 600.0
 """Seconds that a model may take to be prepared; the first time it is exported and compiled."""
 
 
+NETWORK = (
+    "model",
+    "backend",
+    "precision",
+    "threads",
+    "height",
+    "width",
+    "interval",
+    "schedule",
+    "steady",
+)
+"""Parameters of the segment node that are also options here."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = SegmentConfig()
     parser.add_argument("--input", default="street", help="video, folder of images, rosbag2 or street[:SEED]")
     parser.add_argument("--topic", default="", help="image topic of a rosbag2 that has several")
     parser.add_argument(
         "--out", default="demo_out", help="folder to write; an earlier demo there is replaced"
     )
-    parser.add_argument("--model", default=default.model, help="name of a model or path of its card")
-    parser.add_argument("--backend", default=default.backend, help="auto, torch, onnxruntime or openvino")
-    parser.add_argument(
-        "--interval",
-        type=int,
-        default=default.interval,
-        help="frames between keyframes; 0: the network's own",
-    )
+    add_options(parser, SegmentConfig, NETWORK)
     parser.add_argument("--max-frames", type=int, default=0, help="stop after so many frames; 0: all")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the camera; 1 is real time")
 
@@ -70,14 +78,14 @@ def main(args: argparse.Namespace) -> int:
     with scratch(out) as folder:
         sys.stdout.write(f"{source.name}: {source.size[1]}x{source.size[0]}, model {args.model}\n")
         clip = render_street(args, folder) if is_street(args) else {"source": args.input, "topic": args.topic}
-        segment = {"model": args.model, "backend": args.backend, "interval": args.interval}
+        segment = {name: getattr(args, name) for name in NETWORK}
         camera = {**clip, "rate": args.rate, "max_frames": args.max_frames}
         lengths = [count for count in (source.length, args.max_frames) if count]
         made = run_nodes(segment, camera, {"fps": source.fps * args.rate}, min(lengths, default=None), folder)
         stamps = [int(line) for line in (folder / "stamps").read_text().split()]
         summary = summarize(made, args, source, len(stamps))
         if is_street(args):
-            summary["miou"] = street_miou(made, folder / "truth", stamps, summary["classes"])
+            summary |= street_miou(made, folder / "truth", stamps, summary["classes"])
         (made / "contact_sheet.png").write_bytes(sheet(made / "overlay.mp4"))
         (made / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         shutil.copytree(folder / "logs", made / "logs")
@@ -188,6 +196,7 @@ def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: i
         raise VssError("no mask was recorded: see whether the input has frames, and try a lower --rate")
     with BagReader(made / "bag") as bag:
         labels = list(bag.messages(["/segmentation/label_info_json"]))[-1][2]
+        figures = list(bag.messages(["/segmentation/consistency"]))[-1][2]
     latency = [float(row["latency_ms"]) for row in rows]
     arrivals = [int(row["stamp"]) / 1e9 + ms / 1e3 for row, ms in zip(rows, latency, strict=True)]
     keys = [float(row["total_ms"]) for row in rows if row["keyframe"] == "1"]
@@ -200,6 +209,7 @@ def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: i
         "input": args.input,
         "model": args.model,
         "backend": args.backend,
+        "schedule": {item.key: item.value for item in figures.status[0].values}.get("schedule"),
         "interval": args.interval or None,  # the network's own
         "size": [source.size[1], source.size[0]],
         "frames_in": frames_in,
@@ -214,22 +224,37 @@ def summarize(made: Path, args: argparse.Namespace, source: Source, frames_in: i
     }
 
 
-def street_miou(made: Path, truth: Path, stamps: list[int], classes: list[str]) -> float | None:
-    """mIoU of the recorded masks against the renderer's labels; None for a model of other classes."""
+def street_miou(made: Path, truth: Path, stamps: list[int], classes: list[str]) -> dict[str, float]:
+    """mIoU of the recorded masks against the renderer's labels, nothing for a model of other classes.
+
+    miou: each mask against its own frame; streaming_miou: each frame against the newest mask that was out when it was
+    taken, so that a mask that is late or left out counts (see `evaluate.dataset.streamed`).
+    """
     from vss_ros.data.metrics import confusion, mean_iou
     from vss_ros.data.street.street import CLASSES
     from vss_ros.media.bags import BagReader
 
     if tuple(classes) != tuple(CLASSES):
-        return None
-    counts: Any = 0
+        return {}
+    own: Any = 0
+    streaming: Any = 0
+    waiting = 0  # the first frame whose newest mask is not known yet
+    last: np.ndarray | None = None
+
+    def exact(index: int) -> Any:
+        return cv2.imread(str(truth / f"{index:05}.png"), cv2.IMREAD_UNCHANGED)
+
     with BagReader(made / "bag") as bag:
-        for _, _, mask in bag.messages(["/segmentation/mask"]):
-            index = stamps.index(mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec)
-            exact: Any = cv2.imread(str(truth / f"{index:05}.png"), cv2.IMREAD_UNCHANGED)
-            labels = np.asarray(mask.data, np.uint8).reshape(mask.height, mask.width)
-            counts = counts + confusion(exact, labels, len(CLASSES))
-    return round(mean_iou(counts), 4)
+        for _, time, mask in [*bag.messages(["/segmentation/mask"]), (None, math.inf, None)]:
+            while waiting < len(stamps) and stamps[waiting] < time:
+                if last is not None:
+                    streaming = streaming + confusion(exact(waiting), last, len(CLASSES))
+                waiting += 1
+            if mask is not None:
+                index = stamps.index(mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec)
+                last = np.asarray(mask.data, np.uint8).reshape(mask.height, mask.width)
+                own = own + confusion(exact(index), last, len(CLASSES))
+    return {"miou": round(mean_iou(own), 4), "streaming_miou": round(mean_iou(streaming), 4)}
 
 
 def median(values: list[float]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -13,9 +14,8 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
 from vss_ros.networks.cards.model import Model, open_model
-from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
-from vss_ros.stream.schedule import choose
+from vss_ros.stream.schedule import Auto, measure
 from vss_ros.stream.stream import Stream
 
 if TYPE_CHECKING:
@@ -79,47 +79,40 @@ def load_stream(model: str | Path | None = None, **options: Unpack[StreamOptions
     return open_stream(replace(StreamConfig(), **given), **of_stream)
 
 
-def open_stream(config: StreamConfig, both_sides: bool = False, measure_drift: bool = False) -> Stream:
-    """`load_stream` for a config that exists already."""
+def open_stream(
+    config: StreamConfig, both_sides: bool = False, measure_drift: bool = False, auto: Auto | None = None
+) -> Stream:
+    """`load_stream` for a config that exists already. auto: what its schedule auto is to be, not to be measured."""
     model = model_of(config, parts_of(config))
     if model.card and model.card.task != "segmentation":
         raise VssError(f"model {config.model}: its task is {model.card.task}, expected segmentation")
-    backend = open_backend(model, spare(config))
+    backend = open_backend(model, spare(config, auto.schedule if auto else config.schedule))
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
-    schedule, why = config.schedule, ""
-    if schedule == "auto" and (motion is None or both_sides or backend.lookahead):
-        schedule, why = (
-            "at_once",
-            "without motion, or where answers wait for later frames, nothing may be late",
-        )
-    elif schedule == "auto":
+    make = partial(Stream, card=model.card, both_sides=both_sides, measure_drift=measure_drift, motion=motion)
+    if config.schedule != "auto":
+        auto = Auto(config.schedule, "")
+    elif motion is None or both_sides or backend.lookahead:
+        auto = Auto("at_once", "without motion, or where answers wait for later frames, nothing may be late")
+    elif auto is None:
+        trial = make(backend)
+        trial.configure(config)
         cameras = len(getattr(config, "cameras", ())) or 1
-        schedule, why = choose(
-            backend, make_policy(config, backend.interval).longest, 1 / (config.rate * cameras)
-        )
-        log.info("schedule %s: %s", schedule, why)
-        if schedule == "beside":
-            del backend  # one network in memory at a time
-            backend = open_backend(model, spare(replace(config, schedule=schedule)))
-    stream = Stream(
-        backend,
-        card=model.card,
-        both_sides=both_sides,
-        measure_drift=measure_drift,
-        motion=motion,
-        schedule=schedule,
-        delay=config.delay,
-    )
+        auto = measure(trial).choose(trial.policy.longest, 1 / (config.rate * cameras))
+        log.info("schedule %s: %s", auto.schedule, auto.why)
+        if auto.schedule == "beside":
+            del trial, backend  # one network in memory at a time
+            backend = open_backend(model, spare(config, "beside"))
+    stream = make(backend, schedule=auto.schedule, delay=config.delay)
     stream.configure(config)
     stream.group(config.groups)
-    stream.why = why
+    stream.auto = auto
     return stream
 
 
-def spare(config: StreamConfig) -> StreamConfig:
+def spare(config: StreamConfig, schedule: str) -> StreamConfig:
     """Beside, one core is left to the answers, unless the user says how many threads the network has."""
     cores = os.cpu_count() or 1
-    if config.schedule != "beside" or config.threads or config.affinity or cores == 1:
+    if schedule != "beside" or config.threads or config.affinity or cores == 1:
         return config
     return replace(config, threads=cores - 1)
 

@@ -7,11 +7,15 @@ moved to the newest frame.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vss_ros.config import VssError
+from vss_ros.stream.keyframes import FixedInterval
 
 MARGIN = 0.8
 """Share of the time between two frames that the work of one may take where the network keeps up."""
@@ -33,33 +37,75 @@ def check(schedule: str, backend: Any, lookahead: int, motion: bool) -> None:
         raise VssError("schedule parts: needs a network whose memory moves (DCFM); use at_once or beside")
 
 
-def choose(backend: Any, interval: int, period: float, rounds: int = 3) -> tuple[str, str]:
-    """Schedule for frames that come every `period` seconds, and why, by timing the backend on blank frames.
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of a stream. key: an answer that waits for the deep layers; nonkey: one that does not; part: the
+    longest part of the deep layers; parts: how many there are, 1 where they cannot be cut."""
 
-    At once where a keyframe fits into the period, in parts where every part does, else beside.
+    key: float
+    nonkey: float = 0.0
+    part: float = 0.0
+    parts: int = 1
+
+    def times(self, factor: float) -> Costs:
+        """The same on a machine that is so many times as slow."""
+        return Costs(self.key * factor, self.nonkey * factor, self.part * factor, self.parts)
+
+    def choose(self, interval: int, period: float) -> Auto:
+        """At once where a keyframe fits into the period between two frames in seconds, in parts where every part
+        does, else beside. interval: frames from one keyframe to the next."""
+        budget, between = period * 1e3 * MARGIN, f"the {period * 1e3:.0f} ms between two frames"
+        key = f"a keyframe takes {self.key:.0f} ms"
+        if self.key <= budget:
+            return Auto("at_once", f"{key} of {between}", self)
+        longest = self.nonkey + self.part
+        if 1 < self.parts < interval and longest <= budget:
+            return Auto("parts", f"{key}, a frame with a part of it {longest:.0f} ms of {between}", self)
+        return Auto("beside", f"{key}, too much for {between}", self)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What schedule auto chose, and why; costs: None where there was nothing to measure."""
+
+    schedule: str
+    why: str
+    costs: Costs | None = None
+
+
+def measure(stream: Any, rounds: int = 4) -> Costs:
+    """Time a stream whose keyframes are answered at once, on a picture that moves; it is reset.
+
+    Medians of all rounds but the first, in which runtimes prepare themselves.
     """
-    frame = np.zeros((*backend.size, 3), np.uint8)
-    budget = period * 1e3 * MARGIN
-    key = nonkey = part = 0.0
-    for _ in range(rounds):
-        times = [time.perf_counter()]
-        if backend.keeps:
-            features = backend.encode(frame)
-            state, ends = features, []
-            for i in range(backend.parts):
-                state = backend.remember_part(i, state) if backend.parts > 1 else backend.remember(state)
-                ends.append(time.perf_counter())
-            backend.propagate(frame, [state] * len(backend.reads(0, [0])[0]))
-            end = time.perf_counter()
-            starts = [times[0], *ends[:-1]]
-            part = max(b - a for a, b in zip(starts, ends, strict=True)) * 1e3
-            nonkey = (end - ends[-1]) * 1e3
-            key = (end - times[0]) * 1e3
-        else:
-            backend.propagate(frame, [])
-            key = (time.perf_counter() - times[0]) * 1e3
-    if key <= budget:
-        return "at_once", f"a keyframe takes {key:.0f} ms of the {period * 1e3:.0f} ms between two frames"
-    if backend.keeps == 1 and backend.parts > 1 and nonkey + part <= budget and interval > backend.parts:
-        return "parts", f"a keyframe takes {key:.0f} ms, a frame with a part of it {nonkey + part:.0f} ms"
-    return "beside", f"a keyframe takes {key:.0f} ms, more than the {period * 1e3:.0f} ms between two frames"
+    policy, stream.policy = stream.policy, FixedInterval(1000)
+    rng = np.random.default_rng(0)
+    height, width = stream.backend.size
+    coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    keys: list[float] = []
+    others: list[float] = []
+    parts: list[float] = []
+    for number in range(rounds):
+        stream.reset()
+        stream.feed(picture, 0.0)
+        stream.keyframe = None  # the next frame is a keyframe that has one before it
+        for shift, found in ((1, keys), (2, others)):
+            result = stream.feed(np.roll(picture, shift, 1), shift * 1e-3)[0]
+            found += [result.times["total"]] * (number > 0)
+        parts += [longest_part(stream.backend, picture)] * (number > 0)
+    stream.reset()
+    stream.policy = policy
+    key, nonkey, part = (float(np.median(found)) for found in (keys, others, parts))
+    return Costs(key, nonkey, part, stream.backend.parts if stream.backend.keeps == 1 else 1)
+
+
+def longest_part(backend: Any, frame: np.ndarray) -> float:
+    """Milliseconds of the longest call of `remember_part`; 0 where there is only one."""
+    if not backend.keeps or backend.parts < 2:
+        return 0.0
+    state, times = backend.encode(frame), [time.perf_counter()]
+    for i in range(backend.parts):
+        state = backend.remember_part(i, state)
+        times.append(time.perf_counter())
+    return max(b - a for a, b in pairwise(times)) * 1e3

@@ -68,7 +68,7 @@ class Stream:
         self.groups: Groups | None = None
         self.max_gap, self.both_sides, self.measure_drift = max_gap, both_sides, measure_drift
         self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
-        self.schedule, self.why = schedule, ""  # why auto chose it
+        self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)

@@ -176,9 +176,11 @@ class Worker:
             each.stream.close()
             each.stream, each.applied = stream, None
         if successors:
-            self.node.get_logger().info(f"engines are built: {self.config.backend} takes over")
+            self.node.get_logger().info(self.start.news)
         camera.stream.configure(self.config)
+        auto = getattr(camera.stream, "auto", None)
         camera.health.schedule = camera.stream.schedule
+        camera.health.schedule_reason = auto.why if auto else ""
         camera.applied = self.config
 
     def refuse(self, camera: Camera, reason: str) -> None:

@@ -43,11 +43,16 @@ class Rhythm:
     """A camera's period, and how many of its frames never came, by the stamps of those that did."""
 
     def __init__(self) -> None:
-        self.deltas: deque[float] = deque(maxlen=150)
+        self.deltas: deque[float] = deque(maxlen=300)
         self.last: float | None = None
         self.period: float | None = None
         """Seconds; None while too few images came, or if they keep no time."""
         self.lost = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of the stamps that the period is estimated from."""
+        return sum(self.deltas)
 
     def take(self, stamps: list[float]) -> int:
         """The frames lost among those received since the last call."""
@@ -102,6 +107,8 @@ class Health:
     hang: float = 0.0
     """Seconds that the worker has been inside this camera's present frame."""
     schedule: str = ""
+    schedule_reason: str = ""
+    """Why schedule auto chose it."""
     rhythm: Rhythm = field(default_factory=Rhythm)
     window: Window = field(default_factory=Window)
 

@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 class Start:
     """`streams`, one for each camera, are ready to answer; `take()` gives their successors once, when they are.
 
-    problem: why `streams` are not what the config asks for, or ""; for diagnostics.
+    problem: why `streams` are not what the config asks for, or ""; for diagnostics. news: why there are successors.
     Raises VssError if the network cannot be opened and no fallback is allowed.
     """
 
-    def __init__(self, config: Any, make: Callable[[Any], list[Any]] | None = None):
+    def __init__(self, config: Any, make: Callable[..., list[Any]] | None = None):
         self.config, self.make_streams = config, make or make_streams
-        self.reason = self.progress = ""
+        self.reason = self.progress = self.news = ""
         self.successor: list[Any] = []
         self.child: subprocess.Popen | None = None
         self.closed = False
@@ -89,8 +89,26 @@ class Start:
         except Exception as error:  # the fallback goes on, whatever went wrong beside it
             self.progress = f"building engines failed: {error}"
             return
-        if not self.closed:
-            self.successor = successor
+        self.succeed(successor, f"engines are built: {self.config.backend} takes over")
+
+    def reschedule(self, auto: Any) -> None:
+        """Open the streams anew, beside those that answer, with what schedule auto is to be now."""
+
+        def run() -> None:
+            try:
+                successor = self.make_streams(self.config, auto)
+            except Exception as error:  # those that answer go on
+                log.warning("schedule %s: %s", auto.schedule, error)
+                return
+            self.succeed(successor, f"schedule {auto.schedule} takes over")
+
+        threading.Thread(target=run, name="reschedule", daemon=True).start()
+
+    def succeed(self, successor: list[Any], news: str) -> None:
+        self.news, self.successor = news, successor
+        if self.closed:  # meanwhile
+            for stream in successor:
+                stream.close()
 
 
 def build_command(config: NodeConfig) -> list[str]:
@@ -126,8 +144,11 @@ def give_back_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def make_streams(config: SegmentConfig) -> list[Any]:
-    """A stream for each camera over one backend, their keyframes spread over the frames between two."""
+def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
+    """A stream for each camera over one backend, their keyframes spread over the frames between two.
+
+    auto: what schedule auto is to be, see `open_stream`.
+    """
     cameras = len(config.cameras) or 1
     if config.constant_network:
         return [ConstantStream() for _ in range(cameras)]
@@ -138,7 +159,7 @@ def make_streams(config: SegmentConfig) -> list[Any]:
 
     start = time.monotonic()
     log.info("loading model %s", config.model)
-    stream = open_stream(config)
+    stream = open_stream(config, auto=auto)
     log.info(
         "first frames on %s %s, after %.1f s",
         stream.backend.name,

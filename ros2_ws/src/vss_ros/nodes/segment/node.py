@@ -26,8 +26,10 @@ from vss_ros.nodes import parameters, run
 from vss_ros.nodes.segment import report
 from vss_ros.nodes.segment.bond import bond
 from vss_ros.nodes.segment.camera import Camera, Worker
+from vss_ros.nodes.segment.health import Window
 from vss_ros.nodes.segment.network import Start
 from vss_ros.nodes.segment.publish import Answers
+from vss_ros.nodes.segment.rate import Rate
 
 SENSOR: dict[str, Any] = {"depth": 1, "reliability": ReliabilityPolicy.BEST_EFFORT}  # the newest frame wins
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -59,6 +61,7 @@ class SegmentNode(LifecycleNode):
         self.images: dict[Camera, list[Any]] = {}
         self.inputs: list[Any] = []
         self.bond: Any = None
+        self.rate: Rate | None = None
         self.error = ""
         self.path = self.get_fully_qualified_name().lstrip("/")
         # Not diagnostic_updater: it is not among PyPI's wheels and its FrequencyStatus ignores sim time.
@@ -153,6 +156,7 @@ class SegmentNode(LifecycleNode):
             camera.stream.prepare(self.config)
             camera.publish.begin(self.config, camera.stream.card, camera.health)
         self.worker = Worker(self, self.cameras, self.config, self.start)
+        self.rate = Rate(self.cameras, self.start)
         for camera in self.cameras:
             self.subscribe_to(camera)
         self.bond = bond(self)
@@ -259,6 +263,7 @@ class SegmentNode(LifecycleNode):
     def on_second(self) -> None:
         state = self.state()
         lines = [report.lifecycle(self.path, self.resolve_topic_name("image"), state, self.error)]
+        windows: list[Window] = []
         for camera in self.cameras if state == "active" and self.worker else ():
             self.follow_base_topic(camera)
             self.watch_input(camera)
@@ -269,6 +274,9 @@ class SegmentNode(LifecycleNode):
             where = camera.publish.name, camera.publish.hardware
             lines += report.camera(*where, self.config, camera.health, window)
             lines.append(self.own_status(*where, self.config, window))
+            windows.append(window)
+        if self.rate and windows and (news := self.rate.look(windows)):
+            self.get_logger().info(news)
         header = Header(stamp=self.get_clock().now().to_msg())
         self.diagnostics.publish(DiagnosticArray(header=header, status=lines))
 

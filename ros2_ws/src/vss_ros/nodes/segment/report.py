@@ -116,6 +116,7 @@ def network_status(
         "backend": health.backend,
         "policy": getattr(config, "policy", None),
         "schedule": health.schedule,
+        "schedule_reason": health.schedule_reason or None,
         "network_age_ms": network_age,
         "latency_ms": latency,
         "unanswered_s": age,

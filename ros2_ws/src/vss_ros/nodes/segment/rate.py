@@ -1,0 +1,60 @@
+"""Schedule auto once the camera is known: chosen anew by the rate at which its images really come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vss_ros.nodes.segment.camera import Camera
+from vss_ros.nodes.segment.health import Window
+
+ENOUGH = 2.0
+"""Seconds between the first and the last stamp after which a camera's period is believed."""
+
+
+class Rate:
+    """Looks at the cameras' periods once a second until all are known, and then no more: no schedule flaps.
+
+    The costs measured at the start are first made those of the answers of that second, which other processes on the
+    machine slow down.
+    """
+
+    def __init__(self, cameras: Sequence[Camera], start: Any) -> None:
+        self.cameras, self.start = cameras, start
+        self.auto: Any = getattr(cameras[0].stream, "auto", None)
+        self.known = self.auto is None or self.auto.costs is None
+
+    def look(self, windows: Sequence[Window]) -> str:
+        """What the log is to say, once. windows: of the last second, one a camera."""
+        if self.known or self.start.problem:
+            return ""
+        rhythms = [camera.health.rhythm for camera in self.cameras if camera.health.received]
+        if not rhythms or not all(rhythm.period and rhythm.seconds >= ENOUGH for rhythm in rhythms):
+            return ""
+        self.known = True
+        rate = sum(1 / rhythm.period for rhythm in rhythms if rhythm.period)
+        stream, before = self.cameras[0].stream, self.auto.schedule
+        answers = [answer for window in windows for answer in window.answers]
+        slower = slowdown(self.auto, answers)
+        auto = self.auto.costs.times(slower).choose(stream.policy.longest, 1 / rate)
+        auto = replace(auto, why=f"images come at {rate:.1f} Hz, {auto.why}")
+        if auto.schedule != before:
+            self.start.reschedule(auto)
+            return f"schedule {auto.schedule} instead of {before}: {auto.why}"
+        for camera in self.cameras:
+            camera.stream.auto, camera.health.schedule_reason = auto, auto.why
+        return f"schedule {before} stays: {auto.why}"
+
+
+def slowdown(auto: Any, answers: Sequence[Any]) -> float:
+    """How many times as long as measured at the start the answers take, at least 1."""
+    if auto.schedule == "beside":
+        return 1.0  # its answers do not wait for the network
+    waits = auto.schedule == "at_once"
+    spent = [answer.spent for answer in answers if answer.is_keyframe or not waits]
+    return (
+        max(float(np.median(spent)) / (auto.costs.key if waits else auto.costs.nonkey), 1.0) if spent else 1.0
+    )

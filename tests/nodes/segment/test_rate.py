@@ -1,0 +1,113 @@
+"""Schedule auto is chosen anew, once, by the rate at which images come."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fixtures.ros import client, image, latest, start, values
+from fixtures.segment import messages
+from vss_ros.nodes.segment.health import Health
+from vss_ros.nodes.segment.rate import Rate
+from vss_ros.stream.schedule import Auto, Costs
+
+pytestmark = pytest.mark.ros
+
+COSTS = Costs(40, 12, 10, 4)
+
+
+def rate_of(periods, auto, problem=""):
+    """Cameras whose images come with these periods, and what is asked to open."""
+    opened = []
+    cameras = []
+    for _ in periods:
+        stream = SimpleNamespace(auto=auto, policy=SimpleNamespace(longest=5))
+        cameras.append(SimpleNamespace(stream=stream, health=Health()))
+    return Rate(cameras, SimpleNamespace(problem=problem, reschedule=opened.append)), cameras, opened
+
+
+def seconds(cameras, periods, begin, spent=(), is_keyframe=True):
+    """A second of images with these stamps, as the node counts them."""
+    for camera, period in zip(cameras, periods, strict=True):
+        stamps = [begin + i * period for i in range(round(1 / period))] if period else []
+        camera.health.received += len(stamps)
+        camera.health.rhythm.take(stamps)
+    answers = [SimpleNamespace(spent=ms, is_keyframe=is_keyframe) for ms in spent]
+    return [SimpleNamespace(answers=answers)]
+
+
+@pytest.mark.parametrize(
+    ("hz", "chosen", "expected"),
+    [
+        ([15], "parts", "at_once"),
+        ([30], "parts", "parts"),
+        ([60], "parts", "beside"),
+        ([30], "at_once", "parts"),
+        ([15, 15], "at_once", "parts"),
+        ([20, 40], "parts", "beside"),
+        ([30, 0], "beside", "parts"),  # a camera that sends nothing takes no time
+    ],
+)
+def test_by_the_stamps_of_the_first_seconds(hz, chosen, expected):
+    periods = [1 / x if x else 0 for x in hz]
+    rate, cameras, opened = rate_of(periods, Auto(chosen, "assumed", COSTS))
+    said = [rate.look(seconds(cameras, periods, 100 + t)) for t in range(6)]
+    assert said[0] == "" and sum(map(bool, said)) == 1, "once, after enough stamps"
+    assert f"images come at {sum(hz):.1f} Hz" in "".join(said)
+    if expected == chosen:
+        assert not opened and f"schedule {chosen} stays" in "".join(said)
+        assert "images come at" in cameras[0].health.schedule_reason
+    else:
+        assert [auto.schedule for auto in opened] == [expected]
+        assert f"schedule {expected} instead of {chosen}" in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spent", "expected"),
+    [("at_once", 20, "at_once"), ("at_once", 40, "parts"), ("parts", 5, "at_once"), ("parts", 24, "beside")],
+)
+def test_answers_that_take_longer_than_measured_count(chosen, spent, expected):
+    """Other processes may take the machine's time: a keyframe of 20 ms, another frame of 6, parts of 5."""
+    rate, cameras, opened = rate_of([1 / 30], Auto(chosen, "assumed", Costs(20, 6, 5, 4)))
+    for t in range(6):
+        rate.look(seconds(cameras, [1 / 30], 100 + t, [spent] * 6, chosen == "at_once"))
+    assert [auto.schedule for auto in opened] == ([expected] if expected != chosen else [])
+
+
+@pytest.mark.parametrize(
+    ("auto", "problem"), [(Auto("at_once", "", None), ""), (Auto("at_once", "", COSTS), "runs on openvino")]
+)
+def test_nothing_to_choose(auto, problem):
+    rate, cameras, opened = rate_of([1 / 60], auto, problem)
+    assert not any(rate.look(seconds(cameras, [1 / 60], 100 + t)) for t in range(6)) and not opened
+
+
+# Costs that this machine does not have, so that the choice is the same everywhere.
+MEASURED = """
+from vss_ros.stream import load, schedule
+load.measure = lambda stream: schedule.Costs(60.0, 10.0, 60.0, 1)
+"""
+
+
+def test_a_node_takes_over_another_schedule(start, client, messages, tiny_card):
+    """Assumed are 30 images a second; those of this camera have stamps 0.2 s apart."""
+    node = start(patch=MEASURED, model=str(tiny_card), backend="torch", schedule="auto", autostart=True)
+    consistency = client.collect(messages.DiagnosticArray, "/segment/consistency")
+    reports = client.collect(messages.DiagnosticArray, "/diagnostics")
+    publisher = client.publisher(messages.Image)
+    client.settle(publisher)
+    assert node.logged("schedule beside: a keyframe takes 60 ms")
+    sent = iter(range(10**6))
+
+    def came(schedule):
+        publisher.publish(image(np.full((64, 96, 3), 90, np.uint8), stamp=1000 + next(sent) / 5))
+        client.spin(0.05)
+        return bool(consistency) and values(consistency[-1].status[0])["schedule"] == schedule
+
+    assert client.until(lambda: came("beside"), 60.0), node.text()
+    assert client.until(lambda: came("at_once"), 60.0), node.text()
+    assert "schedule at_once instead of beside: images come at 5.0 Hz" in node.text()
+    assert node.logged("schedule at_once takes over")
+    assert client.until(lambda: "5.0 Hz" in values(latest(reports, "network")).get("schedule_reason", ""))
+    assert node.stop() == 0 and "Traceback" not in node.text()
