@@ -69,8 +69,8 @@ class Answer(NamedTuple):
 
 def camvid() -> Iterator[Video]:
     """The dense CamVid val video: 101 frames at 15 Hz."""
-    for _, frames in open_dataset("camvid", "val").videos():
-        yield [(np.ascontiguousarray(image), labels) for image, labels, _ in frames]
+    for video in open_dataset("camvid", "val").videos():
+        yield [(np.ascontiguousarray(image), labels) for image, labels, _ in video.frames]
 
 
 def rendered(seeds: int, length: int, speeds: tuple[int, ...] = (8,)) -> Iterator[Video]:

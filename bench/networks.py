@@ -15,6 +15,7 @@ import argparse
 import itertools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,8 +48,7 @@ def main() -> None:
     }
     size = next(iter(streams.values())).card.size
     data = rendered(size, args.limit)
-    _, video = next(data.videos())
-    ms = interleaved(streams, [image for image, _, _ in video], args.rounds)
+    ms = interleaved(streams, [image for image, _, _ in data.kept[0].frames], args.rounds)
     frames = args.limit * len(data.kept)
     lines = [
         f"{size[1]}×{size[0]}, 11 classes, {frames} frames of {len(data.kept)} unseen rendered streets, backend "
@@ -76,10 +76,8 @@ def main() -> None:
 def rendered(size: tuple[int, int], limit: int) -> SimpleNamespace:
     """The test streets, rendered once for all models."""
     data = open_dataset("street", "test", None, size)
-    kept = [(name, list(itertools.islice(frames, limit))) for name, frames in data.videos()]
-    return SimpleNamespace(
-        classes=data.classes, dense=True, fps=data.fps, kept=kept, videos=lambda: iter(kept)
-    )
+    kept = [replace(video, frames=list(itertools.islice(video.frames, limit))) for video in data.videos()]
+    return SimpleNamespace(classes=data.classes, fps=data.fps, kept=kept, videos=lambda: iter(kept))
 
 
 def interleaved(streams: dict[str, Stream], images: list[np.ndarray], rounds: int) -> dict[str, float]:

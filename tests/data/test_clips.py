@@ -1,5 +1,7 @@
 """Data sets are read as they are published; what is missing or misnamed is named."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -70,13 +72,19 @@ def test_original_camvid(tmp_path):
 
 
 def test_dense_is_told_from_sparse(tmp_path):
-    assert open_dataset("camvid", "val", make_camvid(tmp_path, [2, 4, 6], "val")).dense
-    assert not open_dataset("camvid", "train", make_camvid(tmp_path, [30, 60])).dense
+    """Each video for itself: figures over time are of those whose frames follow each other."""
+    data = open_dataset("camvid", "val", make_camvid(tmp_path, [2, 4, 6, 1000, 1030, 3000], "val"))
+    found = list(data.videos())
+    assert [(v.moves, v.dense, list(v.targets)) for v in found] == [
+        (True, True, [0, 1, 2]),
+        (False, False, [3, 4]),
+        (False, False, [5]),
+    ]
 
 
 def test_videos(tmp_path):
     data = open_dataset("camvid", "train", make_camvid(tmp_path, [30, 60, 3000]))
-    videos = {name: list(frames) for name, frames in data.videos()}
+    videos = {video.name: list(video.frames) for video in data.videos()}
     assert [len(frames) for frames in videos.values()] == [2, 1]
     assert [stamp for _, _, stamp in videos["0001TP_00030"]] == [1.0, 2.0]
 
@@ -91,7 +99,9 @@ def make_cityscapes(root, numbers, labelled=19, folder="leftImg8bit_sequence"):
 
 def test_cityscapes_snippet(tmp_path):
     data = open_dataset("cityscapes", "val", make_cityscapes(tmp_path, range(35)))
-    assert len(data) == 1 and len(data.frames) == 30 and not data.dense
+    assert len(data) == 1 and len(data.frames) == 30
+    (video,) = data.videos()
+    assert video.moves and not video.dense
     clip = data.clip(0, (-100, 0, 100))
     assert [int(frame[0, 0, 0]) for frame in clip.frames] == [0, 19, 29]
     assert [int(labels[0, 0]) for labels in clip.labels] == [IGNORE, 13, IGNORE]
@@ -128,14 +138,16 @@ def test_vspw(tmp_path):
     (tmp_path / "label_num_dic_final.json").write_text('{"others": 0, "wall": 1}')
     data = open_dataset("vspw", "val", tmp_path)
     assert [int(data.clip(i).labels[0][0, 0]) for i in range(3)] == [IGNORE, 0, 123]
-    assert len(data.classes) == 124 and data.classes[0] == "wall" and data.dense
+    assert len(data.classes) == 124 and data.classes[0] == "wall"
+    assert [video.dense for video in data.videos()] == [True]
 
 
 def test_camvid_counts():
     root = find_data("camvid")
     data = {split: open_dataset("camvid", split, root) for split in ("train", "val", "test")}
     assert [len(part) for part in data.values()] == [367, 101, 233]
-    assert [part.dense for part in data.values()] == [False, True, False]
+    kinds = [{video.dense for video in part.videos()} for part in data.values()]
+    assert kinds == [{False}, {True}, {False}]
     assert len(data["train"].ends) == 5  # 0001TP, 0006R0 and three blocks of 0016E5
 
 
@@ -146,11 +158,11 @@ def test_street_splits_share_no_street():
     clip = data[1].clip(31, (0, 2))
     assert clip.frames[0].shape == (64, 96, 3) and clip.labels[0].shape == (64, 96)
     assert clip.sequence == f"street:{data[1].first + 1}" and clip.index == 1
-    name, video = list(data[1].videos())[1]
-    frames = [next(video) for _ in range(4)]
+    video = list(data[1].videos())[1]
+    frames = list(itertools.islice(video.frames, 4))
     np.testing.assert_array_equal(frames[1][0], clip.frames[0])
     np.testing.assert_array_equal(frames[3][1], clip.labels[1])
-    assert name == clip.sequence and frames[3][2] == pytest.approx(0.1)
+    assert video.name == clip.sequence and frames[3][2] == pytest.approx(0.1)
     last = data[1].clip(30 + 29, (0, 1, -60))  # clamped to its video
     np.testing.assert_array_equal(last.frames[0], last.frames[1])
     np.testing.assert_array_equal(last.frames[2], data[1].clip(30).frames[0])
@@ -246,7 +258,8 @@ def test_check_counts_and_names_what_is_broken(tmp_path):
     make_camvid(tmp_path, [3, 33, 71])  # ids 3, 9 and void
     (tmp_path / "train/0001TP_000033.png").write_bytes(b"")
     report = check(open_dataset("camvid", "train", tmp_path))
-    assert (report["labelled"], report["sequences"], report["sizes"]) == (3, 1, {(6, 8): 2})
+    assert (report["labelled"], report["sizes"]) == (3, {(6, 8): 2})
+    assert report["sequences"] == {"of stills (mIoU)": 1}
     assert report["shares"]["road"] == 0.5 and report["unlabelled"] == 0.5
     assert len(report["broken"]) == 1 and "0001TP_000033.png" in format_report(report)
 

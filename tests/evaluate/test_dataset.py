@@ -89,6 +89,41 @@ def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
     assert counts.sum() == 2 * sum((data.clip(i).labels[0] < 255).sum() for i in range(3))
 
 
+def make_own(root, videos):
+    """YAML of a data set: for each video which of its frames have labels."""
+    rng = np.random.default_rng(0)
+    for video, labelled in enumerate(videos):
+        for kind in ("images", "labels"):
+            (root / kind / str(video)).mkdir(parents=True)
+        for i, has in enumerate(labelled):
+            cv2.imwrite(
+                str(root / "images" / str(video) / f"{i}.png"), window(texture(), 2 * i, size=(64, 96))
+            )
+            if has:
+                labels = np.repeat(rng.integers(0, 11, (64, 1), dtype=np.uint8), 96, 1)
+                cv2.imwrite(str(root / "labels" / str(video) / f"{i}.png"), labels)
+    folders = "{images: images, labels: labels}"
+    (root / "own.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\nval: {folders}\n")
+    return open_dataset(str(root / "own.yaml"), "val")
+
+
+def test_each_video_gives_the_figures_that_its_labels_allow(card, tmp_path):
+    stream = options(card, 2)
+    sparse = make_own(tmp_path / "sparse", [[0, 0, 1, 0]])
+    row = evaluate(stream, sparse)
+    assert row["TC"] > 0 and "mVC_8" not in row
+    frames = sparse.clip(0, (-2, -1, 0, 1)).frames
+    found, counts = answers(stream, frames), 0
+    for i in range(3):
+        flow = metrics.dis_flow(frames[i], frames[i + 1])
+        counts = counts + metrics.flow_confusion(found[i], found[i + 1], flow, 11)
+    assert row["TC"] == metrics.mean_iou(counts)
+    both = evaluate(stream, make_own(tmp_path / "both", [[0, 0, 1, 0], [1] * 9]))
+    assert "mVC_8" in both
+    dense = evaluate(stream, make_own(tmp_path / "dense", [[1] * 9]))
+    assert sum(map(sum, both["confusion"])) > sum(map(sum, dense["confusion"])) and both["TC"] > 0
+
+
 def test_command_writes_the_table(card, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     make_camvid(tmp_path / "camvid", "val", 2)

@@ -32,6 +32,23 @@ def test_without_the_truth_of_every_frame_nothing_is_said_of_time():
     assert set(scores.summary()) == {"mIoU", "wIoU", "accuracy"}
 
 
+def test_windows_and_flow_take_what_the_truth_allows(rng):
+    """An unlabelled frame ends a window; with `whole` the flow needs no truth; stills have neither."""
+    frames = rng.integers(0, 256, (20, 16, 24, 3), dtype=np.uint8)
+    labels = rng.integers(0, 2, (20, 16, 24), dtype=np.uint8)
+    found = {}
+    for whole, moves in ((False, True), (True, True), (False, False)):
+        scores = Scores(2)
+        scores.start(moves, whole)
+        for i, (rgb, plane) in enumerate(zip(frames, labels, strict=True)):
+            scores.add(rgb, None if i == 10 else plane, plane)
+        found[whole, moves] = scores.summary(), [len(w) for w in scores.windows[8]], scores.flow_counts.sum()
+    lengths = [n for n in found[False, True][1] if n]
+    assert lengths == [3, 2] and found[False, True][0]["mVC_8"] == 1
+    assert found[True, True][2] > found[False, True][2]
+    assert not {"mVC_8", "TC"} & set(found[False, False][0])
+
+
 def test_times():
     times = Times()
     for is_key, ms in ((True, 9.0), (False, 1.0), (False, 2.0)):

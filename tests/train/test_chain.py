@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from vss_ros.config import VssError
-from vss_ros.data.clips import Clip
+from vss_ros.data.clips import Clip, Video
 from vss_ros.data.metrics import confusion, mean_iou
 from vss_ros.networks import build, reads_of
 from vss_ros.networks.cards.card import load_model
@@ -42,7 +42,7 @@ SMALL = [
 class Noise:
     """A video of random blocks whose labels follow their colours."""
 
-    name, dense, fps = "noise train", True, 30.0
+    name, fps = "noise train", 30.0
     classes = ("a", "b", "c")
     palette = np.eye(3, dtype=np.uint8) * 255
 
@@ -59,6 +59,9 @@ class Noise:
     def clip(self, i, offsets=(0,)):
         places = [min(max(i + offset, 0), len(self) - 1) for offset in offsets]
         return Clip([self.images[p] for p in places], [self.labels[p] for p in places], 0, "noise", i)
+
+    def videos(self):
+        yield Video("noise", iter(()), range(len(self)), moves=False, dense=False)
 
 
 @pytest.mark.parametrize(("name", "backbone", "options", "reads"), SMALL)
@@ -91,7 +94,6 @@ def test_sparse_labels_are_answered_as_in_the_whole_video(name, backbone, k):
     network = build(name, backbone, 3, **({"grid": (8, 12)} if name == "stf" else {})).eval()
     backend = make_backend(Model(network, SIZE), "torch")
     data = Noise()
-    data.dense = False
     found = evaluate(Stream(backend, FixedInterval(k)), data)["mIoU"]
     counts = np.zeros((3, 4), np.int64)
     for first in range(k):  # keyframes at first, first + k, …

@@ -92,7 +92,7 @@ def test_a_pattern_groups_frames_into_videos(tmp_path):
         image(tmp_path / "images" / f"{name}.png")
     (tmp_path / "labels").mkdir()
     data = open_dataset(describe(tmp_path, YAML + "video: '(.*)_'\n"), "train")
-    assert [name for name, _ in data.videos()] == ["left", "right"]
+    assert [video.name for video in data.videos()] == ["left", "right"]
 
 
 @pytest.mark.parametrize(

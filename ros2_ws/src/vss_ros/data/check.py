@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError
+from vss_ros.data.clips import Video
 from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.own.annotations import write_set
 from vss_ros.data.own.coco import read_coco
@@ -100,8 +101,7 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
         "name": data.name,
         "labelled": len(data),
         "read": len(chosen),
-        "sequences": len(list(data.videos())),
-        "dense": data.dense,
+        "sequences": dict(Counter(map(kind_of, data.videos()))),
         "sizes": dict(sizes),
         "shares": dict(zip(data.classes, pixels / max(pixels.sum(), 1), strict=False)),
         "unlabelled": float(pixels[IGNORE] / max(pixels.sum(), 1)),
@@ -109,11 +109,18 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
     }
 
 
+def kind_of(video: Video) -> str:
+    """What can be measured on it."""
+    if video.dense:
+        return "videos, every frame labelled (mIoU, VC, TC)"
+    return "videos with frames between the labels (mIoU, TC)" if video.moves else "of stills (mIoU)"
+
+
 def format_report(report: dict[str, Any]) -> str:
     sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in report["sizes"].items())
-    kind = "every frame of a video" if report["dense"] else "single frames"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report["sequences"].items())
     lines = [
-        f"{report['name']}: {report['labelled']} labelled frames ({kind}) in {report['sequences']} sequences",
+        f"{report['name']}: {report['labelled']} labelled frames; sequences: {kinds}",
         f"  read {report['read']}, sizes {sizes or 'none'}, unlabelled {report['unlabelled']:.2%} of the pixels",
         *(f"  {share:8.3%}  {name}" for name, share in report["shares"].items()),
         *(f"  broken: {error}" for error in report["broken"]),

@@ -46,6 +46,21 @@ class Frame:
     label: Path | None
 
 
+@dataclass(frozen=True)
+class Video:
+    """A sequence of a data set.
+
+    frames: (image, labels, stamp in seconds) each; targets: which of the data set's labelled frames lie in it; moves:
+    frames at a video's rate, so that figures of consistency over time make sense; dense: all of these labelled, too.
+    """
+
+    name: str
+    frames: Iterator[tuple[np.ndarray, np.ndarray, float]]
+    targets: Sequence[int]
+    moves: bool
+    dense: bool
+
+
 class Files:
     """A data set in files: `frames` sorted by sequence and number, some or all of them labelled."""
 
@@ -69,9 +84,6 @@ class Files:
         self.decode_label = decode_label
         self.read_label = read_label or partial(read_image, flags=cv2.IMREAD_UNCHANGED)
         self.targets = [i for i, frame in enumerate(self.frames) if frame.label]
-        gaps = [b.number - a.number for a, b in pairwise(self.frames) if a.sequence == b.sequence]
-        # Labels at a video's rate: temporal figures make sense.
-        self.dense = len(self.targets) == len(self.frames) and max(gaps, default=99) <= DENSE_GAP * fps
         self.ends: dict[str, tuple[int, int]] = {}
         for i, frame in enumerate(self.frames):
             self.ends[frame.sequence] = (self.ends.get(frame.sequence, (i, i))[0], i)
@@ -89,10 +101,15 @@ class Files:
         frame = self.frames[target]
         return Clip([p[0] for p in pairs], [p[1] for p in pairs], labelled, frame.sequence, frame.number)
 
-    def videos(self) -> Iterator[tuple[str, Iterator[tuple[np.ndarray, np.ndarray, float]]]]:
-        """(sequence, iterator of (image, labels, stamp in seconds)) for every sequence."""
+    def videos(self) -> Iterator[Video]:
+        """Every sequence."""
         for sequence, (first, last) in self.ends.items():
-            yield sequence, self.video(self.frames[first : last + 1])
+            frames = self.frames[first : last + 1]
+            gaps = [b.number - a.number for a, b in pairwise(frames)]
+            moves = bool(gaps) and max(gaps) <= DENSE_GAP * self.fps
+            targets = [i for i, target in enumerate(self.targets) if first <= target <= last]
+            dense = moves and len(targets) == len(frames)
+            yield Video(sequence, self.video(frames), targets, moves, dense)
 
     def video(self, frames: Sequence[Frame]) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         for frame in frames:

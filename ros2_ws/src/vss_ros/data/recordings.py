@@ -58,7 +58,7 @@ def find_inputs(paths: Sequence[str], root: Path | None = None) -> dict[str, str
                 raise VssError(f"{text}: expected rosbags, videos or images in this folder, found none")
         elif name in (*DATASETS, "street") and split and not split.isdecimal():
             videos = open_dataset(name, split, root).videos()
-            inputs = {f"{name}_{split}_{video}": f"{text}:{video}" for video, _ in videos}
+            inputs = {f"{name}_{split}_{video.name}": f"{text}:{video.name}" for video in videos}
         else:
             inputs = {text: text}
         for short, source in inputs.items():
@@ -154,9 +154,9 @@ def data_set(name: str, split: str, video: str, root: str) -> Footage:
     data = open_dataset(name, split, root or None)
 
     def frames() -> Frames:
-        for found, items in data.videos():
-            if found == video:
-                for image, labels, seconds in items:
+        for found in data.videos():
+            if found.name == video:
+                for image, labels, seconds in found.frames:
                     yield np.ascontiguousarray(image), labels, round(seconds * 1e9)
 
     return Footage(frames, data.fps, None, data.classes)

@@ -2,8 +2,9 @@
 
 Every keyframe policy, setting of it (interval K or threshold) and mode (P: the last keyframe; B: also the next,
 offline) gives a row. Sparse labels (CamVid train and test, Cityscapes) follow the papers: each labelled frame is
-answered at every age 0…K-1 of its keyframe, all pooled in one confusion matrix. Dense videos run once and also give
-VC_8, VC_16 and TC, and, with --streaming, the accuracy of what is out when a frame comes: see `streamed`.
+answered at every age 0…K-1 of its keyframe, all pooled in one confusion matrix. Videos with all of their frames
+labelled run once and also give VC_8, VC_16 and TC, and, with --streaming, the accuracy of what is out when a frame
+comes: see `streamed`. Those with frames between the labels give TC.
 """
 
 from __future__ import annotations
@@ -139,28 +140,34 @@ def evaluate(
     worst: list[Answer] | None = None,
     streaming: bool = False,
 ) -> dict[str, Any]:
-    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; for dense videos
-    also VC_8, VC_16, TC and, if asked for, the streaming mIoU.
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; of
+    videos also TC, of those with all of their frames labelled VC_8, VC_16 and, if asked for, the streaming mIoU.
 
     `worst`, if given, receives the frames of lowest mIoU.
     """
     classes = len(data.classes)
     scores, spent = Scores(classes), Times()
     streaming_counts = np.zeros_like(scores.counts)
-    for name, first, frames in videos(stream, data, limit):
-        video = list(frames) if streaming else frames
-        for i, (frame, answer, found) in enumerate(answers(stream, video, scores), first):
+    dense = moves = False
+    for part in passages(stream, data, limit):
+        again = streaming and part.dense
+        dense, moves = dense or part.dense, moves or part.moves
+        frames = list(part.frames) if again else part.frames
+        for i, (frame, answer, found) in enumerate(
+            answers(stream, frames, scores, part.moves, part.whole), part.first
+        ):
             spent.add(answer.is_keyframe, answer.times["total"] + answer.times.get("part", 0.0))
             if "mIoU" in found:
-                keep_worst(worst, Answer(found["mIoU"], f"{name}, {i}", frame, answer.labels))
-        if streaming and data.dense:
-            streaming_counts += streamed(stream, list(video), data.fps, classes)
+                keep_worst(worst, Answer(found["mIoU"], f"{part.name}, {i}", frame, answer.labels))
+        if again:
+            streaming_counts += streamed(stream, list(frames), data.fps, classes)
     times = spent.medians()
     key, nonkey = times["key"], times.get("nonkey")
     interval = (len(spent.key) + len(spent.nonkey)) / len(spent.key)
     shares = metrics.iou(scores.counts)
     row = {
-        **(dict.fromkeys((*(f"mVC_{n}" for n in WINDOWS), "TC")) if data.dense else {}),
+        **(dict.fromkeys(f"mVC_{n}" for n in WINDOWS) if dense else {}),
+        **({"TC": None} if moves else {}),
         **scores.summary(all_classes),
         "IoU": {c: None if s != s else float(s) for c, s in zip(data.classes, shares, strict=True)},
         "confusion": scores.counts.tolist(),
@@ -169,33 +176,49 @@ def evaluate(
         "nonkey_ms": nonkey,
         "ms": (key + (interval - 1) * nonkey) / interval if nonkey else key,
     }
-    if data.dense and streaming:
+    if dense and streaming:
         row["sIoU"] = metrics.mean_iou(streaming_counts, all_classes)
     return row
 
 
-def videos(stream: Stream, data: Any, limit: int) -> Iterator[tuple[str, int, Iterable[Frame]]]:
-    """(name, number of the first frame, frames) of what one row of the table answers."""
+@dataclass
+class Passage:
+    """Frames that a row of the table answers one after the other; first: number of the first; moves, whole: as
+    `Scores.start` takes them; dense: a video whose frames all have a truth."""
+
+    name: str
+    first: int
+    frames: Iterable[Frame]
+    moves: bool = False
+    whole: bool = False
+    dense: bool = False
+
+
+def passages(stream: Stream, data: Any, limit: int) -> Iterator[Passage]:
+    """A dense video is run once. Of any other each labelled frame is answered at every age, and, where its frames come
+    at a video's rate, all of it once more for TC."""
 
     def frames(images: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> Iterator[Frame]:
         for t, (image, truth) in enumerate(images):
             yield image, truth, round(t * 1e9 / data.fps)
 
-    if data.dense:
-        for name, items in data.videos():
-            yield (
-                name,
-                0,
-                frames((image, truth) for image, truth, _ in itertools.islice(items, limit or None)),
-            )
-        return
-    for i, age in itertools.product(range(min(limit or len(data), len(data))), ages(stream)):
-        # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
-        # network may read, to what it waits for (in B mode, the keyframe after it). One of them has its truth.
-        before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
-        clip = data.clip(i, range(-before, stream.lookahead + 1))
-        truths = [truth if t == before else None for t, truth in enumerate(clip.labels)]
-        yield clip.sequence, clip.index - before, frames(zip(clip.frames, truths, strict=True))
+    left = limit or len(data)
+    for video in data.videos():
+        items = itertools.islice(video.frames, limit or None)
+        if video.dense:
+            pairs = ((image, truth) for image, truth, _ in items)
+            yield Passage(video.name, 0, frames(pairs), moves=True, dense=True)
+            continue
+        if video.moves and left:
+            yield Passage(video.name, 0, frames((image, None) for image, *_ in items), moves=True, whole=True)
+        for i, age in itertools.product(video.targets[:left], ages(stream)):
+            # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
+            # network may read, to what it waits for (in B mode, the keyframe after it). One of them has its truth.
+            before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+            clip = data.clip(i, range(-before, stream.lookahead + 1))
+            truths = [truth if t == before else None for t, truth in enumerate(clip.labels)]
+            yield Passage(clip.sequence, clip.index - before, frames(zip(clip.frames, truths, strict=True)))
+        left -= min(left, len(video.targets))
 
 
 def streamed(stream: Any, video: Sequence[Any], fps: float, classes: int) -> np.ndarray:

@@ -20,11 +20,12 @@ WINDOWS = (8, 16)
 
 
 def answers(
-    stream: Stream, frames: Iterable[Frame], scores: Scores
+    stream: Stream, frames: Iterable[Frame], scores: Scores, moves: bool = True, whole: bool = False
 ) -> Iterator[tuple[Frame, Result, dict[str, float]]]:
-    """(frame, its answer, the frame's own figures) of one video, which the stream begins anew."""
+    """(frame, its answer, the frame's own figures) of one video, which the stream begins anew; moves, whole: see
+    `Scores.start`."""
     stream.reset()
-    scores.start()
+    scores.start(moves, whole)
     for result in stream.run((frame[0], frame[2] / 1e9, frame) for frame in in_groups(frames, stream.groups)):
         rgb, truth, _ = frame = result.source
         yield frame, result, scores.add(rgb, truth, result.labels)
@@ -84,34 +85,46 @@ class Scores:
         self.counts = np.zeros((classes, classes + 1), np.int64)
         self.flow_counts = np.zeros_like(self.counts)
         self.windows: dict[int, list[list[float]]] = {n: [] for n in WINDOWS}  # of each video
-        self.dense = True
         self.start()
 
-    def start(self) -> None:
-        """Another video, or one whose frames have another size now."""
+    def start(self, moves: bool = True, whole: bool = False) -> None:
+        """Another video. moves: its frames follow each other at a video's rate; whole: TC takes all of them, not only
+        those with a truth."""
+        self.moves, self.whole = moves, whole
+        self.last: tuple[np.ndarray, np.ndarray] | None = None
+        self.start_windows()
+
+    def start_windows(self) -> None:
         self.maps: deque[np.ndarray] = deque()
         maps = self.maps
         self.stays, self.same = (metrics.runs(maps.popleft() for _ in count()) for _ in range(2))
         self.seen = 0
-        self.last: tuple[np.ndarray, np.ndarray] | None = None
         for videos in self.windows.values():
             videos.append([])
 
     def add(self, rgb: np.ndarray, truth: np.ndarray | None, labels: np.ndarray) -> dict[str, float]:
         """The frame's own figures."""
+        if self.last and self.last[1].shape != labels.shape:
+            self.start(self.moves, self.whole)
+        if self.moves and (self.whole or truth is not None):
+            if self.last:
+                flow = metrics.dis_flow(self.last[0], rgb)
+                self.flow_counts += metrics.flow_confusion(self.last[1], labels, flow, len(self.counts))
+            self.last = (rgb, labels)
+        else:
+            self.last = None
         if truth is None:
-            self.dense = False  # consistency over time needs the truth of every frame
+            if self.seen:
+                self.start_windows()  # a window needs the truth of each of its frames
             return {}
-        if self.last and self.last[1].shape != truth.shape:
-            self.start()
+        if self.moves:
+            self.add_windows(truth, labels)
         counts = metrics.confusion(truth, labels, len(self.counts))
         self.counts += counts
-        if self.dense:
-            self.follow(rgb, truth, labels)
         value = metrics.mean_iou(counts)
         return {"mIoU": value} if value == value else {}
 
-    def follow(self, rgb: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
+    def add_windows(self, truth: np.ndarray, labels: np.ndarray) -> None:
         self.maps.append(truth)
         stays = next(iter(self.stays))
         self.maps.append(labels)
@@ -121,10 +134,6 @@ class Scores:
             if self.seen >= n:
                 constant = stays >= n
                 videos[-1].append(float((same >= n)[constant].mean()) if constant.any() else float("nan"))
-        if self.last:
-            flow = metrics.dis_flow(self.last[0], rgb)
-            self.flow_counts += metrics.flow_confusion(self.last[1], labels, flow, len(self.counts))
-        self.last = (rgb, labels)
 
     def summary(self, all_classes: bool = False) -> dict[str, float]:
         """What is known; all_classes: the mIoU counts absent ones as 0."""
@@ -135,9 +144,8 @@ class Scores:
             "wIoU": metrics.weighted_iou(self.counts),
             "accuracy": metrics.pixel_accuracy(self.counts),
         }
-        if self.dense:
-            for n, videos in self.windows.items():
-                # The authors' script leaves out the last window.
-                values[f"mVC_{n}"] = metrics.mean_video_consistency([windows[:-1] for windows in videos])
-            values["TC"] = metrics.mean_iou(self.flow_counts)
+        for n, videos in self.windows.items():
+            # The authors' script leaves out the last window.
+            values[f"mVC_{n}"] = metrics.mean_video_consistency([windows[:-1] for windows in videos])
+        values["TC"] = metrics.mean_iou(self.flow_counts)
         return {name: value for name, value in values.items() if value == value}

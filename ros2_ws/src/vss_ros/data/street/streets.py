@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from vss_ros.config import VssError
-from vss_ros.data.clips import Clip
+from vss_ros.data.clips import Clip, Video
 from vss_ros.data.street.street import CLASSES, PALETTE, Street
 
 # first seed, seeds, frames a seed; training takes one clip a seed, wherever on the street
@@ -27,7 +27,6 @@ class Streets:
         if split not in STREET_SPLITS:
             raise VssError(f"street: expected a split of {', '.join(STREET_SPLITS)}, got {split!r}")
         self.name = f"street {split}"
-        self.dense = True
         self.classes, self.palette, self.fps = list(CLASSES), PALETTE, 30.0
         self.size, self.source = size, f"{size}"
         self.first, self.seeds, self.length = STREET_SPLITS[split]
@@ -45,9 +44,11 @@ class Streets:
         labelled = list(offsets).index(0) if 0 in offsets else 0
         return Clip([p[0] for p in pairs], [p[1] for p in pairs], labelled, f"street:{seed}", t)
 
-    def videos(self) -> Iterator[tuple[str, Iterator[tuple[np.ndarray, np.ndarray, float]]]]:
-        for seed in range(self.first, self.first + self.seeds):
-            yield f"street:{seed}", self.video(seed)
+    def videos(self) -> Iterator[Video]:
+        moves = self.length > 1
+        for i in range(self.seeds):
+            seed, targets = self.first + i, range(i * self.length, (i + 1) * self.length)
+            yield Video(f"street:{seed}", self.video(seed), targets, moves, moves)
 
     def video(self, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         street = Street(seed=seed, size=self.size, fps=self.fps)
