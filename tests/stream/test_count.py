@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fixtures.counting import counting_card
+from fixtures.motion import texture, window
 from vss_ros.config import VssError
 from vss_ros.node_config import CountConfig
 from vss_ros.stream.count import CountStream, load_counter
@@ -83,6 +84,45 @@ def test_points_move_along_until_it_is_their_turn():
     places = sorted(moved.points[:, :2].tolist())
     for (x, y), (u, v) in zip(sorted((x + 4.5, y + 0.5) for x, y in DOTS), places, strict=True):
         assert abs(x - u) < 1.5 and abs(y - v) < 1.5
+
+
+def test_points_that_leave_the_picture_are_gone_and_a_cut_starts_anew():
+    """Along the flow of `stream.motion`, as everything else that is remembered."""
+    base = texture(3)
+    stream = counter(patches=1)
+    frame = window(base, 0, size=(128, 192))
+    frame[60, 3] = 255
+    for t in range(6):
+        stream(frame, t / 10)
+    assert len(stream.points) == 1
+    for t, x in enumerate((2, 4, 6), 6):
+        stream.answered_at = [0] + [99] * 5  # the dot's own patch is not asked
+        result = stream(window(base, x, size=(128, 192)), t / 10)
+    assert not result.reset and result.count == 0
+    other = window(texture(9), 0, size=(128, 192))
+    other[60, 100] = 255
+    stream.points = np.array([[50.0, 50.0, 1.0]], np.float32)
+    assert "a cut" in stream(other, 1.0).reset and stream.index == 1
+    assert not any((stream.points[:, :2] == 50).all(1))
+
+
+def test_turning_patches_off_and_on_moves_nothing_twice(rng):
+    stream, still = counter(patches=1), picture(rng, DOTS)
+    for t in range(6):
+        stream(still, t / 10)
+    stream.configure(CountConfig(overlap=0, patches=0))
+    stream(picture(np.random.default_rng(1), DOTS, shift=8), 0.6)
+    stream.configure(CountConfig(overlap=0, patches=1))
+    result = stream(picture(np.random.default_rng(1), DOTS, shift=8), 0.7)
+    assert sorted(x - 8.5 for x in result.points[:, 0]) == sorted(x for x, _ in DOTS)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), None])
+def test_what_is_no_frame_is_refused(frame):
+    with pytest.raises(VssError, match=r"expected an .H, W, 3. uint8"):
+        counter()(frame, 0.0)
+    with pytest.raises(VssError, match="stamp: expected seconds"):
+        counter()(np.zeros((64, 64, 3), np.uint8), float("nan"))
 
 
 def test_counts_are_smoothed_by_the_median(rng):

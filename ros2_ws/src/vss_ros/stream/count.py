@@ -1,7 +1,7 @@
 """Counting over a stream of frames: patches answered in turn, points carried along in between, counts smoothed.
 
 A large image never blocks: each frame answers only so many patches, the one longest unanswered first. What was found
-in the others moves along with the picture (pyramidal Lucas-Kanade, Bouguet 2000) until it is their turn.
+in the others moves along the optical flow of `stream.motion` until it is their turn.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from vss_ros.backends.move import move_points
 from vss_ros.config import VssError, replace
 from vss_ros.node_config import CountConfig
 from vss_ros.stream.finite import NotFinite
+from vss_ros.stream.frame import check_frame
 from vss_ros.stream.load import model_of, open_backend
+from vss_ros.stream.motion import STRIDE, Motion
 from vss_ros.stream.tiles import Tiles
 
-WINDOW = (21, 21)
-"""Pixels around a point that are followed."""
+FLOW_SIDE = 640
+"""Pixels of the longer side of the images that the flow is estimated on, at most."""
 
 
 @dataclass
@@ -92,7 +94,7 @@ class CountStream:
         self.index, self.why = 0, "first frame"
         self.tiles: Tiles | None = None
         self.last: float | None = None
-        self.grey: np.ndarray | None = None
+        self.motion: Motion | None = None
 
     def begin(self, height: int, width: int) -> Tiles:
         patch = self.backend.size[0]
@@ -101,6 +103,7 @@ class CountStream:
         self.density = np.zeros(tiles.cells, np.float32)
         self.answered_at = [-1] * len(tiles)
         self.counts: deque[int] = deque(maxlen=1000)
+        self.motion = Motion((height, width), min(1.0, FLOW_SIDE / max(height, width)))
         return tiles
 
     def feed(self, rgb: np.ndarray, stamp: float, source: Any = None, gap: float = 0.0) -> list[CountResult]:
@@ -124,13 +127,16 @@ class CountStream:
         return []
 
     def __call__(self, rgb: np.ndarray, stamp: float, gap: float = 0.0) -> CountResult:
+        """Points and counts of a frame, at once. Raises VssError for what is no (H, W, 3) uint8 image or no time."""
         began = time.perf_counter()
+        check_frame(rgb, stamp)
         why = self.starts_anew(rgb.shape[:2], stamp, gap)
+        if not why and not self.follow(rgb):
+            why = "a cut: the picture is another one"
         if why or self.tiles is None:
-            self.tiles = self.begin(rgb.shape[0], rgb.shape[1])
-            self.grey, self.index = None, 0
+            self.tiles, self.index = self.begin(rgb.shape[0], rgb.shape[1]), 0
+            self.follow(rgb)
         tiles, self.last = self.tiles, stamp
-        self.follow(rgb)
         followed = time.perf_counter()
         order = sorted(range(len(tiles)), key=lambda i: (self.answered_at[i], i))
         chosen = order[: self.config.patches or len(tiles)]
@@ -188,20 +194,24 @@ class CountStream:
             tiles.place_density(self.density, i, density[0])
         self.answered_at[i] = self.index
 
-    def follow(self, rgb: np.ndarray) -> None:
-        """Move the points from the frame before to this one; those that leave the image are gone."""
-        assert self.tiles is not None
+    def follow(self, rgb: np.ndarray) -> bool:
+        """Move the points from the frame before to this one; those that leave the image are gone. False at a cut."""
+        assert self.tiles is not None and self.motion is not None
         if not self.config.patches or self.config.patches >= len(self.tiles):
-            return  # all are found anew
-        before, self.grey = self.grey, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        if before is None or not len(self.points):
-            return
-        places = np.ascontiguousarray(self.points[:, None, :2])
-        moved, found, _ = cv2.calcOpticalFlowPyrLK(before, self.grey, places, None, winSize=WINDOW)  # type: ignore[call-overload]
-        self.points[:, :2] = np.where(found == 1, moved[:, 0], places[:, 0])
+            self.motion.reset()
+            return True  # all are found anew
+        step = self.motion.step(rgb)
+        if step is None or not len(self.points):
+            return True
+        if not step.trusted:
+            return False
+        centre = (STRIDE - 1) / 2  # of a cell, in pixels
+        cells = (self.points[:, :2] - 0.5 - centre) / STRIDE
+        self.points[:, :2] = move_points(cells, step.flow) * STRIDE + centre + 0.5
         x, y = self.points[:, 0], self.points[:, 1]
         inside = (x >= 0) & (x < self.tiles.width) & (y >= 0) & (y < self.tiles.height)
         self.points = self.points[inside]
+        return True
 
 
 def load_counter(model: str | Path | None = None, **options: Any) -> CountStream:
