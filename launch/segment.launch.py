@@ -5,9 +5,8 @@ ros2 launch vss_ros segment.launch.py image_topic:=/camera/image_raw visualize:=
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 from vss_ros.config import VssError
 from vss_ros.media.cloud import CloudConfig
 from vss_ros.node_config import SegmentConfig
@@ -32,18 +31,7 @@ OUTPUTS = (
     "consistency",
 )
 ARGUMENTS = (
-    (
-        "image_topic",
-        "/camera/image_raw",
-        "topic of the camera's images; with cameras {camera} stands for each name",
-        None,
-    ),
-    (
-        "camera_info_topic",
-        "",
-        "topic of the camera's calibration; empty: camera_info beside the images",
-        None,
-    ),
+    *launch_files.CAMERA,
     (
         "depth_topic",
         "",
@@ -53,8 +41,6 @@ ARGUMENTS = (
     ),
     ("params_file", str(SHARE / "config" / "segment.yaml"), "YAML file with the node's parameters", None),
     ("namespace", "", "namespace of the node and of its segmentation/ topics", None),
-    ("use_sim_time", "false", "take the time from /clock", BOOLEAN),
-    ("respawn", "false", "start the node again two seconds after it failed", BOOLEAN),
     ("visualize", "false", "show camera, overlay, colour mask and flicker in rviz", BOOLEAN),
     ("watch", "false", "serve a live web page of the masks, as `vss watch` does", BOOLEAN),
     (
@@ -72,48 +58,16 @@ def start(context):
     value = context.launch_configurations
     if not Path(value["params_file"]).is_file():
         raise VssError(f"params_file: expected a YAML file of parameters, {value['params_file']} is none")
-    parameters = {"use_sim_time": is_true(value["use_sim_time"]), **launch_files.given(SegmentConfig, value)}
-    # The node activates itself: that works alike in all releases, and without a chain of launch events.
-    segment = Node(
-        package="vss_ros",
-        executable="segment",
-        name="segment",
-        namespace=value["namespace"],
-        parameters=[value["params_file"], typed(parameters)],
-        remappings=[pair for name in parameters.get("cameras", [""]) for pair in remaps(value, name)],
-        respawn=is_true(value["respawn"]),
-        respawn_delay=2.0,
-        output="screen",
+    files = [value["params_file"]]
+    segment, cameras = launch_files.camera_node(
+        SegmentConfig, "segment", value, "segmentation", OUTPUTS, files
     )
     views = rviz(value)
-    companions = watcher(value) + clouds(value, parameters.get("cameras", [""]))
+    companions = watcher(value) + clouds(value, cameras)
     # Who starts it again after each failure does not want the launch to fail.
     ends = [] if is_true(value["respawn"]) else [launch_files.fail_with(segment, [*views, *companions])]
     # rviz first: where it is not installed the launch fails, and would leave behind what it has started.
     return [*launch_files.let_large_images_through(), *views, *ends, segment, *companions]
-
-
-def typed(parameters):
-    """Each with its type: launch_ros would make a number of the model "7"."""
-    return {
-        name: item if isinstance(item, list) else ParameterValue(item, value_type=type(item))
-        for name, item in parameters.items()
-    }
-
-
-def remaps(value, camera):
-    """Topics of one camera, whose name stands before all that is its own; "" for the only one."""
-    below = f"{camera}/" if camera else ""
-    image = value["image_topic"].replace("{camera}", camera)
-    beside = image.removesuffix("/compressed").rpartition("/")[0]
-    return [
-        (f"{below}image", image),
-        (
-            f"{below}camera_info",
-            value["camera_info_topic"].replace("{camera}", camera) or f"{beside}/camera_info",
-        ),
-        *((f"~/{below}{name}", f"segmentation/{below}{name}") for name in OUTPUTS),
-    ]
 
 
 def watcher(value):
@@ -143,7 +97,7 @@ def clouds(value, cameras):
             executable="cloud",
             name=f"{camera}_cloud".lstrip("_"),
             namespace=value["namespace"],
-            parameters=[typed({"use_sim_time": is_true(value["use_sim_time"]), **options})],
+            parameters=[launch_files.typed({"use_sim_time": is_true(value["use_sim_time"]), **options})],
             remappings=[
                 ("depth", value["depth_topic"].replace("{camera}", camera)),
                 *((name, "/".join(filter(None, ("segmentation", camera, name)))) for name in topics),
@@ -175,10 +129,7 @@ def rviz(value):
 
 
 def generate_launch_description():
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
-        for name, default, text, choices in ARGUMENTS
-    ]
+    arguments = launch_files.arguments(*ARGUMENTS)
     options = launch_files.declare(SegmentConfig, autostart="true")
     options += launch_files.declare(CloudConfig, "cloud_", "by")
     return LaunchDescription([*arguments, *options, OpaqueFunction(function=start)])

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from fixtures.counting import counting_card
 from fixtures.launch import PROFILES, Action, Loop, end, launch, of_kind, parameters_of
 from fixtures.paths import ROOT
 from fixtures.ros import PATIENCE, client, image, start, wait
@@ -109,6 +110,31 @@ def test_ros2_launch_until_ctrl_c(client, tmp_path):
 
 @pytest.mark.ros
 @needs_ros2
+def test_ros2_launch_counts(client, tmp_path):
+    from std_msgs.msg import UInt32
+
+    card = counting_card(tmp_path)
+    counts = client.collect(UInt32, "/robot3/counting/count")
+    words = (
+        "namespace:=robot3",
+        f"model:={card}",
+        "backend:=torch",
+        "patches:=1",
+        "image_topic:=/front/image",
+    )
+    child = ros2_launch("count.launch.py", *words)
+    try:
+        assert client.active("/robot3/count")
+        client.publish(image(np.full((70, 100, 3), 90, np.uint8)), "/front/image")
+        assert client.until(lambda: counts) and counts[0].data > 0
+    finally:
+        os.killpg(child.pid, signal.SIGINT)
+        assert wait(lambda: child.poll() is not None)
+    assert child.returncode == 0
+
+
+@pytest.mark.ros
+@needs_ros2
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -117,6 +143,7 @@ def test_ros2_launch_until_ctrl_c(client, tmp_path):
         ("demo.launch.py", "bagfile:=/nowhere", "constant_network:=true"),
         ("evaluate.launch.py", "bag:=/nowhere", "constant_network:=true"),
         ("evaluate.launch.py", "model:=nowhere"),
+        ("count.launch.py", "score:=7"),
     ],
 )
 def test_ros2_launch_fails_at_once(tmp_path, monkeypatch, arguments):

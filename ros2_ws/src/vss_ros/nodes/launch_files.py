@@ -16,12 +16,88 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from vss_ros.config import VssError
 from vss_ros.nodes.processes import large_images
 
 BOOLEAN = ["true", "false", "True", "False"]
 """Also as Python writes it: Nav2's launch files pass `use_sim_time:=True` on."""
+
+
+CAMERA = (
+    (
+        "image_topic",
+        "/camera/image_raw",
+        "topic of the camera's images; with cameras {camera} stands for each name",
+        None,
+    ),
+    (
+        "camera_info_topic",
+        "",
+        "topic of the camera's calibration; empty: camera_info beside the images",
+        None,
+    ),
+    ("use_sim_time", "false", "take the time from /clock", BOOLEAN),
+    ("respawn", "false", "start the node again two seconds after it failed", BOOLEAN),
+)
+"""Arguments of every launch file that starts a node on a camera: name, default, meaning, choices."""
+
+
+def arguments(*known: Any) -> list[Any]:
+    """Launch arguments of such rows."""
+    return [
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=words)
+        for name, default, text, words in known
+    ]
+
+
+def camera_node(
+    kind: type,
+    name: str,
+    value: dict[str, str],
+    below: str,
+    outputs: Sequence[str],
+    files: Sequence[str] = (),
+) -> tuple[Any, list[str]]:
+    """The node `name` with its config's arguments, on its cameras' topics; → it, and the cameras' names.
+
+    Answers appear as `below`/ALL_OUTPUTS. files: of parameters, which arguments override. The node activates itself:
+    that works alike in all releases, and without a chain of launch events.
+    """
+    parameters = {"use_sim_time": is_true(value["use_sim_time"]), **given(kind, value)}
+    cameras = parameters.get("cameras", [""])
+    node = Node(
+        package="vss_ros",
+        executable=name,
+        name=name,
+        namespace=value["namespace"],
+        parameters=[*files, typed(parameters)],
+        remappings=[pair for camera in cameras for pair in remaps(value, camera, below, outputs)],
+        respawn=is_true(value["respawn"]),
+        respawn_delay=2.0,
+        output="screen",
+    )
+    return node, cameras
+
+
+def typed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Each with its type: launch_ros would make a number of the model "7"."""
+    return {
+        name: item if isinstance(item, list) else ParameterValue(item, value_type=type(item))
+        for name, item in parameters.items()
+    }
+
+
+def remaps(value: dict[str, str], camera: str, below: str, outputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Topics of one camera, whose name stands before all that is its own; "" for the only one."""
+    prefix = f"{camera}/" if camera else ""
+    image = value["image_topic"].replace("{camera}", camera)
+    beside = image.removesuffix("/compressed").rpartition("/")[0]
+    info = value["camera_info_topic"].replace("{camera}", camera) or f"{beside}/camera_info"
+    own = [(f"~/{prefix}{name}", f"{below}/{prefix}{name}") for name in outputs]
+    return [(f"{prefix}image", image), (f"{prefix}camera_info", info), *own]
 
 
 def declare(
