@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from fixtures.tagged import KINDS, write_tagged
 from vss_ros.config import VssError
 from vss_ros.data.open import open_dataset
-from vss_ros.data.tags import VOC_CLASSES, check_tags, tagged_files
+from vss_ros.data.tags import VOC_CLASSES, Tagged, TaggedFiles, check_tags, tagged_files
 from vss_ros.train.tagging import average_precision, draw_pair
 
 
@@ -87,6 +89,20 @@ def test_time_ranges_of_a_recording(tmp_path):
     assert not data.sharing(person, of=3).size or all(
         abs(data.entries[i].seconds - data.entries[3].seconds) >= 1 for i in data.sharing(person, of=3)
     )
+
+
+def test_pairs_of_one_recording_are_a_second_apart():
+    entries = [Tagged(Path(f"{c}_{i}"), ("a",), c, 0.4 * i) for c in ("x", "y") for i in range(5)]
+    entries += [Tagged(Path("alone"), ("a",)), Tagged(Path("short"), ("a",), "z", 0.0)]
+    data = TaggedFiles("made", entries, ["a"])
+    assert data.sharing(0, of=0, same_clip=True).tolist() == [3, 4]
+    assert data.sharing(0, of=0).tolist() == [3, 4, *range(5, 12)]
+    rng = np.random.default_rng(0)
+    drawn = [draw_pair(data, 0, rng, same_clip=0.5)[1] for _ in range(2000)]
+    assert 0.5 < np.isin(drawn, [3, 4]).mean() < 0.66 and set(drawn) == set(range(12))
+    assert {draw_pair(data, 0, rng, same_clip=1.0)[1] for _ in range(50)} == {3, 4}
+    for lonely in (10, 11):  # a still, and a frame without another one a second away
+        assert len({draw_pair(data, lonely, rng, same_clip=1.0)[1] for _ in range(50)}) > 5
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -114,8 +115,26 @@ def test_labels_data_yaml_sheet_and_agreement(run, capsys):
     assert found <= set((np.flatnonzero(tags) + 1).tolist())  # never a class that the image has not
     assert cv2.imread(str(made / "sheet.jpg")) is not None
     assert "mIoU" in capsys.readouterr().out
-    with pytest.raises(VssError, match="other weights or settings"):
-        pseudo.main(command(folder, root, "--low", "0.1"))
+    for other in (("--low", "0.1"), ("--maps", "classifier")):
+        with pytest.raises(VssError, match="other weights or settings"):
+            pseudo.main(command(folder, root, *other))
+
+
+def test_images_of_the_same_recording_explain_a_class_first():
+    class Data:
+        def sharing(self, label, of, same_clip=False):
+            return np.array([2, 3] if same_clip else [2, 3, 5, 6, 7])
+
+    recipe = SimpleNamespace(crop=(32, 32), same_clip=0.5)
+    args = SimpleNamespace(maps="pairs", related=4)
+    chosen = pseudo.Maps(None, Data(), recipe, args).others(0, 1, np.random.default_rng(0))
+    assert set(chosen[:2]) == {2, 3} and len(set(chosen)) == 4
+    recipe.same_clip = 0.0
+    firsts = {
+        int(pseudo.Maps(None, Data(), recipe, args).others(0, 1, np.random.default_rng(i))[0])
+        for i in range(40)
+    }
+    assert firsts == {2, 3, 5, 6, 7}
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,18 @@ def test_copies_are_three_more_pairs():
     assert float(more["basic"]) > float(plain["basic"]) and float(more["common"]) > float(plain["common"])
 
 
+def test_without_pairs_it_is_a_plain_classifier():
+    network = tiny().eval()
+    batch = {"frames": torch.randn(1, 2, 3, 32, 32), "tags": torch.eye(3)[None, :2], "epoch": torch.tensor(9)}
+    with torch.no_grad():
+        losses = network.loss(batch, copies=0.0, pairs=0.0)
+        assert float(losses["loss"]) == float(losses["basic"]) and float(losses["common"]) > 0
+        frame = batch["frames"][0, 0]
+        own = network.classifier(network.encode(frame[None])[0])[0, 1].clamp(min=0)
+        found = localise(network, frame, [frame], 1, pairs=False)
+    assert torch.allclose(found, own / own.max().clamp(min=1e-6))
+
+
 def test_maps_are_scaled_each_and_those_against_the_class_are_left_out():
     up, down = torch.tensor([[4.0, -1.0], [2.0, 0.0]]), torch.full((2, 2), -9.0)
     assert merge([up]).tolist() == [[1.0, 0.0], [0.5, 0.0]]

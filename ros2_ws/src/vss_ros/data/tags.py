@@ -57,8 +57,9 @@ class TaggedFiles:
             read_image(self.entries[i].image, cv2.IMREAD_COLOR)[:, :, ::-1]
         ), self.tags[i]
 
-    def sharing(self, label: int, of: int | None = None) -> np.ndarray:
-        """Indices of the images that have a class; with `of`, not of that image and the frames next to it."""
+    def sharing(self, label: int, of: int | None = None, same_clip: bool = False) -> np.ndarray:
+        """Indices of the images that have a class; with `of`, not of that image and the frames next to it, and with
+        `same_clip` of no other recording than its."""
         found = np.flatnonzero(self.tags[:, label])
         if of is None:
             return found
@@ -66,7 +67,9 @@ class TaggedFiles:
         near = lambda e: (  # noqa: E731
             e.sequence == here.sequence and bool(e.sequence) and abs(e.seconds - here.seconds) < APART
         )
-        return np.array([i for i in found if i != of and not near(self.entries[i])], np.int64)
+        clip = lambda e: not same_clip or (bool(e.sequence) and e.sequence == here.sequence)  # noqa: E731
+        kept = [i for i in found if i != of and not near(self.entries[i]) and clip(self.entries[i])]
+        return np.array(kept, np.int64)
 
 
 def colours(count: int) -> np.ndarray:

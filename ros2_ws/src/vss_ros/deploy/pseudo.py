@@ -29,7 +29,7 @@ from vss_ros.media.draw import contact_sheet, overlay
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.mcis import localise
-from vss_ros.train.recipe import read_recipe
+from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.tagging import fit
 from vss_ros.train.validate import normalise
 
@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--low", type=float, default=0.2, help="map below which is background")
     parser.add_argument("--high", type=float, default=0.35, help="map from which on is the class")
     parser.add_argument("--related", type=int, default=3, help="other images that explain each class of one")
+    parser.add_argument(
+        "--maps",
+        default="pairs",
+        choices=("pairs", "classifier"),
+        help="of image pairs, as published, or of the classifier alone, to compare with",
+    )
     parser.add_argument("--truth", type=Path, help="folder of true masks, to say how well the labels agree")
 
 
@@ -72,14 +78,14 @@ def main(args: argparse.Namespace) -> int:
         "weights": card.sha256,
         "background": args.background,
         "saliency": str(args.saliency or ""),
-        **{key: getattr(args, key) for key in ("low", "high", "related")},
+        **{key: getattr(args, key) for key in ("low", "high", "related", "maps")},
     }
     begin(folder, settings)
     for split in SPLITS:
         data = open_dataset(recipe.data, split, args.root, recipe.size)
         if data.classes != card.classes:
             raise VssError(f"{card.name} knows {card.classes}, the tags are {data.classes}")
-        write_split(folder / split, Maps(network, data, recipe.crop, args.related), args)
+        write_split(folder / split, Maps(network, data, recipe, args), args)
     classes = ["background", *card.classes]
     palette = [[0, 0, 0], *card.palette]
     about: dict[str, Any] = {
@@ -109,8 +115,10 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
 class Maps:
     """`maps(i)`: (K, H, W) float32 in 0–1, one for each class of the i-th image; the greatest value of each is 1."""
 
-    def __init__(self, network: Any, data: Any, size: tuple[int, int], related: int):
-        self.network, self.data, self.size, self.related = network, data, size, related
+    def __init__(self, network: Any, data: Any, recipe: Recipe, args: argparse.Namespace):
+        self.network, self.data, self.size, self.same_clip = network, data, recipe.crop, recipe.same_clip
+        self.pairs = args.maps == "pairs"
+        self.related = args.related if self.pairs else 0
         self.own = lru_cache(maxsize=4)(self.own_maps)
 
     def frame(self, i: int) -> torch.Tensor:
@@ -121,12 +129,19 @@ class Maps:
         image, tags = self.data.read(i)
         rng, found = np.random.default_rng(i), {}
         for label in np.flatnonzero(tags).tolist():
-            others = self.data.sharing(label, i)
-            chosen = rng.permutation(others)[: self.related]
-            small = localise(self.network, self.frame(i), [self.frame(int(j)) for j in chosen], label)
+            chosen = self.others(label, i, rng)
+            related = [self.frame(int(j)) for j in chosen]
+            small = localise(self.network, self.frame(i), related, label, self.pairs)
             size = image.shape[1::-1]
             found[label] = np.clip(cv2.resize(small.numpy(), size, interpolation=cv2.INTER_CUBIC), 0, None)
         return found
+
+    def others(self, label: int, i: int, rng: np.random.Generator) -> np.ndarray:
+        """Images that explain a class of the i-th one, of which some are of its recording, as in training."""
+        found = rng.permutation(self.data.sharing(label, i))
+        same = rng.permutation(self.data.sharing(label, i, same_clip=True)) if self.same_clip else found[:0]
+        first = same[: round(self.same_clip * self.related)]
+        return np.concatenate([first, found[~np.isin(found, first)]])[: self.related]
 
     def __call__(self, i: int) -> np.ndarray:
         own, image = self.own(i), self.data.read(i)[0]

@@ -86,11 +86,12 @@ class MCIS(nn.Module, Reading):
         """Class maps of what an image does not share: where the gate on its common feature is closed."""
         return self.common_maps(feature * (1 - self.gate(common).sigmoid()))
 
-    def loss(self, batch: dict[str, Tensor], copies: float = 1.0) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], copies: float = 1.0, pairs: float = 1.0) -> dict[str, Tensor]:
         """frames (B, 2, 3, H, W); tags (B, 2, C), 1 where an image has the class; epoch: passes over the data so far.
 
         "loss": classification of both by their own tags ("basic") and by those that they share ("common"), and of
-        what they do not share by the others ("contrast"). copies: weight of the three more pairs, 0: none.
+        what they do not share by the others ("contrast"). copies: weight of the three more pairs, 0: none; pairs: of
+        what is learnt from two images together, 0: a plain classifier.
         """
         (m, n), (tags_m, tags_n) = batch["frames"].unbind(1), batch["tags"].unbind(1)
         f, g = self.encode(m)[0], self.encode(n)[0]
@@ -111,7 +112,12 @@ class MCIS(nn.Module, Reading):
                 own = tag_loss(self.classifier(f), tags_m) + tag_loss(self.classifier(g), tags_m)
                 shared = tag_loss(self.common_maps(in_m), tags_m) + tag_loss(self.common_maps(in_n), tags_m)
                 basic, common = basic + copies * own, common + copies * shared
-        return {"loss": basic + common + contrast, "basic": basic, "common": common, "contrast": contrast}
+        return {
+            "loss": basic + pairs * (common + contrast),
+            "basic": basic,
+            "common": common,
+            "contrast": contrast,
+        }
 
 
 def tag_loss(maps: Tensor, tags: Tensor) -> Tensor:
@@ -130,13 +136,18 @@ def resized(frame: Tensor, scale: float) -> Tensor:
 
 
 @torch.no_grad()
-def localise(network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int) -> Tensor:
+def localise(
+    network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int, pairs: bool = True
+) -> Tensor:
     """Where a class is in an image that has it: (h, w) in 0–1, at the feature's size.
 
     frame (3, H, W); related: other images that have the class. The mean of five maps, each clipped at 0 and divided
-    by its greatest value; a map counts only where it speaks for the class: sigmoid(mean) > 0.1.
+    by its greatest value; a map counts only where it speaks for the class: sigmoid(mean) > 0.1. pairs: False for the
+    plain classifier's map alone.
     """
     f = network.encode(frame[None])[0]
+    if not pairs:
+        return merge([network.classifier(f)[0, label]])
     mirror = network.encode(frame[None].flip(-1))[0]
     in_m, in_mirror = network.coattend(f, mirror)
     maps = [network.common_maps(in_m)[0, label], network.common_maps(in_mirror)[0, label].flip(-1)]

@@ -50,6 +50,8 @@ class Recipe:
     """Data set of the same classes whose clips take the place of some of the data's own, such as street; and"""
     mixed_share: float = 0.5
     """how many, drawn for each clip."""
+    same_clip: float = 0.0
+    """Of MCIS: share of the pairs whose second image is of the first one's recording, a second or more away."""
     weight_decay: float = 0.01
     optimiser: str = "adamw"
     warmup: int = 0
@@ -184,7 +186,7 @@ def check(recipe: Recipe) -> None:
         raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
     if not recipe.lr > 0 or not 0 <= recipe.average < 1:
         raise VssError("expected lr > 0 and average in [0, 1)")
-    for name in ("reverse", "mixed_share"):
+    for name in ("reverse", "mixed_share", "same_clip"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise VssError(f"{name}: expected a share in [0, 1], got {getattr(recipe, name)}")
     if recipe.data == "pseudo" and not recipe.after:

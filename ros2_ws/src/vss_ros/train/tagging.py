@@ -32,7 +32,7 @@ class PairSamples(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
         """→ (2, h, w, 3) uint8, (2, C) float32, passes over the data so far."""
         place, rng = place_of(position, len(self.tagged), self.recipe.seed)
-        pair = draw_pair(self.data, int(self.tagged[place]), rng)
+        pair = draw_pair(self.data, int(self.tagged[place]), rng, self.recipe.same_clip)
         frames = [self.prepare(self.data.read(i)[0], rng) for i in pair]
         tags = torch.from_numpy(self.data.tags[list(pair)].astype(np.float32))
         return torch.from_numpy(np.stack(frames)), tags, position // len(self.tagged)
@@ -48,9 +48,14 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def draw_pair(data: Any, m: int, rng: np.random.Generator) -> tuple[int, int]:
-    """m, and an image drawn among those that have one of m's classes, itself among them."""
+def draw_pair(data: Any, m: int, rng: np.random.Generator, same_clip: float = 0.0) -> tuple[int, int]:
+    """m, and an image drawn among those that have one of m's classes, itself among them.
+
+    same_clip: how often it is drawn among the frames of m's recording a second or more away, where there are some.
+    """
     label = int(rng.choice(np.flatnonzero(data.tags[m])))
+    if same_clip and rng.random() < same_clip and len(near := data.sharing(label, m, same_clip=True)):
+        return m, int(rng.choice(near))
     return m, int(rng.choice(data.sharing(label)))
 
 
