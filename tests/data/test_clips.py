@@ -1,5 +1,6 @@
 """Data sets are read as they are published; what is missing or misnamed is named."""
 
+import dataclasses
 import itertools
 
 import cv2
@@ -11,6 +12,8 @@ from vss_ros.data.check import check, format_report
 from vss_ros.data.open import open_dataset
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES
 from vss_ros.train.augment import Augmentation
+from vss_ros.train.chain import check_video
+from vss_ros.train.recipe import Recipe
 
 
 def write(path, shape, value):
@@ -71,6 +74,25 @@ def test_original_camvid(tmp_path):
         open_dataset("camvid", "val", tmp_path)
 
 
+def make_original(root, numbers, split):
+    """CamVid as it is published: stills, masks in colours, lists of names."""
+    (root / "label_colors.txt").write_text("128 128 128\tSky\n")
+    names = [f"0016E5_{number:05d}" for number in numbers]
+    (root / f"{split}.txt").write_text("\n".join(names))
+    for name in names:
+        write(root / "701_StillsRaw_full" / f"{name}.png", (6, 8, 3), 7)
+        write(root / "LabeledApproved_full" / f"{name}_L.png", (6, 8, 3), 128)
+
+
+def test_camvid_original_uses_the_frames_between(tmp_path):
+    make_original(tmp_path, [30, 60, 90], "train")
+    for number in (29, 31, 45, 60, 91):
+        write(tmp_path / "frames" / "a" / f"0016E5_{number:05d}.jpg", (6, 8, 3), number)
+    data = open_dataset("camvid", "train", tmp_path)
+    assert [frame.number for frame in data.frames] == [30, 31, 45, 60, 90] and len(data) == 3
+    assert not data.notes and data.clip(1, (0, -1)).labels[1][0, 0] == IGNORE
+
+
 def test_dense_is_told_from_sparse(tmp_path):
     """Each video for itself: figures over time are of those whose frames follow each other."""
     data = open_dataset("camvid", "val", make_camvid(tmp_path, [2, 4, 6, 1000, 1030, 3000], "val"))
@@ -109,8 +131,15 @@ def test_cityscapes_snippet(tmp_path):
 
 
 def test_cityscapes_without_sequences(tmp_path):
+    """Stills, which say so, and are no video to learn from."""
     data = open_dataset("cityscapes", "val", make_cityscapes(tmp_path, [19], folder="leftImg8bit"))
-    assert len(data.clip(0, (0, 1)).frames) == 2
+    assert len(data.clip(0, (0, 1)).frames) == 2 and data.stills
+    assert "single frames, no videos (leftImg8bit_sequence_trainvaltest.zip)" in data.notes[0]
+    assert "no frame has a neighbour" in format_report(check(data))
+    recipe = Recipe("dcfm", "mit_b0", "cityscapes", (64, 64), (64, 64), batch=1, steps=1, lr=1e-3)
+    with pytest.raises(VssError, match=r"expected videos for a recipe .*leftImg8bit_sequence"):
+        check_video(data, recipe)
+    check_video(data, dataclasses.replace(recipe, neighbours=()))
 
 
 def test_cityscapes_real_names():

@@ -15,7 +15,7 @@ import yaml
 from vss_ros.data.open import open_dataset
 from vss_ros.networks import build
 from vss_ros.networks.cards.card import ModelCard, load_model, save_model
-from vss_ros.train import loop, mar_memory
+from vss_ros.train import loop, mar_memory, publish
 from vss_ros.train.recipe import Recipe, find_recipes, read_recipe
 
 SIZE = (64, 96)
@@ -120,7 +120,7 @@ def test_a_recipe_runs(name, tmp_path, monkeypatch):
         before = load_model(tmp_path / recipe.after / f"{recipe.after}.yaml")[0].state_dict()
     assert loop.train(recipe, args, out)
     if name in QUICK:
-        loop.export(recipe, args, out, "made")
+        publish.export(recipe, args, out, "made")
         network, card = load_model(out / "made.yaml")
         if recipe.prior:
             taken_back = -recipe.prior * torch.tensor(recipe.augment["keep"]).log()

@@ -1,7 +1,7 @@
 """Data sets before hours go into training.
 
-`check DATA`: counts, sizes, share of each class, pairs that are broken. `import coco|labelme IN OUT`: regions of
-annotation tools as masks with a YAML file, which --data of every command takes.
+`check DATA`: counts, sizes, share of each class, broken pairs, a contact sheet. `import coco|labelme IN OUT`:
+regions of annotation tools as masks with a YAML file, which --data of every command takes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -22,8 +24,13 @@ from vss_ros.data.own.annotations import write_set
 from vss_ros.data.own.coco import read_coco
 from vss_ros.data.own.labelme import read_labelme
 from vss_ros.data.tags import TAG_SETS, check_tags
+from vss_ros.media.draw import contact_sheet, jpeg, overlay
+from vss_ros.media.files import write_atomic
 
 IMPORTS = {"coco": read_coco, "labelme": read_labelme}
+
+SHOWN = 14
+"""Frames on a contact sheet."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="import: share of images for val where no file says (default: 0.2)",
     )
-    parser.add_argument("--split", default="train,val,test", help="splits, with commas")
+    parser.add_argument(
+        "--split", help="splits, with commas (default: train,val,test, the last if there is one)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/check"),
+        help="check: folder of the contact sheets (default: runs/check)",
+    )
     parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
     parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")
 
@@ -57,14 +72,27 @@ def main(args: argparse.Namespace) -> int:
     if len(args.data) != 1:
         raise VssError(f"check: expected one data set, got {' '.join(args.data)}")
     name, broken = args.data[0], 0
-    for split in args.split.split(","):
+    for split in (args.split or "train,val,test").split(","):
         if name in TAG_SETS and name != "pseudo":
             tagged = open_dataset(name, split, args.root)
             log.info("%s", "\n".join([f"{tagged.name}: {len(tagged)} images", *check_tags(tagged)]))
             continue
-        report = check(open_dataset(name, split, args.root), args.limit)
+        try:
+            data = open_dataset(name, split, args.root)
+        except VssError as error:
+            if args.split or split != "test":
+                raise
+            log.info("test: none, and nothing else needs it: %s", error)
+            continue
+        report = check(data, args.limit)
         broken += len(report["broken"])
         log.info("%s", format_report(report))
+        if report["pictures"]:
+            path = args.out / f"{Path(name).stem}_{split}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            first = legend(data, report["shares"], report["pictures"][0].shape)
+            write_atomic(path, jpeg(contact_sheet([first, *report["pictures"]])))
+            log.info("  look at %s", path)
     return 1 if broken else 0
 
 
@@ -87,14 +115,19 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
     """Read every labelled frame (or `limit` of them, evenly spread); what cannot be read goes to "broken"."""
     pixels = np.zeros(256, np.int64)
     sizes: Counter = Counter()
-    broken = []
-    chosen = np.unique(np.linspace(0, len(data) - 1, limit or len(data)).astype(int))
+    broken, pictures = [], []
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(limit or len(data), len(data))).astype(int))
+    shown = set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
     for i in tqdm(chosen, desc=data.name, leave=False, disable=None):
         try:
             clip = data.clip(int(i))
         except VssError as error:
             broken.append(str(error))
             continue
+        if i in shown:
+            pictures.append(
+                fitted(overlay(np.ascontiguousarray(clip.frames[0]), clip.labels[0], data.palette))
+            )
         sizes[clip.frames[0].shape[:2]] += 1
         pixels += np.bincount(clip.labels[0].ravel(), minlength=256)
     return {
@@ -106,14 +139,38 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
         "shares": dict(zip(data.classes, pixels / max(pixels.sum(), 1), strict=False)),
         "unlabelled": float(pixels[IGNORE] / max(pixels.sum(), 1)),
         "broken": broken,
+        "pictures": pictures,
+        "notes": list(getattr(data, "notes", ())),
     }
+
+
+def fitted(picture: np.ndarray) -> np.ndarray:
+    """At most 480 pixels wide."""
+    height, width = picture.shape[:2]
+    size = (480, max(1, height * 480 // width))
+    return picture if width <= 480 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def legend(data: Any, shares: dict[str, float], shape: Sequence[int]) -> np.ndarray:
+    """Names of the classes in their colours, with their shares of the pixels, 480 wide and of an image's shape."""
+    picture = np.full((480 * shape[0] // shape[1], 480, 3), 32, np.uint8)
+    lines = max(1, len(picture) // 20)
+    columns = -(-len(data.classes) // lines)
+    for i, (name, share) in enumerate(shares.items()):
+        left, top = i // lines * 480 // columns, i % lines * 20
+        cv2.rectangle(picture, (left + 4, top + 6), (left + 16, top + 18), data.palette[i].tolist(), -1)
+        text, white = f"{name[: 48 // columns]} {share:.1%}", (255, 255, 255)
+        cv2.putText(
+            picture, text, (left + 22, top + 17), cv2.FONT_HERSHEY_SIMPLEX, 0.4, white, 1, cv2.LINE_AA
+        )
+    return picture
 
 
 def kind_of(video: Video) -> str:
     """What can be measured on it."""
     if video.dense:
-        return "videos, every frame labelled (mIoU, VC, TC)"
-    return "videos with frames between the labels (mIoU, TC)" if video.moves else "of stills (mIoU)"
+        return "with every frame labelled (mIoU, VC, TC)"
+    return "with frames between the labels (mIoU, TC)" if video.moves else "of stills (mIoU)"
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -123,6 +180,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['name']}: {report['labelled']} labelled frames; sequences: {kinds}",
         f"  read {report['read']}, sizes {sizes or 'none'}, unlabelled {report['unlabelled']:.2%} of the pixels",
         *(f"  {share:8.3%}  {name}" for name, share in report["shares"].items()),
+        *(f"  {note}" for note in report["notes"]),
         *(f"  broken: {error}" for error in report["broken"]),
     ]
     return "\n".join(lines)

@@ -73,6 +73,7 @@ class Files:
         fps: float,
         decode_label: Callable[[np.ndarray], np.ndarray],
         read_label: Callable[[Path], np.ndarray] | None = None,
+        notes: Sequence[str] = (),
     ):
         self.name = name
         self.frames = sorted(frames, key=lambda frame: (frame.sequence, frame.number))
@@ -87,6 +88,11 @@ class Files:
         self.ends: dict[str, tuple[int, int]] = {}
         for i, frame in enumerate(self.frames):
             self.ends[frame.sequence] = (self.ends.get(frame.sequence, (i, i))[0], i)
+        self.stills = all(first == last for first, last in self.ends.values())
+        """Whether no frame has a neighbour."""
+        alone = "no frame has a neighbour: each is a keyframe, whatever the interval"
+        self.notes = (*notes, *([alone] if self.stills else []))
+        """What its user must know of it."""
 
     def __len__(self) -> int:
         return len(self.targets)

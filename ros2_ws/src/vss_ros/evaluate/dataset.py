@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
         "data": f"{args.data} {args.split}",
         "frames": len(data),
         "backend": f"{stream.backend.name} {stream.backend.precision}, {card.size[1]}x{card.size[0]}",
-        "remarks": remarks(args, card),
+        "remarks": [*remarks(args, card), *getattr(data, "notes", ())],
         "rows": rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)
@@ -203,6 +203,7 @@ def passages(stream: Stream, data: Any, limit: int) -> Iterator[Passage]:
             yield image, truth, round(t * 1e9 / data.fps)
 
     left = limit or len(data)
+    seen_at = (0,) if getattr(data, "stills", False) else ages(stream)
     for video in data.videos():
         items = itertools.islice(video.frames, limit or None)
         if video.dense:
@@ -211,7 +212,7 @@ def passages(stream: Stream, data: Any, limit: int) -> Iterator[Passage]:
             continue
         if video.moves and left:
             yield Passage(video.name, 0, frames((image, None) for image, *_ in items), moves=True, whole=True)
-        for i, age in itertools.product(video.targets[:left], ages(stream)):
+        for i, age in itertools.product(video.targets[:left], seen_at):
             # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
             # network may read, to what it waits for (in B mode, the keyframe after it). One of them has its truth.
             before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)

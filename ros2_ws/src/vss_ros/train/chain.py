@@ -155,6 +155,17 @@ def freeze_matching(network: nn.Module, pattern: str) -> None:
         module.eval().requires_grad_(False)
 
 
+def check_video(data: Any, recipe: Recipe) -> None:
+    """VssError if the recipe's clips are of several frames, and the data set is of single ones."""
+    others = {*recipe.offsets, *recipe.neighbours} - {0}
+    if others and getattr(data, "stills", False):
+        why = "; ".join(data.notes) or "each sequence (`video`) is one frame"
+        raise VssError(
+            f"{data.name}: expected videos for a recipe whose clips have frames at {sorted(others)}, too: {why}; "
+            "else take an image network with offsets: [0], neighbours: []"
+        )
+
+
 def check_clip(network: Any, recipe: Recipe) -> None:
     """VssError if the recipe's clips are not what the network's loss takes: as many frames, the target at its place.
 

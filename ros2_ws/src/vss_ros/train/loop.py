@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vss_ros.config import VssError, brief
+from vss_ros.config import VssError
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
-from vss_ros.networks.cards.card import ModelCard, load_model, read_card, save_model
-from vss_ros.train.chain import check_clip, data_root, run_earlier, weights_before
-from vss_ros.train.checkpoints import load, resume, save, start, update_average
-from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
+from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
+from vss_ros.train.checkpoints import resume, save, start, update_average
+from vss_ros.train.publish import export
 from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
 from vss_ros.train.task import task_of
@@ -125,6 +124,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     held_out = open_dataset(recipe.data, "val", root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
+    check_video(data, recipe)
     task = task_of(network, recipe, args.cache)
     start(network, recipe, out)
     for layer in network.modules():
@@ -265,85 +265,3 @@ def make_optimiser(network: Any, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-
-
-def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
-    """Write the best checkpoint as a model, measured as it is stored; → path of its card."""
-    best = load(out / "best.ckpt", recipe)
-    root = data_root(recipe, out, args.root)
-    data = open_dataset(recipe.data, "val", root, recipe.size)
-    splits = {"val": data, "test": open_test(recipe, root)}
-    options = {**recipe.options, **({"bias": True} if recipe.prior else {})}
-    network = build(recipe.network, recipe.backbone, len(data.classes), **options)
-    if recipe.prior:
-        shares = torch.tensor(recipe.augment["keep"])
-        best["network"][f"classifier.{len(network.classifier) - 1}.bias"] = -recipe.prior * shares.log()
-    network.load_state_dict(best["network"])
-    task = task_of(network, recipe, args.cache)
-    card = ModelCard(
-        name=name,
-        network=recipe.network,
-        backbone=recipe.backbone,
-        options=options,
-        classes=data.classes,
-        palette=data.palette.tolist(),
-        size=task.size(),
-        task=getattr(network, "task", "segmentation"),
-        weights=f"{name}.safetensors",
-        sha256="",
-        licence=recipe.licence,
-        training={
-            "command": f"vss train {args.recipe}"
-            + (f" --devices {args.devices}" if args.devices > 1 else ""),
-            "data": f"{recipe.data}, split train"
-            + (f"; {recipe.mixed_share:.0%} of the clips from {recipe.mixed}" if recipe.mixed else ""),
-            "start": recipe.after or recipe.init or "random weights",
-            **earlier(str(weights_before(recipe, out)) if recipe.after else recipe.init),
-            "steps": best["step"],
-            "clips_per_step": recipe.batch,
-            "hours": round(best["seconds"] / 3600, 2),
-            "hardware": hardware(),
-            **({"memory": about_memory(out / MEMORY_FILE)} if recipe.network.startswith("mar+") else {}),
-        },
-    )
-    path = save_model(network, card, out)
-    stored, _ = load_model(path)
-    metrics: dict[str, Any] = {"protocol": task.protocol(data)}
-    for split, frames in splits.items():
-        if isinstance(frames, str):
-            metrics[split] = {"frames": frames}
-            continue
-        counts = task.measure(stored, frames, args.card_frames).numpy()
-        chosen = ", used to choose the checkpoint" if split == "val" else ""
-        if not counts.any():  # as Cityscapes' test labels, which are all void
-            metrics[split] = {"frames": "none: its labels are all void"}
-            continue
-        used = f"{min(args.card_frames or len(frames), len(frames))}{chosen}"
-        metrics[split] = {"frames": used, **task.figures(counts, frames)}
-    return save_model(network, dataclasses.replace(card, metrics=metrics), out)
-
-
-def open_test(recipe: Recipe, root: Path | None) -> Any:
-    """The test split, or why nothing can be measured on it."""
-    try:
-        data = open_dataset(recipe.data, "test", root, recipe.size)
-    except VssError as error:
-        return f"none: {brief(error)}"
-    return data if len(data) else "none: it has no labels"
-
-
-def earlier(init: str) -> dict[str, Any]:
-    """How the weights that the run started from were made, if their card lies beside them."""
-    path = Path(init or "none").with_suffix(".yaml")
-    return {"start_training": read_card(path)[0].training} if path.is_file() else {}
-
-
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {model}"

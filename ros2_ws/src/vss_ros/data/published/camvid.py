@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ def camvid(root: Path, split: str) -> Files:
 
     SegNet's 480×360: `<split>/` and `<split>annot/` of equal names, ids 0…10, 11 = void.
     The original 960×720: `701_StillsRaw_full/`, `LabeledApproved_full/*_L.png` in colours, `label_colors.txt`,
-    and `train.txt`, `val.txt`, `test.txt` with one frame's name a line.
+    and `train.txt`, `val.txt`, `test.txt` with one frame's name a line. Frames of the videos between the labelled ones
+    are used where they lie in `frames/`, at any depth, named like these: <drive>_<number at 30 Hz>.png or .jpg.
     """
     if (root / "label_colors.txt").is_file():
         return camvid_original(root, split)
@@ -36,7 +38,7 @@ def camvid(root: Path, split: str) -> Files:
     return Files(f"camvid {split}", split_at_gaps(frames), CLASSES, PALETTE, 30.0, camvid_labels)
 
 
-def camvid_frame(name: str, image: Path, label: Path) -> Frame:
+def camvid_frame(name: str, image: Path, label: Path | None) -> Frame:
     """Names are <drive>_<number> or <drive>_f<number>; the number is the video frame at 30 Hz."""
     drive, _, number = name.rpartition("_")
     digits = number.lstrip("f")
@@ -88,11 +90,36 @@ def camvid_original(root: Path, split: str) -> Files:
                     f"camvid: {names} lists {path}, which does not exist; it comes from {download}"
                 )
 
+    notes = []
+    if (root / "frames").is_dir():
+        frames = between(split_at_gaps(frames), root / "frames")
+    else:
+        frames = split_at_gaps(frames)
+        notes = [f"{root / 'frames'} is missing: the labelled frames alone, 1 s apart"]
+
     def decode(mask: np.ndarray) -> np.ndarray:
         b, g, r = (mask[..., i].astype(np.int32) for i in range(3))
         return table[b << 16 | g << 8 | r]
 
-    return Files(f"camvid {split}", split_at_gaps(frames), CLASSES, PALETTE, 30.0, decode)
+    return Files(f"camvid {split}", frames, CLASSES, PALETTE, 30.0, decode, notes=notes)
+
+
+def between(labelled: Sequence[Frame], folder: Path) -> list[Frame]:
+    """The labelled frames, and those of `folder` that lie between two of one sequence."""
+    found: dict[str, list[Frame]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            frame = camvid_frame(path.stem, path, None)
+            found.setdefault(frame.sequence, []).append(frame)
+    result = list(labelled)
+    for sequence, members in groupby(labelled, key=lambda frame: frame.sequence):
+        numbers = [frame.number for frame in members]
+        drive = sequence.rpartition("_")[0]
+        inside = (
+            f for f in found.get(drive, []) if numbers[0] < f.number < numbers[-1] and f.number not in numbers
+        )
+        result += [Frame(sequence, frame.number, frame.image, None) for frame in inside]
+    return result
 
 
 def split_at_gaps(frames: Sequence[Frame]) -> list[Frame]:

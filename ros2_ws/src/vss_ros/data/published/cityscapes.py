@@ -27,14 +27,15 @@ CITYSCAPES_SNIPPET = 30  # frames, of which the 20th is labelled
 
 
 def cityscapes(root: Path, split: str) -> Files:
-    """Cityscapes: `leftImg8bit_sequence/` where it is there, else `leftImg8bit/`, and `gtFine/`; 17 Hz.
+    """Cityscapes: `leftImg8bit_sequence/` where it is there, else the stills of `leftImg8bit/`, and `gtFine/`; 17 Hz.
 
     A snippet of 30 frames is a sequence. Files: <city>_<sequence>_<frame>_leftImg8bit.png, …_gtFine_labelIds.png.
     """
     masks = root / "gtFine" / split
     need_folder(masks, "cityscapes-dataset.com, gtFine_trainvaltest.zip", "cityscapes")
-    images = root / "leftImg8bit_sequence" / split
+    images, notes = root / "leftImg8bit_sequence" / split, []
     if not images.is_dir():
+        notes = [f"{images} is missing: single frames, no videos (leftImg8bit_sequence_trainvaltest.zip)"]
         images = root / "leftImg8bit" / split
         need_folder(images, "cityscapes-dataset.com, leftImg8bit_trainvaltest.zip", "cityscapes")
     labels = {path.name.removesuffix("_gtFine_labelIds.png"): path for path in masks.glob("*/*_labelIds.png")}
@@ -53,6 +54,7 @@ def cityscapes(root: Path, split: str) -> Files:
     need_frames([frame for frame in frames if frame.label], images, "<city>/<name of a labelled frame>")
     table = np.full(256, IGNORE, np.uint8)
     table[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
+    name = f"cityscapes {split}"
     return Files(
-        f"cityscapes {split}", frames, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, 17.0, lambda mask: table[mask]
+        name, frames, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, 17.0, lambda mask: table[mask], notes=notes
     )
