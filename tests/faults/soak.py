@@ -11,11 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fixtures.motion import texture, window
 from fixtures.ros import Client, Process, image, latest, ros_arguments, values
 
 RATE = 30.0
@@ -48,18 +48,22 @@ def soak(node: Process, client: Client, seconds: float, size: tuple[int, int]) -
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
 
-    masks = client.collect(Image, "/segment/mask", depth=2)
-    reports = client.collect(DiagnosticArray, "/diagnostics", depth=2)
+    masks = client.collect(Image, "/segment/mask", depth=30)
+    reports = client.collect(DiagnosticArray, "/diagnostics", depth=30)
     assert node.logged("active: ", 600), node.text()
     publisher = client.publisher(Image)
     client.settle(publisher)
     process = psutil.Process(node.child.pid)
-    rng = np.random.default_rng(0)
-    pictures = [image(np.roll(rng.integers(0, 256, (*size, 3), np.uint8), 4 * i, 1)) for i in range(8)]
+    # a camera that pans: noise would be a cut, and a keyframe, with every image
+    picture = texture(size=(size[0] + 100, size[1] + 200))
+    shifts = [*range(0, 96, 4), *range(96, 0, -4)]
+    pictures = [image(window(picture, x, -100, size)) for x in shifts]
     started = said = time.monotonic()
     sent = answered = 0
     rows: list[tuple[float, float]] = []
-    sys.stdout.write("minute  RSS_MB  descriptors  threads  sent  answered  failed  worst\n")
+    sys.stdout.write(
+        "minute  RSS_MB  descriptors  threads    sent  received  dropped  answered  failed  worst\n"
+    )
     while (now := time.monotonic()) - started < seconds:
         message, stamp = pictures[sent % len(pictures)], time.time()
         message.header.stamp.sec, message.header.stamp.nanosec = int(stamp), int(stamp % 1 * 1e9)
@@ -72,12 +76,16 @@ def soak(node: Process, client: Client, seconds: float, size: tuple[int, int]) -
             said = now
             rss = process.memory_info().rss / 2**20
             rows.append((now - started, rss))
-            levels = [status.level[0] for report in reports for status in report.status]
-            failed = values(latest(reports, "network")).get("failed", "?")
+            bad = [status for report in reports for status in report.status if status.level[0]]
+            counts = values(latest(reports, "input")) | values(latest(reports, "network")) if reports else {}
+            received, dropped, failed = (counts.get(name, "?") for name in ("received", "dropped", "failed"))
             sys.stdout.write(
                 f"{(now - started) / 60:6.1f}  {rss:6.0f}  {process.num_fds():11d}  {process.num_threads():7d}  "
-                f"{sent:4d}  {answered:8d}  {failed:>6}  {max(levels, default=0)}\n"
+                f"{sent:6d}  {received:>8}  {dropped:>7}  {answered:8d}  {failed:>6}  "
+                f"{max((status.level[0] for status in bad), default=0)}\n"
             )
+            for name, message in sorted({status.name: status.message for status in bad}.items()):
+                sys.stdout.write(f"        {name}: {message}\n")
             sys.stdout.flush()
             reports.clear()
     growth = rows[-1][1] - rows[max(len(rows) // 10, 1) - 1][1]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import vss_ros
-from fixtures.motion import CELLS, SIZE, Colours, texture, window
+from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
 from vss_ros.config import IGNORE, StreamConfig, VssError
 from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval, LabelDrift
@@ -146,21 +146,6 @@ def test_beside_answers_every_frame_by_what_the_network_saw_last(keeps, delay):
     assert joins == [0, *range(delay, len(results), delay)][: len(joins)]
     assert max(ages) == 100 * (2 * delay - 1) and min(ages[delay:]) == 100 * delay
     assert all(wrong(r, rgb) < 0.15 for r, (rgb, _) in zip(results, frames(), strict=True))
-
-
-class ByHand(Worker):
-    """Runs its jobs when told."""
-
-    def offer(self, stream, job):
-        self.waiting[stream] = job
-
-    def withdraw(self, stream):
-        self.waiting.pop(stream, None)
-
-    def turn(self):
-        for job in self.waiting.values():
-            job()
-        self.waiting.clear()
 
 
 def test_live_equals_simulated_when_the_thread_is_driven_by_hand():

@@ -38,3 +38,24 @@ def test_a_camera_that_changes_its_rate_is_believed_after_a_while():
 def test_without_regular_stamps_nothing_is_claimed(rng):
     assert feed(np.cumsum(rng.exponential(0.1, 300))).period is None
     assert feed([]).period is None and feed([1.0, 1.0, 1.0]).lost == 0
+
+
+@pytest.mark.parametrize("late", [0.05, 0.1])
+@pytest.mark.parametrize("rate", [15, 30, 60])
+def test_a_camera_that_is_late_and_catches_up_lost_nothing(rate, late, rng):
+    """A busy machine: stamps slip by up to a period, the next ones follow closely."""
+    stamps, last = [], 0.0
+    for due in 10 + np.arange(1500) / rate:
+        slip = rng.uniform(0.3, 1) / rate if rng.random() < late else 0.0
+        last = max(last + 0.002, due + slip)
+        stamps.append(last)
+    rhythm = feed(np.array(stamps))
+    assert rhythm.lost <= 0.01 * len(stamps), rhythm.period
+
+
+@pytest.mark.parametrize("late", [0.05, 0.1])
+def test_what_a_late_camera_lost_is_still_counted(late, rng):
+    due = 10 + np.flatnonzero(rng.random(1500) > 0.4) / 30
+    slip = np.where(rng.random(len(due)) < late, rng.uniform(0, 0.03, len(due)), 0)
+    rhythm = feed(np.maximum.accumulate(due + slip) + np.arange(len(due)) * 1e-6)
+    assert rhythm.lost == pytest.approx(1500 - len(due), rel=0.15)

@@ -21,6 +21,7 @@ class Job:
 
     index: int
     stamp: float
+    key: bool
     track: Track
     run: Callable[[], Any]
     started: bool = False
@@ -100,20 +101,25 @@ class Beside:
         self.worker, self.delay = worker, delay
         self.runs = 0
         self.job: Job | None = None
+        self.cut = False
 
     def reset(self) -> None:
         """What is under way has seen what is gone."""
-        self.job = None
+        self.job, self.cut = None, False
         self.worker.withdraw(id(self))
 
     def answer(self, frame: Frame, newest: Answer | None, strength: float) -> tuple[Answer, bool]:
         """The network's newest answer, and whether it joins with this frame; the first frame waits for it.
 
         It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `blend`.
+        What saw no more than that answer before a cut is dropped; what saw a later scene joins even if there was
+        another cut since: where cuts come faster than the network answers, no answer fits, and the newest is shown.
         Raises what the network raised.
         """
         if frame.step and not frame.step.trusted:
-            self.reset()
+            if self.job and newest and self.job.track.cuts == newest.sight.cuts:
+                self.reset()
+            self.cut = True
         job = self.job
         if newest is None:
             job = self.make(frame, key=True)
@@ -142,9 +148,14 @@ class Beside:
         """Whether the network can take a newer frame than the one that it has."""
         return self.job is None or not self.job.started
 
+    @property
+    def owes_key(self) -> bool:
+        """Whether the next frame offered must be a keyframe: after a cut, or for one that had no turn."""
+        return self.cut or (self.job is not None and self.job.key and not self.job.started)
+
     def offer(self, frame: Frame, key: bool) -> None:
         """Have the network run on this frame, once it has its turn."""
-        self.job = self.make(frame, key)
+        self.cut, self.job = False, self.make(frame, key)
         if self.delay:
             self.job()
         else:
@@ -173,4 +184,4 @@ class Beside:
                 check_finite(backend, logits)
                 return None, motion.fit(backend.probabilities(logits))
 
-        return Job(frame.index, frame.stamp, self.motion.track(), run)
+        return Job(frame.index, frame.stamp, key, self.motion.track(), run)

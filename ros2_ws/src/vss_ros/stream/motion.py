@@ -98,7 +98,7 @@ class Motion:
 
     def likeness(self, track: Track) -> np.ndarray:
         """(h, w) float32 in [0, 1]: how much of the newest frame was seen already in the one that is tracked."""
-        if track.cut:
+        if track.cuts:
             return np.zeros(self.cells, np.float32)
         if track.flow is None or self.small is None or track.small is None:
             return np.ones(self.cells, np.float32)
@@ -130,13 +130,13 @@ class Track:
     """The way back from the newest frame to one that is remembered: F(x) = f(x) + F'(x + f(x)) as frames come.
 
     Composing the flows of neighbours is better than one flow over many frames. flow: (h, w, 2) float32, cells; None
-    on that frame itself. cut: whether a step in between could not be trusted; it is then left out of the flow.
+    on that frame itself. cuts: steps in between that could not be trusted; they are left out of the flow.
     """
 
     def __init__(self, small: np.ndarray | None):
         self.small = small
         self.flow: np.ndarray | None = None
-        self.cut = False
+        self.cuts = 0
 
     def move(self, values: np.ndarray) -> np.ndarray:
         """(h, w, C) on the remembered frame, moved to the newest one; always a new array."""
@@ -144,7 +144,7 @@ class Track:
 
     def step(self, step: Step) -> None:
         if not step.trusted:
-            self.cut = True
+            self.cuts += 1
         else:
             self.flow = step.flow if self.flow is None else step.flow + move(self.flow, step.flow)
 

@@ -214,7 +214,7 @@ class Stream:
             self.landed = self.memories.part()
             self.lap(frame, "part")
         if self.beside and self.beside.free:
-            due = self.is_due(frame)
+            due = self.is_due(frame) or self.beside.owes_key
             if due:
                 self.keyframe = Keyframe(frame.index, frame.pixels.copy())
             self.beside.offer(frame, due)

@@ -64,7 +64,7 @@ def flow_over(frames: Sequence[np.ndarray]) -> np.ndarray:
     track = motion.track()
     for frame in frames[1:]:
         motion.step(frame)
-    if track.flow is None or track.cut:
+    if track.flow is None or track.cuts:
         return np.zeros((*motion.cells, 2), np.float32)
     return track.flow
 

@@ -65,21 +65,34 @@ class Rhythm:
         self.period = self.estimate()
         if self.period is None:
             return 0
-        lost = int(sum(max(round(delta / self.period) - 1, 0) for delta in deltas))
+        # a late stamp is followed by a short time, which makes up for the long one before it
+        lost = max(sum(round(delta / self.period) - 1 for delta in deltas), 0)
         self.lost += lost
         return lost
 
     def estimate(self) -> float | None:
-        """The shortest usual time between two frames, if most others are about a multiple of it."""
+        """The shortest of the usual times between two frames that most others are about a multiple of.
+
+        Usual: alike 60 % as many others as the most usual one. The short times after a late frame are not.
+        """
         if len(self.deltas) < 10:
             return None
         deltas = np.array(self.deltas)
-        period = float(np.percentile(deltas, 5))
-        short = deltas[deltas < 4.5 * period]  # their multiples are certain, and refine it
-        period = float(short.sum() / np.round(short / period).sum())
-        ratios = deltas / period
-        regular = np.abs(ratios - np.round(ratios)) < 0.3
-        return period if regular.mean() > 0.8 and np.median(ratios) < 30 else None
+        alike = np.sum(np.abs(deltas[:, None] / deltas - 1) < 0.06, axis=0)
+        tried = 0.0
+        for candidate in np.sort(deltas[alike >= 0.6 * alike.max()]):
+            if candidate < 1.06 * tried:
+                continue
+            tried = float(candidate)
+            short = deltas[deltas < 4.5 * tried]  # their multiples are certain, and refine it
+            period = float(short.sum() / max(np.round(short / tried).sum(), 1))
+            ratios = deltas / period
+            regular = np.abs(ratios - np.round(ratios)) < 0.3
+            # of frames lost at random this share has both neighbours at most 4 periods apart
+            expected = 1 - (1 - 1 / max(ratios.mean(), 1)) ** 4
+            if regular.mean() > 0.8 and np.mean(ratios < 4.5) > 0.6 * expected and np.median(ratios) < 30:
+                return period
+        return None
 
 
 @dataclass
