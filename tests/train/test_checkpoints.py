@@ -6,6 +6,7 @@ import pytest
 import torch
 from vss_ros.config import VssError
 from vss_ros.networks import build
+from vss_ros.networks.cards.card import load_model
 from vss_ros.train.checkpoints import load, load_initial, previous, resume, save
 from vss_ros.train.recipe import Recipe
 
@@ -145,3 +146,15 @@ def test_weights_and_statistics_are_averaged_and_indices_stay():
     assert held["head.linear_fuse.bn.num_batches_tracked"] == 2 and average.n_averaged == 3
     kept = [buffer for name, buffer in average.named_buffers() if "relative" in name]
     assert len(kept) > 3 and all(torch.equal(a, b) for a, b in zip(tables, kept, strict=True))
+
+
+def test_a_models_backbone_alone_is_a_start(tiny_card, caplog):
+    caplog.set_level("INFO")
+    network, before = build("dcfm", "mit_b0", 7), build("dcfm", "mit_b0", 7)
+    before.load_state_dict(network.state_dict())
+    load_initial(network, f"backbone:{tiny_card}")
+    expected = load_model(tiny_card)[0].state_dict()
+    for name, value in network.state_dict().items():
+        of = expected if name.startswith("backbone.") else before.state_dict()
+        assert torch.equal(value, of[name])
+    assert "new: " in caplog.text and "classifier" in caplog.text

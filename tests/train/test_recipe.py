@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from vss_ros.config import VssError
-from vss_ros.train.recipe import find_recipes, read_recipe
+from vss_ros.train.recipe import find_recipes, first_there, read_recipe
 
 RECIPE = {"network": "dcfm", "backbone": "mit_b0", "data": "camvid", "batch": 2, "steps": 4, "lr": 1e-3}
 RECIPE |= {"size": [64, 96], "crop": [64, 64]}
@@ -58,3 +58,13 @@ def test_numbers_may_be_written_as_yaml_wants_them(tmp_path):
     recipe = read_recipe(str(path))
     assert recipe.lr == 1e-3 and type(recipe.clip_norm) is float and recipe.crop == (64, 64)
     assert all(read_recipe(name) for name in find_recipes())
+
+
+def test_of_several_weights_the_first_that_is_there_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("VSS_DATA", str(tmp_path))
+    assert read_recipe("street_image").init == "backbone:street", "as on a fresh clone"
+    file = "weights/mobilenet_v1_1.0_imagenet_features_fp16.pth"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / file).touch()
+    assert read_recipe("street_image").init == f"imagenet:$VSS_DATA/{file}"
+    assert first_there("imagenet:/none | backbone:no_model") == "imagenet:/none", "which the error then names"

@@ -43,6 +43,8 @@ def load_initial(network: Any, init: str) -> None:
     """Weights that the recipe starts from, if any."""
     if not init:
         return
+    if init.startswith("backbone:"):
+        return start_from_model(network, init.removeprefix("backbone:"), "backbone.")
     path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
     if path.suffix in (".yaml", ".yml") or (init in find_models() and not path.exists()):
         return start_from_model(network, str(path))
@@ -55,11 +57,15 @@ def load_initial(network: Any, init: str) -> None:
         raise VssError(f"init: {error}") from None
 
 
-def start_from_model(network: Any, model: str) -> None:
+def start_from_model(network: Any, model: str, prefix: str = "") -> None:
     """What fits by name and shape of a trained model, also of other classes; what stays fresh is listed."""
     state = network.state_dict()
     before = load_model(model)[0].state_dict()
-    kept = {name: t for name, t in before.items() if name in state and state[name].shape == t.shape}
+    kept = {
+        name: t
+        for name, t in before.items()
+        if name.startswith(prefix) and name in state and state[name].shape == t.shape
+    }
     if not kept:
         raise VssError(f"init: {model}: nothing of it fits the recipe's network")
     network.load_state_dict(kept, strict=False)

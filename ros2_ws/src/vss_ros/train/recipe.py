@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_yaml
+from vss_ros.networks.cards.card import find_models
 from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.train.augment import Augmentation
 
@@ -74,8 +76,8 @@ class Recipe:
     """Fields of Augmentation other than crop."""
     init: str = ""
     """Weights to start from: a .safetensors file of the same network, "imagenet:<file>" for the backbone's (or a folder
-    of Hugging Face's MiT), or a model (installed name or card), of which all that fits is kept. Environment variables
-    are filled in."""
+    of Hugging Face's MiT), a model (installed name or card), of which all that fits is kept, or "backbone:<model>".
+    Environment variables are filled in; of several, with " | " between them, the first that is there counts."""
     after: str = ""
     """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
     trains: tuple[str, ...] = ()
@@ -120,6 +122,8 @@ def read_recipe(name: str) -> Recipe:
     missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
     if missing or unknown:
         raise VssError(f"recipe {path}: missing {missing}, unknown {brief(unknown)}")
+    if fits(values.get("init"), str):
+        values["init"] = first_there(values["init"])
     for name in ("data", "init"):  # a data set's description or a card beside the recipe
         beside = path.parent / str(values.get(name) or ".")
         if beside.suffix in (".yaml", ".yml") and beside.is_file():
@@ -131,6 +135,16 @@ def read_recipe(name: str) -> Recipe:
     except VssError as error:
         raise VssError(f"recipe {path}: {error}") from None
     return recipe
+
+
+def first_there(init: str) -> str:
+    """Of alternatives the first whose file exists or whose model is installed; the first of all if none is."""
+    choices = [choice.strip() for choice in init.split(" | ")]
+    for choice in choices:
+        name = os.path.expandvars(choice.split(":", 1)[-1])
+        if name in find_models() or Path(name).exists():
+            return choice
+    return choices[0]
 
 
 def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
