@@ -201,12 +201,12 @@ def test_recordings_of_real_cameras(evaluate, tmp_path, bag, topic, frames, size
 
 
 def test_wrong_arguments(evaluate, tmp_path, capsys):
-    for arguments, words in [
-        (["--bag", tmp_path], "found none"),
-        (["--bag", "street", "--jobs", "0"], "--jobs >= 1"),
-        (["--bag", "street", "--k", "0"], "at least 1"),
+    for arguments, words, code in [
+        (["--bag", tmp_path], "found none", 1),
+        (["--bag", "street", "--jobs", "0"], "--jobs: expected a whole number in 1 to 1024", 2),
+        (["--bag", "street", "--k", "0"], "at least 1", 1),
     ]:
-        assert evaluate(*arguments, k=arguments[-1] if "--k" in arguments else "4") == 1
+        assert evaluate(*arguments, k=arguments[-1] if "--k" in arguments else "4") == code
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import vss_ros
@@ -60,6 +62,40 @@ def test_help_names_defaults_and_ranges():
     add_options(parser, Few)
     text = " ".join(parser.format_help().split())
     assert "how many, in % (default: 3, 1 to 9)" in text and "(default: a)" in text
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_of_every_command_has_a_text_and_says_its_default(command):
+    module = importlib.import_module(cli.COMMANDS[command][0])
+    parser = Parser(prog=command)
+    module.add_arguments(parser)
+    cli.add_options(parser, cli.EveryConfig)
+    for action in parser._actions:
+        name, text = "/".join(action.option_strings) or action.dest, (action.help or "") % {"prog": command}
+        assert len(re.sub(r"\(.*", "", text)) > 5, f"{name} has no text: {text!r}"
+        if action.option_strings and action.dest != "help":
+            assert re.search(r"\((default: \S.*|required.*)\)$", text), f"{name} says no default: {text!r}"
+            assert action.required == ("(required" in text), name
+    assert " ".join(parser.format_help().split()).count("(default: ") > 0
+
+
+def test_options_without_a_default_say_what_holds():
+    @dataclass(frozen=True)
+    class Loose:
+        out: Path | None = option(None, "where", kind=Path, unset="beside it")
+        size: str = option("", "how large", unset="required")
+        turns: int = option(8, "how often", low=1)
+
+    parser = Parser(prog="loose")
+    add_options(parser, Loose)
+    text = " ".join(parser.format_help().split())
+    assert "where (default: beside it)" in text and "how large (required)" in text
+    assert "how often (default: 8, at least 1)" in text
+    args = parser.parse_args(["--out", "a/b", "--size", "x"])
+    assert args.out == Path("a/b") and args.turns == 8 and parser.parse_args(["--size", "x"]).out is None
+    for words, said in ((["--size", "x", "--turns", "0"], "a whole number of at least 1"), ([], "--size")):
+        with pytest.raises(VssError, match=said):
+            parser.parse_args(words)
 
 
 def test_every_option_of_the_node_is_listed():

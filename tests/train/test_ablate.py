@@ -114,5 +114,3 @@ def test_a_bad_table_is_refused(tmp_path, content, message):
         ablate.read_table(str(tmp_path / "bad.yaml"))
     with pytest.raises(VssError, match=r"one of .*dcfm_losses"):
         ablate.read_table("nothing")
-    with pytest.raises(VssError, match="at least 1, got 0"):
-        ablate.main(arguments("schedules", "--seeds", "0", "--out", str(tmp_path)))

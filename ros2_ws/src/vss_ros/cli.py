@@ -7,10 +7,11 @@ import importlib
 import logging
 import os
 import sys
+from dataclasses import dataclass
 
 from vss_ros import __version__
-from vss_ros.config import VssError, missing
-from vss_ros.options import Parser, near
+from vss_ros.config import VssError, missing, option
+from vss_ros.options import Parser, add_options, near
 
 # command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
 COMMANDS = {
@@ -38,6 +39,13 @@ COMMANDS = {
     "doctor": ("vss_ros.deploy.doctor", "what is missing or does not go together on this machine"),
     "models": ("vss_ros.deploy.models", "list the installed models; fetch published weights"),
 }
+
+
+@dataclass(frozen=True)
+class EveryConfig:
+    """Options of every command."""
+
+    quiet: bool = option(False, "say nothing but warnings and results")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[command][0])
         parser = Parser(prog=f"vss {command}", description=module.__doc__)
         module.add_arguments(parser)
-        parser.add_argument("--quiet", action="store_true", help="say nothing but warnings and results")
+        add_options(parser, EveryConfig)
         try:
             args = parser.parse_args(arguments[1:])
         except VssError as error:

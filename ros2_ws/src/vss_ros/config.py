@@ -85,10 +85,17 @@ def option(
     choices: tuple[str, ...] = (),
     runtime: bool = False,
     inactive: bool = False,
+    kind: type | None = None,
+    unset: str = "",
 ) -> Any:
     """A documented dataclass field; `runtime` options may change while the node runs, `inactive` ones while it is
-    configured and inactive, all others while it is unconfigured."""
+    configured and inactive, all others while it is unconfigured.
+
+    kind: type of one whose default is None; unset: what holds where it is left out, "required" that it must not be.
+    """
     meta = {
+        "kind": kind,
+        "unset": unset,
         "help": help,
         "low": low,
         "high": high,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,32 @@ class Option:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
-
-    @property
-    def kind(self) -> type:
-        return type(self.default)
+    kind: type = str
+    unset: str = ""
+    """What holds where it is left out, if the default does not say so."""
 
     @property
     def text(self) -> str:
         """Meaning, default and range."""
         shown = " ".join(map(str, self.default)) if self.kind is tuple else self.default
-        reach = "" if self.low is None else f", {self.low:g} to {self.high:g}"
-        return f"{self.help} (default: {'none' if shown == '' else shown}{reach})"
+        if self.kind is bool:
+            shown = "yes" if self.default else "no"
+        elif self.kind is float and self.default is not None:
+            shown = f"{self.default:g}"
+        shown = self.unset or ("none" if shown in ("", None) else shown)
+        shown = shown if shown == "required" else f"default: {shown}"
+        return f"{self.help} ({shown}{f', {self.reach}' if self.reach else ''})"
+
+    @property
+    def reach(self) -> str:
+        if self.high is None:
+            return "" if self.low is None else f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
 
     def parse(self, text: str) -> Any:
         """A word of the command line as the field's type; ValueError says what was expected."""
         expected = {int: "a whole number", float: "a number"}.get(self.kind, self.kind.__name__)
-        reach = "" if self.low is None else f" in {self.low:g} to {self.high:g}"
+        reach = f" in {self.reach}".replace("in at least", "of at least") if self.reach else ""
         try:
             value = self.kind(text)
         except ValueError:
@@ -47,40 +58,61 @@ class Option:
         return value
 
 
+@dataclass(frozen=True)
+class DataConfig:
+    """What commands that read a data set ask."""
+
+    data: str = option(
+        "street", "street, camvid, cityscapes, vspw, or the YAML file or folder of a data set of your own"
+    )
+    split: str = option("test", "frames of the data set: train, val or test")
+    root: Path | None = option(None, "folder of the data set", kind=Path, unset="$VSS_DATA/<name>")
+    limit: int = option(0, "frames of each video at most; 0: all", low=0)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What commands ask that make a network, or fix the size of its input."""
+
+    network: str = option("dcfm", "such as dcfm or segformer")
+    backbone: str = option("mit_b0", "of the network")
+    classes: int = option(19, "number of classes", low=1, high=255)
+    size: str = option("", "HEIGHTxWIDTH of the network's input", unset="the card's")
+
+
 def options_of(config: type, names: Sequence[str] = ()) -> Iterator[Option]:
     """The fields of a config dataclass that were made by `option(...)`: all, or those named, in that order."""
     known = {item.name: item for item in fields(config) if "help" in item.metadata}
     for name in names or known:
-        meta = known[name].metadata
-        yield Option(
-            name, known[name].default, meta["help"], tuple(meta["choices"]), meta["low"], meta["high"]
-        )
+        default, meta = known[name].default, known[name].metadata
+        kind = meta["kind"] or type(default)
+        reach = tuple(meta["choices"]), meta["low"], meta["high"]
+        yield Option(name, default, meta["help"], *reach, kind, meta["unset"])
 
 
 def add_options(parser: Any, config: type, names: Sequence[str] = (), **defaults: Any) -> None:
     """The options of a config, or those named, as `--NAME`. defaults: where a command has others than the config."""
-    for option in options_of(config, names):
-        if option.name in defaults:
-            option = Option(**{**vars(option), "default": defaults[option.name]})
-        extra: dict[str, Any] = {"type": of(option), "metavar": option.name.upper()}
-        if option.kind is bool:
+    for item in options_of(config, names):
+        if item.name in defaults:
+            item = replace(item, default=defaults[item.name])
+        extra: dict[str, Any] = {"type": of(item), "metavar": item.name.upper()}
+        if item.kind is bool:
             extra = {"action": argparse.BooleanOptionalAction}
-        elif option.choices:
-            extra = {"choices": option.choices}
-        elif option.kind is tuple:
-            extra = {"nargs": "*", "metavar": option.name.upper()}
-        parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
-            default=option.default,
-            help=option.text.replace("%", "%%"),
-            **extra,
-        )
+        elif item.choices:
+            extra = {"choices": item.choices}
+        elif item.kind is tuple:
+            extra = {"nargs": "*", "metavar": item.name.upper()}
+        if item.unset == "required":
+            extra["required"] = True
+        flag = f"--{item.name.replace('_', '-')}"
+        action = parser.add_argument(flag, default=item.default, **extra)
+        action.help = item.text.replace("%", "%%")  # here, since some releases add the default to a bool's
 
 
-def of(option: Option) -> Callable[[str], Any]:
+def of(item: Option) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
-            return option.parse(text)
+            return item.parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -10,6 +10,7 @@ import argparse
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, VssError, option
 from vss_ros.data.clips import Video
 from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.own.annotations import write_set
@@ -26,6 +27,7 @@ from vss_ros.data.own.labelme import read_labelme
 from vss_ros.data.tags import TAG_SETS, check_tags
 from vss_ros.media.draw import contact_sheet, jpeg, overlay
 from vss_ros.media.files import write_atomic
+from vss_ros.options import DataConfig, add_options
 
 IMPORTS = {"coco": read_coco, "labelme": read_labelme}
 
@@ -35,35 +37,29 @@ SHOWN = 14
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class CheckConfig:
+    """Options of `vss data`, beside the data set's."""
+
+    split: str | None = option(
+        None, "splits, with commas", kind=str, unset="train,val,test, the last if there is one"
+    )
+    out: Path = option(Path("runs/check"), "check: folder of the contact sheets")
+    background: str = option("", "import: class of all that is in no region")
+    val: float = option(0.2, "import: share of images for val where no file says", low=0.0, high=0.99)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(("street", *DATASETS, *TAG_SETS))
-    parser.add_argument("action", choices=("check", "import"))
+    parser.add_argument("action", choices=("check", "import"), help="what to do with the data set")
     parser.add_argument(
         "data",
         nargs="+",
         help=f"check: {known}, or the YAML file or folder of a data set of your own; import: {' or '.join(IMPORTS)}, "
         "then the folder (or COCO's .json file) to read, and a new folder to write",
     )
-    parser.add_argument(
-        "--background", default="", help="import: class of all that is in no region (default: none)"
-    )
-    parser.add_argument(
-        "--val",
-        type=float,
-        default=0.2,
-        help="import: share of images for val where no file says (default: 0.2)",
-    )
-    parser.add_argument(
-        "--split", help="splits, with commas (default: train,val,test, the last if there is one)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/check"),
-        help="check: folder of the contact sheets (default: runs/check)",
-    )
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--limit", type=int, default=0, help="labelled frames a split at most; 0: all")
+    add_options(parser, CheckConfig)
+    add_options(parser, DataConfig, ("root", "limit"))
 
 
 def main(args: argparse.Namespace) -> int:
@@ -100,8 +96,6 @@ def read_annotations(args: argparse.Namespace) -> int:
     """`vss data import`: 1 where something was left out."""
     if len(args.data) != 3 or args.data[0] not in IMPORTS:
         raise VssError(f"import: expected {' or '.join(IMPORTS)}, IN and OUT, got {' '.join(args.data)}")
-    if not 0 <= args.val < 1:
-        raise VssError(f"--val: expected a share in [0, 1), got {args.val}")
     names, found, bad = IMPORTS[args.data[0]](Path(args.data[1]))
     for line in bad:
         log.warning("left out: %s", line)

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,27 @@ from vss_ros.backends import int8_files
 from vss_ros.backends.choose import best_precision
 from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.build import engine_keys, jobs
-from vss_ros.config import StreamConfig
+from vss_ros.config import StreamConfig, option
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks.cards.model import open_model
+from vss_ros.options import NetworkConfig, add_options
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of `vss build`."""
+
+    precision: str = option("f16", "f32, f16, bf16 or int8; auto is f16")
+    calibration: Path | None = option(None, "int8: folder of `vss calibrate`", kind=Path, unset="its own")
+    parts: int = option(1, "engines that a keyframe's deep layers become: 4 for schedule parts", low=1)
+    force: bool = option(False, "build anew what the cache holds already")
+    limit: float = option(engines.LIMIT / 1e9, "GB of all cached engines together", low=0.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default=StreamConfig.model, help="name of an installed model or path of a card"
-    )
-    parser.add_argument("--precision", default="f16", help="f32, f16, bf16 or int8; auto is f16")
-    parser.add_argument(
-        "--calibration", type=Path, help="int8: folder of `vss calibrate`; its own if left out"
-    )
-    parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; the card's if left out")
-    parser.add_argument(
-        "--parts",
-        type=int,
-        default=1,
-        help="engines that a keyframe's deep layers become: 4 for schedule parts",
-    )
-    parser.add_argument("--force", action="store_true", help="build anew what the cache holds already")
-    parser.add_argument(
-        "--limit", type=float, default=engines.LIMIT / 1e9, help="GB of all cached engines together"
-    )
+    add_options(parser, StreamConfig, ("model",))
+    add_options(parser, NetworkConfig, ("size",))
+    add_options(parser, BuildConfig)
 
 
 def main(args: argparse.Namespace) -> int:

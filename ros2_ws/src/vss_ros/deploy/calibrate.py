@@ -12,6 +12,7 @@ import logging
 import shlex
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from tqdm import tqdm
 from vss_ros.backends import int8_files
 from vss_ros.backends.onnx import OnnxBackend
 from vss_ros.backends.onnx_export import export
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, StreamConfig, VssError, option
 from vss_ros.data import metrics
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
 from vss_ros.networks.cards.card import ModelCard, read_card, write_card
 from vss_ros.networks.cards.model import Model, open_model
+from vss_ros.options import DataConfig, NetworkConfig, add_options
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -37,33 +39,30 @@ Clips = list[list[tuple[np.ndarray, np.ndarray | None]]]
 """Runs of consecutive frames (H, W, 3) uint8, each with its labels (H, W) uint8 or None."""
 
 
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Options of `vss calibrate`."""
+
+    frames: str = option("", "rosbag2, video or folder of images of the camera", unset="required")
+    topic: str | None = option(None, "image topic of a rosbag2 that has several", kind=str)
+    precision: str = option("int8", "arithmetic to try", choices=("int8", "bf16"))
+    clips: int = option(12, "keyframes to calibrate with, and to measure with", low=1)
+    interval: int = option(5, "frames from one keyframe to the next", low=1)
+    backend: str = option("openvino", "to measure with", choices=("openvino", "onnxruntime"))
+    max_loss: float = option(0.002, "share of pixels that a group may change", low=0.0, high=1.0)
+    data: str = option("", "labelled data set to measure with, as NAME:SPLIT; adds mIoU")
+    out: Path | None = option(None, "folder to write", kind=Path, unset="where precision int8 looks for it")
+    write_card: bool = option(False, "note the result in the model's card")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="street", help="name of a model in models/, or path of a card")
-    parser.add_argument("--frames", required=True, help="rosbag2, video or folder of images of the camera")
-    parser.add_argument("--topic", help="image topic of a rosbag2 that has several")
-    parser.add_argument("--precision", default="int8", choices=("int8", "bf16"))
-    parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; default: the card's")
-    parser.add_argument(
-        "--clips", type=int, default=12, help="keyframes to calibrate with, and to measure with"
-    )
-    parser.add_argument("--interval", type=int, default=5, help="frames from one keyframe to the next")
-    parser.add_argument(
-        "--backend", default="openvino", choices=("openvino", "onnxruntime"), help="to measure with"
-    )
-    parser.add_argument(
-        "--max-loss", type=float, default=0.002, help="share of pixels that a group may change"
-    )
-    parser.add_argument("--data", help="labelled data set to measure with, as NAME:SPLIT; adds mIoU")
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument(
-        "--out", type=Path, help="folder to write; default: where precision int8 looks for it"
-    )
-    parser.add_argument("--write-card", action="store_true", help="note the result in the model's card")
+    add_options(parser, StreamConfig, ("model",))
+    add_options(parser, CalibrateConfig)
+    add_options(parser, NetworkConfig, ("size",))
+    add_options(parser, DataConfig, ("root",))
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.clips < 1 or args.interval < 1:
-        raise VssError(f"expected --clips and --interval of at least 1, got {args.clips} and {args.interval}")
     model = open_model(args.model, parse_size(args.size) if args.size else None)
     card, _ = read_card(args.model)
     calibration, held_out = pick_clips(args)

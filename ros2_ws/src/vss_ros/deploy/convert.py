@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 from vss_ros.data.own.labels import distinct
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from vss_ros.networks import build
@@ -18,8 +19,28 @@ from vss_ros.networks.cards.authors import authors_options, from_authors, load_r
 from vss_ros.networks.cards.card import ModelCard, save_model
 from vss_ros.networks.cards.hugging_face import find_folder, read_pretrained, read_weights
 from vss_ros.networks.cards.weights import read_state
+from vss_ros.options import add_options
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Options of `vss convert`."""
+
+    network: str = option("", "of .pth files: dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf")
+    backbone: str = option(
+        "",
+        "of .pth files: mit_b0…mit_b5, resnet18, resnet50, resnet101; STF's and MAR's are resnet50_v1c, resnet101_v1c",
+    )
+    classes: int | None = option(None, "of .pth files: number of classes", kind=int, low=1, high=255)
+    size: str = option(
+        "", "HEIGHTxWIDTH of the network's input", unset="the folder's; of .pth files 512x1024"
+    )
+    licence: str = option("as the checkpoint's", "of the weights")
+    out: Path | None = option(
+        None, "card to write (.yaml); the weights go beside it", kind=Path, unset="required"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,24 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder (or hub id, such as owner/name) of a SegFormer of Hugging Face's, whose config says the rest; "
         "or .pth files of a paper's authors; DCFM has two, its encoder's and its decoder's",
     )
-    parser.add_argument(
-        "--network", help="of .pth files: dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf"
-    )
-    parser.add_argument(
-        "--backbone",
-        help="of .pth files: mit_b0…mit_b5, resnet18, resnet50, resnet101; STF's and MAR's are resnet50_v1c, "
-        "resnet101_v1c",
-    )
-    parser.add_argument("--classes", type=int, help="of .pth files: number of classes")
-    parser.add_argument(
-        "--size", help="HEIGHTxWIDTH of the network's input (default: the folder's; of .pth files 512x1024)"
-    )
-    parser.add_argument(
-        "--licence", default="as the checkpoint's", help="of the weights (default: as the checkpoint's)"
-    )
-    parser.add_argument(
-        "--out", required=True, type=Path, help="card to write (.yaml); the weights go beside it"
-    )
+    add_options(parser, ConvertConfig)
 
 
 def main(args: argparse.Namespace) -> int:

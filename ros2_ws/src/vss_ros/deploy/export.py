@@ -7,7 +7,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from vss_ros.backends.onnx_export import CPU_OPSET, TENSORRT_OPSET, to_onnx
 from vss_ros.backends.stages import flat_stages, memories_read
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.export_readme import readme
 from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model, open_model
+from vss_ros.options import NetworkConfig, add_options
 
 TARGETS = {"onnx": "onnx", "exported-program": "pt2"}
 # greatest difference to torch, relative to the greatest output
@@ -32,24 +33,24 @@ TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
 Run = Callable[[str, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """Options of `vss export`. Of the network with fresh weights: see NetworkConfig."""
+
+    model: str | None = option(None, "name of an installed model or path of a card", kind=str)
+    network: str | None = option(None, "with fresh weights: such as dcfm or segformer", kind=str)
+    target: str = option("onnx", "kind of files", choices=tuple(TARGETS))
+    precision: str = option("f32", "arithmetic of the files", choices=tuple(TOLERANCE))
+    opset: int = option(
+        TENSORRT_OPSET, f"of ONNX: {TENSORRT_OPSET} for TensorRT, {CPU_OPSET} for CPUs", low=1
+    )
+    check: bool = option(False, "run the files and compare them with torch")
+    out: Path | None = option(None, "folder to write", kind=Path, unset="required")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", help="name of an installed model or path of a card; or, with fresh weights:"
-    )
-    parser.add_argument("--network", help="e.g. dcfm, segformer")
-    parser.add_argument("--backbone", default="mit_b0")
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--size", help="HEIGHTxWIDTH of the network's input; the card's if left out")
-    parser.add_argument("--target", default="onnx", choices=list(TARGETS))
-    parser.add_argument("--precision", default="f32", choices=list(TOLERANCE))
-    parser.add_argument(
-        "--opset",
-        type=int,
-        default=TENSORRT_OPSET,
-        help=f"of ONNX: {TENSORRT_OPSET} for TensorRT, {CPU_OPSET} for CPUs",
-    )
-    parser.add_argument("--check", action="store_true", help="run the files and compare them with torch")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    add_options(parser, ExportConfig)
+    add_options(parser, NetworkConfig, ("backbone", "classes", "size"))
 
 
 def main(args: argparse.Namespace) -> int:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, option
 from vss_ros.data.own.labels import distinct
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.media.files import read_bytes, write_atomic
 from vss_ros.networks.cards.card import WEIGHTS_BYTES, ModelCard, write_card
 from vss_ros.networks.cards.imported import CHOICES, named, parse
+from vss_ros.options import add_options
 from vss_ros.stream.load import load_stream
 
 log = logging.getLogger(__name__)
@@ -24,21 +26,30 @@ UNIT = 1e-3
 """How far from 1 a pixel's probabilities may add up."""
 
 
+@dataclass(frozen=True)
+class ImportConfig:
+    """Options of `vss import`."""
+
+    classes: str = option("", "names with commas, in the order of the ids", unset="required")
+    out: Path | None = option(
+        None, "card to write (.yaml); the file goes beside it", kind=Path, unset="required"
+    )
+    size: str = option("", "HEIGHTxWIDTH of the input", unset="the graph's, where it is fixed")
+    input: str = option("", "name of the image's input, where there are several")
+    output_name: str = option("", "name of the output, where there are several")
+    output: str | None = option(
+        None, "what it holds", choices=CHOICES["output"], kind=str, unset="found out on an image"
+    )
+    channels: str = option("rgb", "order of the input's", choices=CHOICES["channels"])
+    mean: str = option(",".join(map(str, IMAGENET_MEAN)), "of RGB in 0–1", unset="ImageNet's")
+    std: str = option(",".join(map(str, IMAGENET_STD)), "of RGB in 0–1", unset="ImageNet's")
+    image: str = option("street", "image or video to try it on")
+    licence: str = option("unknown", "of the weights")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the ONNX file, with its weights in it")
-    parser.add_argument("--classes", required=True, help="names with commas, in the order of the ids")
-    parser.add_argument(
-        "--out", required=True, type=Path, help="card to write (.yaml); the file goes beside it"
-    )
-    parser.add_argument("--size", help="HEIGHTxWIDTH of the input (the graph's, where it is fixed)")
-    parser.add_argument("--input", default="", help="name of the image's input, where there are several")
-    parser.add_argument("--output-name", default="", help="name of the output, where there are several")
-    parser.add_argument("--output", choices=CHOICES["output"], help="what it holds (found out on an image)")
-    parser.add_argument("--channels", choices=CHOICES["channels"], default="rgb", help="order (default: rgb)")
-    parser.add_argument("--mean", default=csv_of(IMAGENET_MEAN), help="of RGB in 0–1 (default: ImageNet's)")
-    parser.add_argument("--std", default=csv_of(IMAGENET_STD), help="of RGB in 0–1 (default: ImageNet's)")
-    parser.add_argument("--image", default="street", help="image or video to try it on (default: the street)")
-    parser.add_argument("--licence", default="unknown", help="of the weights (default: unknown)")
+    add_options(parser, ImportConfig)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -129,10 +140,6 @@ def answer(content: bytes, entry: Any, output: str, layout: str, size: tuple[int
         return session.run([output], {entry.name: noise})[0]
     except Exception as error:  # the runtime's errors have no common base
         raise VssError(f"it does not run on an image of {size[0]}x{size[1]}: {str(error)[:300]}") from None
-
-
-def csv_of(values: tuple[float, ...]) -> str:
-    return ",".join(map(str, values))
 
 
 def numbers(text: str) -> list[float]:

@@ -6,31 +6,36 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vss_ros.config import VssError, cache_dir
+from vss_ros.config import VssError, cache_dir, option
 from vss_ros.networks.cards.card import find_models, read_card
 from vss_ros.networks.cards.download import KNOWN, Published, download
 from vss_ros.networks.cards.model import open_model
-from vss_ros.options import near
+from vss_ros.options import add_options, near
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """Options of `vss models`."""
+
+    clean: bool = option(
+        False,
+        "remove exported stages, which are made again when wanted, and engines that would not be loaded here",
+    )
+    get: str = option(
+        "",
+        f"fetch published weights: {', '.join(KNOWN)}, or a URL with --sha256; goes on where it was stopped",
+    )
+    sha256: str | None = option(None, "of the file at --get's URL", kind=str)
+    out: Path | None = option(None, "folder for --get", kind=Path, unset="weights/ in the cache")
+    all: bool = option(False, "also list engines of no installed model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--clean",
-        action="store_true",
-        help="remove exported stages, which are made again when wanted, and engines that would not be loaded here",
-    )
-    parser.add_argument(
-        "--get",
-        metavar="NAME",
-        help=f"fetch published weights: {', '.join(KNOWN)}, or a URL with --sha256; goes on where it was stopped",
-    )
-    parser.add_argument("--sha256", help="of the file at --get's URL")
-    parser.add_argument("--out", type=Path, help="folder for --get (default: weights/ in the cache)")
-    parser.add_argument("--all", action="store_true", help="also list engines of no installed model")
+    add_options(parser, ModelsConfig)
 
 
 def main(args: argparse.Namespace) -> int:

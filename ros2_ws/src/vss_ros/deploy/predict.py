@@ -55,6 +55,14 @@ class PredictConfig:
         check(self)
 
 
+@dataclass(frozen=True)
+class FilesConfig:
+    """What `vss predict` reads and writes, beside its input."""
+
+    out: Path | None = option(None, "folder of the masks", kind=Path, unset="required")
+    topic: str | None = option(None, "image topic of a recording of several cameras", kind=str)
+
+
 @dataclass
 class Frames:
     """What is to be answered. items: (rgb (H, W, 3) uint8, seconds); names: of the frames where they are files."""
@@ -77,8 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video, image, folder, recording, street[:SEED]; live: camera:0 (a webcam), /dev/video0, an rtsp://, "
         "http:// or udp:// address",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the masks")
-    parser.add_argument("--topic", help="image topic of a recording of several cameras")
+    add_options(parser, FilesConfig)
     add_options(parser, PredictConfig)
     add_options(parser, StreamConfig)
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 from vss_ros.data.clips import read_image
 from vss_ros.data.metrics import confusion, dis_flow, iou
 from vss_ros.data.open import open_dataset
@@ -29,6 +30,7 @@ from vss_ros.media.draw import contact_sheet, overlay
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.mcis import localise
+from vss_ros.options import DataConfig, add_options
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.tagging import fit
 from vss_ros.train.validate import normalise
@@ -39,35 +41,36 @@ NEXT = 1.0
 """Seconds to a neighbour along the motion at most."""
 
 
+@dataclass(frozen=True)
+class PseudoConfig:
+    """Options of `vss pseudo`."""
+
+    out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
+    background: str = option("threshold", "what tells it from things", choices=("threshold", "saliency"))
+    saliency: Path | None = option(None, "folder of saliency maps, 8 bit, named like the images", kind=Path)
+    low: float = option(0.2, "map below which is background", low=0.0, high=1.0)
+    high: float = option(0.35, "map from which on is the class", low=0.0, high=1.0)
+    related: int = option(3, "other images that explain each class of one", low=0)
+    maps: str = option(
+        "pairs",
+        "of image pairs, as published, or of the classifier alone, to compare with",
+        choices=("pairs", "classifier"),
+    )
+    truth: Path | None = option(None, "folder of true masks, to say how well the labels agree", kind=Path)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="recipe of an mcis network, by name or path, already trained")
-    parser.add_argument("--out", type=Path, help="folder of the recipe's run (runs/<recipe>)")
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument(
-        "--background",
-        default="threshold",
-        choices=("threshold", "saliency"),
-        help="what tells it from things",
-    )
-    parser.add_argument("--saliency", type=Path, help="folder of saliency maps, 8 bit, named like the images")
-    parser.add_argument("--low", type=float, default=0.2, help="map below which is background")
-    parser.add_argument("--high", type=float, default=0.35, help="map from which on is the class")
-    parser.add_argument("--related", type=int, default=3, help="other images that explain each class of one")
-    parser.add_argument(
-        "--maps",
-        default="pairs",
-        choices=("pairs", "classifier"),
-        help="of image pairs, as published, or of the classifier alone, to compare with",
-    )
-    parser.add_argument("--truth", type=Path, help="folder of true masks, to say how well the labels agree")
+    add_options(parser, PseudoConfig)
+    add_options(parser, DataConfig, ("root",))
 
 
 def main(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe)
     if recipe.network != "mcis":
         raise VssError(f"{args.recipe}: expected a recipe of network mcis, got {recipe.network}")
-    if not 0 <= args.low <= args.high <= 1 or args.related < 0:
-        raise VssError("expected 0 <= --low <= --high <= 1 and --related >= 0")
+    if args.low > args.high:
+        raise VssError(f"--low: expected at most --high ({args.high:g}), got {args.low:g}")
     if (args.background == "saliency") != bool(args.saliency):
         raise VssError("--background saliency and --saliency FOLDER: expected both or neither")
     name = Path(args.recipe).stem

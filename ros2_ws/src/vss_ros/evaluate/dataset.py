@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import StreamConfig, VssError
+from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.data import metrics
 from vss_ros.data.figures import heading, shown
 from vss_ros.data.open import open_dataset
@@ -33,7 +33,7 @@ from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.cards.card import read_card
-from vss_ros.options import add_options
+from vss_ros.options import DataConfig, add_options
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
@@ -42,41 +42,29 @@ log = logging.getLogger(__name__)
 WORST = 4  # frames drawn
 
 
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of `vss evaluate`, beside those of the stream, the data set and recordings."""
+
+    model: str = option("street", "name of a model in models/, or the path of a card")
+    policy: str = option("fixed", f"keyframe policies with commas: {', '.join(POLICIES)}")
+    k: str = option("", "keyframe intervals of policy fixed", unset="1,2,3,5; with --bag the network's own")
+    thresholds: str = option("0.2,0.3,0.5", "thresholds of policy adaptive")
+    drifts: str = option("0.03,0.06,0.12", "thresholds of policy consistency")
+    mode: str = option("P", "P, B or P,B: the last keyframe, or also the next, offline")
+    streaming: bool = option(
+        False,
+        "dense videos: also the accuracy of what is out at each frame's time, at this machine's speed",
+    )
+    all_classes: bool = option(False, "mIoU counts absent classes as 0")
+    out: Path = option(Path("runs/evaluate"), "folder of the table, its JSON and the worst frames")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="street", help="name of a model in models/, or path of a card")
-    parser.add_argument(
-        "--data",
-        default="street",
-        help="street, camvid, cityscapes, vspw, or the YAML file or folder of a data set of your own",
-    )
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument(
-        "--policy", default="fixed", help=f"keyframe policies with commas: {', '.join(POLICIES)}"
-    )
-    parser.add_argument(
-        "--k", help="keyframe intervals of policy fixed (1,2,3,5; with --bag the network's own)"
-    )
-    parser.add_argument("--thresholds", default="0.2,0.3,0.5", help="thresholds of policy adaptive")
-    parser.add_argument("--drifts", default="0.03,0.06,0.12", help="thresholds of policy consistency")
-    parser.add_argument("--min-interval", type=int, default=1, help="shortest interval of the other policies")
-    parser.add_argument("--max-interval", type=int, default=30, help="longest interval of the other policies")
-    add_options(parser, StreamConfig, STREAM_OPTIONS)
-    parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="dense videos: also the accuracy of what is out at each frame's time, at this machine's speed",
-    )
-    parser.add_argument("--mode", default="P", help="P, B or P,B")
+    add_options(parser, EvaluateConfig)
+    add_options(parser, DataConfig)
+    add_options(parser, StreamConfig, ("min_interval", "max_interval", *STREAM_OPTIONS), max_interval=30)
     add_options(parser, StreamConfig, ("backend", "precision", "threads"))
-    parser.add_argument("--all-classes", action="store_true", help="mIoU counts absent classes as 0")
-    parser.add_argument("--limit", type=int, default=0, help="frames of each video at most; 0: all")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/evaluate"),
-        help="folder of the table, its JSON and the worst frames",
-    )
     evaluate_bag.add_arguments(parser)
 
 

@@ -19,63 +19,52 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from vss_ros.config import InputConfig, StreamConfig, VssError, replace
+from vss_ros.config import InputConfig, StreamConfig, VssError, option, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
 from vss_ros.evaluate.settings import STREAM_OPTIONS, variants
 from vss_ros.networks.cards.card import read_card
+from vss_ros.options import add_options
 
 log = logging.getLogger(__name__)
 POLL = 0.5
 """Seconds between two looks at the workers' progress."""
 
 
+@dataclass(frozen=True)
+class RecordingsConfig:
+    """Options of `vss evaluate --bag`."""
+
+    bag: tuple[str, ...] = option(
+        (),
+        "rosbags, videos, folders of images, folders of all these, street[:SEED], or NAME:SPLIT of a data set",
+    )
+    topic: str = option("", "image topic of bags, or its base topic", unset="all cameras")
+    truth: str = option("", "true labels: a mask topic of the bag, or a folder of masks")
+    fps: float = option(0.0, "frame rate; 0: the recording's own", low=0.0, high=1e4)
+    jobs: int = option(1, "processes; each has --threads, or its share of the cores", low=1, high=1024)
+    ray: str = option("", "a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT")
+    live: Path | None = option(None, "folder of `recorder`: score it beside the offline run", kind=Path)
+    overlay: bool = option(True, "write the overlay into the bags, too")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recordings instead of a data set (several models: --model a,b)")
-    group.add_argument(
-        "--bag",
-        nargs="+",
-        metavar="PATH",
-        help="rosbags, videos, folders of images, folders of all these, street[:SEED], or NAME:SPLIT of a data set",
-    )
-    group.add_argument(
-        "--topic", default="", help="image topic of bags (or its base topic); all cameras if empty"
-    )
-    field = InputConfig.__dataclass_fields__["max_pixels"]
-    group.add_argument("--max-pixels", type=int, default=field.default, help=field.metadata["help"])
-    group.add_argument(
-        "--truth", default="", help="true labels: a mask topic of the bag, or a folder of masks"
-    )
-    group.add_argument(
-        "--groups", default="", help=StreamConfig.__dataclass_fields__["groups"].metadata["help"]
-    )
-    group.add_argument("--fps", type=float, default=0.0, help="frame rate instead of the recording's own")
-    group.add_argument(
-        "--jobs", type=int, default=1, help="processes; each has --threads, or its share of the cores"
-    )
-    group.add_argument(
-        "--ray", metavar="ADDRESS", help="a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT"
-    )
-    group.add_argument(
-        "--live", metavar="FOLDER", type=Path, help="of `recorder`: score it beside the offline run"
-    )
-    group.add_argument("--no-overlay", action="store_true", help="leave the overlay out of the written bags")
+    add_options(group, RecordingsConfig)
+    add_options(group, InputConfig)
+    add_options(group, StreamConfig, ("groups",))
 
 
 def main(args: argparse.Namespace) -> int:
     from vss_ros.evaluate.report import write_report
 
-    if args.jobs < 1 or args.limit < 0 or args.fps < 0:
-        raise VssError(
-            f"expected --jobs >= 1, --limit and --fps >= 0; got {args.jobs}, {args.limit}, {args.fps}"
-        )
-    replace(InputConfig(), max_pixels=args.max_pixels)
     tasks = plan(args)
     if args.live and len(tasks) != 1:
         raise VssError(f"--live: expected one recording, model and interval, got {len(tasks)} runs")
@@ -152,7 +141,7 @@ def plan(args: argparse.Namespace) -> list[Task]:
             truth=truth,
             fps=args.fps,
             limit=args.limit,
-            overlay=not args.no_overlay,
+            overlay=args.overlay,
             root=str(root or ""),
             max_pixels=args.max_pixels,
         )

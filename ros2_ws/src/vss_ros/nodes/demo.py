@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 from vss_ros.data.source import Source, open_source
 from vss_ros.media.draw import contact_sheet
 from vss_ros.media.unfinished import partial_folder
@@ -52,21 +53,24 @@ NETWORK = (
 """Parameters of the segment node that are also options here."""
 
 
+@dataclass(frozen=True)
+class DemoConfig:
+    """Options of `vss demo`, beside the network's."""
+
+    input: str = option("street", "video, folder of images, rosbag2 or street[:SEED]")
+    topic: str = option("", "image topic of a rosbag2 that has several")
+    out: str = option("demo_out", "folder to write; an earlier demo there is replaced")
+    max_frames: int = option(0, "stop after so many frames; 0: all", low=0)
+    rate: float = option(1.0, "speed of the camera; 1 is real time", low=1e-3, high=1e3)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", default="street", help="video, folder of images, rosbag2 or street[:SEED]")
-    parser.add_argument("--topic", default="", help="image topic of a rosbag2 that has several")
-    parser.add_argument(
-        "--out", default="demo_out", help="folder to write; an earlier demo there is replaced"
-    )
+    add_options(parser, DemoConfig)
     add_options(parser, SegmentConfig, NETWORK)
-    parser.add_argument("--max-frames", type=int, default=0, help="stop after so many frames; 0: all")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed of the camera; 1 is real time")
 
 
 def main(args: argparse.Namespace) -> int:
     require_ros()
-    if args.max_frames < 0 or not args.rate > 0:
-        raise VssError(f"expected --max-frames >= 0 and --rate > 0, got {args.max_frames} and {args.rate}")
     out = Path(args.out).absolute()
     check_out(out)
     read_card(args.model)  # a wrong name is refused before the clip is rendered

@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from vss_ros.config import VssError, brief, fits, share_dir
+from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
 from vss_ros.media.files import read_yaml, write_atomic
+from vss_ros.options import DataConfig, add_options
 from vss_ros.train.recipe import Recipe, read_recipe
 
 
@@ -39,25 +40,30 @@ class Table:
     """Figures of its report; shares are shown in %, times in ms."""
 
 
+@dataclass(frozen=True)
+class AblateConfig:
+    """Options of `vss ablate`."""
+
+    data: str = option("", "data set to train and measure on", unset="the recipe's")
+    recipe: str = option("", "recipe to vary", unset="the table's")
+    seeds: int = option(1, "runs of each row", low=1)
+    steps: int = option(0, "optimiser steps of each run; 0: the recipe's", low=0)
+    out: Path | None = option(None, "folder of runs and table", kind=Path, unset="runs/ablate/<table>")
+    cache: Path | None = option(
+        None, "folder for clips as rendered or decoded", kind=Path, unset="<out>/cache"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", help="name of a file in config/ablate/, or the path of one")
-    parser.add_argument("--data", help="data set to train and measure on (the recipe's)")
-    parser.add_argument("--recipe", help="recipe to vary, instead of the table's")
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--split", default="test", help="frames that the figures are from")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each row")
-    parser.add_argument("--steps", type=int, default=0, help="optimiser steps of each run; 0: the recipe's")
-    parser.add_argument("--limit", type=int, default=0, help="measured frames of each video; 0: all")
-    parser.add_argument("--out", type=Path, help="folder of runs and table (runs/ablate/<table>)")
-    parser.add_argument("--cache", type=Path, help="folder for clips as rendered or decoded (in --out)")
+    add_options(parser, AblateConfig)
+    add_options(parser, DataConfig, ("root", "split", "limit"))
 
 
 def main(args: argparse.Namespace) -> int:
     table = read_table(args.table)
     out = args.out or Path("runs/ablate") / Path(args.table).stem
     out.mkdir(parents=True, exist_ok=True)
-    if args.seeds < 1:
-        raise VssError(f"--seeds: expected at least 1, got {args.seeds}")
     results = {}
     for title, changes in table.rows.items():
         seeds = range(1 if "model" in changes else args.seeds)
@@ -187,7 +193,7 @@ def root_of(args: argparse.Namespace) -> list[str]:
 def described(args: argparse.Namespace) -> list[str]:
     """What was asked, without what says only where files lie."""
     line = [Path(args.table).stem if args.table.endswith((".yaml", ".yml")) else args.table]
-    defaults = {"data": None, "recipe": None, "split": "test", "seeds": 1, "steps": 0, "limit": 0}
+    defaults = {"data": "", "recipe": "", "split": "test", "seeds": 1, "steps": 0, "limit": 0}
     for name, default in defaults.items():
         value = getattr(args, name)
         line += [] if value == default else [f"--{name}", str(value)]

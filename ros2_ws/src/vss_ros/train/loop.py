@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, option
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
+from vss_ros.options import DataConfig, add_options
 from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
 from vss_ros.train.checkpoints import resume, save, start, update_average
 from vss_ros.train.publish import export
@@ -37,32 +39,30 @@ NO_SCORE = -1e9
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of `vss train`, beside the recipe's."""
+
+    out: Path | None = option(
+        None, "folder of checkpoints, curves and the model", kind=Path, unset="runs/<recipe>"
+    )
+    data: str = option("", "a data set's name, or a YAML file of your own", unset="the recipe's")
+    resume: bool = option(False, "go on from <out>/last.ckpt")
+    export: bool = option(False, "only write the model of <out>/best.ckpt")
+    accelerator: str = option("auto", "what it runs on", choices=("auto", "cpu", "cuda"))
+    devices: int = option(1, "processes a node: GPUs, or shares of a CPU", low=1)
+    nodes: int = option(1, "machines", low=1)
+    precision: str | None = option(None, "arithmetic", choices=PRECISIONS, kind=str, unset="the recipe's")
+    workers: int = option(2, "loader processes a device", low=0)
+    cache: Path | None = option(None, "folder for clips as rendered or decoded, gigabytes", kind=Path)
+    validate_frames: int = option(60, "frames of a validation run; 0: all", low=0)
+    card_frames: int = option(0, "frames of val and of test that the card's figures are from; 0: all", low=0)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a file in config/train/, or the path of one")
-    parser.add_argument(
-        "--out", type=Path, help="folder of checkpoints, curves and the model (runs/<recipe>)"
-    )
-    parser.add_argument(
-        "--data", help="instead of the recipe's: a data set's name, or a YAML file of your own"
-    )
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--resume", action="store_true", help="go on from <out>/last.ckpt")
-    parser.add_argument("--export", action="store_true", help="only write the model of <out>/best.ckpt")
-    parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--devices", type=int, default=1, help="processes a node: GPUs, or shares of a CPU")
-    parser.add_argument("--nodes", type=int, default=1, help="machines")
-    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the recipe's")
-    parser.add_argument("--workers", type=int, default=2, help="loader processes a device")
-    parser.add_argument(
-        "--cache", type=Path, help="folder for clips as rendered or decoded (takes gigabytes)"
-    )
-    parser.add_argument("--validate-frames", type=int, default=60, help="frames of a validation run; 0: all")
-    parser.add_argument(
-        "--card-frames",
-        type=int,
-        default=0,
-        help="frames of val and of test that the card's figures are from; 0: all",
-    )
+    add_options(parser, TrainConfig)
+    add_options(parser, DataConfig, ("root",))
 
 
 def main(args: argparse.Namespace) -> int:

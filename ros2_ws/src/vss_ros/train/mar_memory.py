@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
+from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, option
 from vss_ros.data.open import open_dataset
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.cards.weights import read_checkpoint
 from vss_ros.networks.mar import PER_CLASS
+from vss_ros.options import DataConfig, add_options
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.samples import read_clip
 
 MEMORY_FILE = "memory.safetensors"
 
 
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Options of `vss memory`."""
+
+    out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
+    cache: Path | None = option(None, "folder of clips that `vss train --cache` shares", kind=Path)
+    save_every: int = option(200, "clips from one saved state to the next", low=1)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="recipe of a mar+… network, by name or path")
-    parser.add_argument("--out", type=Path, help="folder of the recipe's run (runs/<recipe>)")
-    parser.add_argument("--root", type=Path, help="folder of the data set ($VSS_DATA/<name>)")
-    parser.add_argument("--cache", type=Path, help="folder of clips that `vss train --cache` shares")
-    parser.add_argument("--save-every", type=int, default=200, help="clips from one saved state to the next")
+    add_options(parser, MemoryConfig)
+    add_options(parser, DataConfig, ("root",))
 
 
 def main(args: argparse.Namespace) -> int:

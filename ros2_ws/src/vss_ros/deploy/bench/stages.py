@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,13 +27,14 @@ from tqdm import tqdm
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
-from vss_ros.config import VssError
+from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import paper, roofline
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build, class_of
 from vss_ros.networks.cards.model import Model
 from vss_ros.node_config import CountConfig
+from vss_ros.options import NetworkConfig, add_options
 from vss_ros.stream.count import CountStream
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
@@ -45,36 +47,39 @@ BLOCK = 2 * INTERVAL  # frames that a runtime computes in its turn: two keyframe
 PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after their last frame
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", default="dcfm")
-    parser.add_argument("--backbone", default="mit_b0")
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--sizes", default="360x480,512x1024", help="HEIGHTxWIDTH, comma-separated")
-    parser.add_argument(
-        "--backends",
-        help="comma-separated; +bf16 after one changes its precision, torch+f16+compile fuses operators on CUDA; "
-        f"default: {CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
+@dataclass(frozen=True)
+class BenchConfig:
+    """Options of `vss bench`."""
+
+    sizes: str = option("360x480,512x1024", "HEIGHTxWIDTH of the input, with commas")
+    backends: str = option(
+        "",
+        "with commas; +bf16 after one changes its precision, torch+f16+compile fuses operators on CUDA",
+        unset=f"{CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
     )
-    parser.add_argument(
-        "--device",
+    device: str | None = option(
+        None,
+        "what it runs on; for --paper a GPU",
         choices=("cpu", "cuda", *paper.DEVICES),
-        help="default: cuda where there is one; for --paper a GPU",
+        kind=str,
+        unset="cuda where there is one",
     )
-    parser.add_argument(
-        "--paper", action="store_true", help="what --device should reach, counted, not measured"
+    paper: bool = option(False, "what --device should reach, counted, not measured")
+    roofline: bool = option(False, "print the roofline on a CPU, too")
+    against: str = option("", "image networks to measure in the same run: segformer,pspnet")
+    intervals: str = option("1,2,5", "keyframe intervals, with commas")
+    rounds: int = option(8, "turns of each backend", low=1)
+    peers: bool = option(
+        False, "instead: a frame of our schedules against torch eager and SegFormer-B0 of transformers"
     )
-    parser.add_argument("--roofline", action="store_true", help="print the roofline on a CPU, too")
-    parser.add_argument("--against", help="image networks to measure in the same run: segformer,pspnet")
-    parser.add_argument("--intervals", default="1,2,5", help="keyframe intervals, comma-separated")
-    parser.add_argument("--rounds", type=int, default=8, help="turns of each backend")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to the runtime")
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="instead: a frame of our schedules against torch eager and SegFormer-B0 of transformers",
-    )
-    parser.add_argument("--no-ros", action="store_true", help="leave out the cost of ROS")
-    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+    ros: bool = option(True, "also the cost of ROS")
+    out: Path | None = option(None, "JSON file to write the figures to as well", kind=Path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, NetworkConfig, ("network", "backbone", "classes"))
+    add_options(parser, BenchConfig)
+    add_options(parser, StreamConfig, ("threads",))
 
 
 def main(args: argparse.Namespace) -> int:
@@ -120,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(against(rows, intervals, args.networks[1:]))
         if args.roofline or device.type == "cuda":
             sys.stdout.write(rooflines(args, (height, width), device, figures.setdefault("roofline", {})))
-    if not args.no_ros:
+    if args.ros:
         from vss_ros.deploy.bench.ros import overhead
 
         figures["ros"] = overhead()

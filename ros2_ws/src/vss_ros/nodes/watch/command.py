@@ -35,8 +35,15 @@ class WatchConfig:
         check(self)
 
 
+@dataclass(frozen=True)
+class PlaceConfig:
+    """Where `vss watch` finds the node."""
+
+    namespace: str = option("", "namespace of the segment node")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--namespace", default="", help="namespace of the segment node")
+    add_options(parser, PlaceConfig)
     add_options(parser, WatchConfig)
 
 
