@@ -20,6 +20,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from vss_ros.backends.cpu import pin
 from vss_ros.config import VssError
 from vss_ros.node_config import NodeConfig, SegmentConfig
 from vss_ros.nodes import parameters, run
@@ -27,6 +28,7 @@ from vss_ros.nodes.segment import report
 from vss_ros.nodes.segment.bond import bond
 from vss_ros.nodes.segment.camera import Camera, Worker
 from vss_ros.nodes.segment.health import Window
+from vss_ros.nodes.segment.loading import LATE, Loader
 from vss_ros.nodes.segment.network import Start
 from vss_ros.nodes.segment.publish import Answers
 from vss_ros.nodes.segment.rate import Rate
@@ -51,8 +53,7 @@ class SegmentNode(LifecycleNode):
         super().__init__(self.node_name)
         self.config: Any = parameters.declare(self, self.options)
         self.add_on_set_parameters_callback(self.on_parameters)
-        service = self._service_change_state
-        service.callback = answer_always(service.callback)
+        self.loader = Loader(self)
         self.start: Start | None = None
         self.cameras: list[Camera] = []
         self.worker: Worker | None = None
@@ -70,13 +71,15 @@ class SegmentNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self.on_second, clock=steady)
         if self.config.autostart:
-            self.starter = self.create_timer(0.0, self.on_start, clock=steady)
+            start: Any = self.on_start  # rclpy awaits it, and does not say so
+            self.starter = self.create_timer(0.0, start, clock=steady, callback_group=self.loader.group)
 
     # Lifecycle
 
-    def on_start(self) -> None:
+    async def on_start(self) -> None:
         self.starter.cancel()
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        through = await self.loader.before("configure")
+        if through and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -121,7 +124,7 @@ class SegmentNode(LifecycleNode):
 
     def configure(self) -> None:
         names = self.config.cameras or ("",)
-        self.start = self.open()
+        self.start = self.opened()
         self.cameras = [
             Camera(name, stream, self.answers(self, name))
             for name, stream in zip(names, self.start.streams, strict=True)
@@ -130,11 +133,30 @@ class SegmentNode(LifecycleNode):
             self.get_logger().info(without)
 
     def open(self) -> Start:
-        """The network and its streams, as the options are now."""
-        start = Start(self.config, self.make_streams)
+        """The network and its streams, as the options are now; may run in any thread."""
+        return Start(self.config, self.make_streams)
+
+    def opened(self) -> Start:
+        """The same, loaded before this transition began."""
+        start = self.loader.take()
+        if (
+            self.config.affinity
+        ):  # the worker's thread starts from this one, and some runtimes' from the worker's
+            pin(self.config.affinity)
         if start.problem:
             self.get_logger().warning(start.problem)
         return start
+
+    def needs_load(self, transition: str) -> bool:
+        """Whether a network must be loaded before a transition."""
+        first = (transition, self.state()) == ("configure", "unconfigured")
+        return first or ((transition, self.state()) == ("activate", "inactive") and self.other_schedule)
+
+    @property
+    def other_schedule(self) -> bool:
+        """Whether the options ask for one that needs other stages, or a thread."""
+        opened = self.start.config if self.start else self.config
+        return getattr(opened, "schedule", None) != getattr(self.config, "schedule", None)
 
     def activate(self) -> None:
         if self.hung and self.hung.thread.is_alive():
@@ -143,10 +165,9 @@ class SegmentNode(LifecycleNode):
             )
         assert self.start is not None
         streams = self.start.take()
-        if getattr(self.config, "schedule", None) != getattr(self.start.config, "schedule", None):
-            # it needs other stages, or a thread
-            self.start.close()
-            self.start = self.open()
+        if self.other_schedule:
+            before, self.start = self.start, self.opened()
+            before.close()
             streams = self.start.streams
         for camera, stream in zip(self.cameras, streams, strict=False):
             camera.stream.close()
@@ -187,11 +208,12 @@ class SegmentNode(LifecycleNode):
             camera.stream.close()
         if self.start:
             self.start.close()
+        self.loader.forget()
         self.cameras, self.start, self.hung = [], None, None
 
     def close(self, timeout: float) -> bool:
         """Before the process ends; False if the worker hangs."""
-        if not self.stop(timeout):
+        if not (self.loader.give_up() and self.stop(timeout)):
             return False
         if self.state() in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
@@ -262,7 +284,9 @@ class SegmentNode(LifecycleNode):
 
     def on_second(self) -> None:
         state = self.state()
-        lines = [report.lifecycle(self.path, self.resolve_topic_name("image"), state, self.error)]
+        error = self.loader.says if self.loader.seconds > LATE else self.error
+        doing = self.loader.says or state
+        lines = [report.lifecycle(self.path, self.resolve_topic_name("image"), state, error, doing)]
         windows: list[Window] = []
         for camera in self.cameras if state == "active" and self.worker else ():
             self.follow_base_topic(camera)
@@ -294,19 +318,6 @@ class SegmentNode(LifecycleNode):
         elif health.silence:
             health.silence = ""
             self.get_logger().info(f"{camera.prefix}images arrive again")
-
-
-def answer_always(callback: Any) -> Any:
-    """Refuse an invalid transition; Humble and Jazzy raise out of the service and leave its caller waiting."""
-
-    def change_state(request: Any, response: Any) -> Any:
-        try:
-            return callback(request, response)
-        except RuntimeError:  # RCLError
-            response.success = False
-            return response
-
-    return change_state
 
 
 def make_node() -> SegmentNode:

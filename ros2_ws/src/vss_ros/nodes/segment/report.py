@@ -31,8 +31,10 @@ ADVICE = {
 }
 
 
-def lifecycle(node: str, hardware: str, state: str, error: str) -> DiagnosticStatus:
-    return status(f"{node}: lifecycle", hardware, ERROR if error else OK, error or state, {"state": state})
+def lifecycle(node: str, hardware: str, state: str, error: str, doing: str = "") -> DiagnosticStatus:
+    return status(
+        f"{node}: lifecycle", hardware, ERROR if error else OK, error or doing or state, {"state": state}
+    )
 
 
 def camera(
