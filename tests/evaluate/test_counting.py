@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 
 import cv2
@@ -38,5 +39,9 @@ def test_figures_plot_and_pictures(tmp_path, rng):
     assert "| points |" in (out / "tiny_count_points_test.md").read_text()
     for name in ("tiny_count_points_test.png", "tiny_count_points_test_worst.png"):
         assert cv2.imread(str(out / name)) is not None
+    page = (out / "tiny_count_points_test.html").read_text()
+    assert "<h1>tiny_count on points test</h1>" in page and "<td>by density</td>" in page
+    scatter = base64.b64encode((out / "tiny_count_points_test.png").read_bytes()).decode()
+    assert scatter in page and "default-src 'none'" in page and "<script" not in page
     with pytest.raises(VssError, match="counts; expected street_points"):
         dataset.main(arguments("--model", str(card), "--data", "street"))

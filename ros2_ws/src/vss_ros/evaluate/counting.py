@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import html
 import json
 import logging
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from vss_ros.config import VssError
 from vss_ros.data.counts import count_figures
@@ -19,14 +22,32 @@ from vss_ros.data.figures import heading
 from vss_ros.data.open import open_dataset
 from vss_ros.data.points import PointFiles, StreetPoints
 from vss_ros.evaluate.tradeoff import new_figure, write
-from vss_ros.media.draw import contact_sheet, draw_points
+from vss_ros.media.draw import contact_sheet, draw_points, jpeg
 from vss_ros.media.files import write_atomic
+from vss_ros.media.page import content_policy
 from vss_ros.stream.count import CountStream, load_counter
 
 log = logging.getLogger(__name__)
 KINDS = ("points", "density")
 WORST = 6  # pictures
 FIGURES = ("MAE", "MSE", "NAE")
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0 auto; max-width: 1100px; padding: 12px 16px; font: 14px/1.45 system-ui, sans-serif; }}
+img {{ max-width: 100%; background: #fff; }}
+td, th {{ padding: 3px 10px; text-align: right; border-bottom: 1px solid #8886; }}
+td:first-child {{ text-align: left; }}
+</style></head><body>
+<h1>{title}</h1><p>{about}</p>
+<table><tr><th></th>{heads}</tr>{rows}</table>
+<h2>Counts against true counts, an image a dot</h2><img alt="scatter plot" src="data:image/png;base64,{scatter}">
+<h2>The worst images: what is there (left), what was found (right)</h2>
+<img alt="the worst images" src="data:image/jpeg;base64,{worst}">
+<ul>{remarks}</ul></body></html>
+"""
 
 
 def main(args: argparse.Namespace, card: Any) -> int:
@@ -57,10 +78,13 @@ def main(args: argparse.Namespace, card: Any) -> int:
     write_atomic(stem.with_suffix(".json"), json.dumps(report, indent=2, allow_nan=False).encode())
     table = format_table(report)
     write_atomic(stem.with_suffix(".md"), table.encode())
-    draw_scatter(report, stem.with_suffix(".png"))
+    scatter = draw_scatter(report, stem.with_suffix(".png"))
+    sheet = contact_sheet(pictures, 2)
     worst = Path(f"{stem}_worst.png")
-    write_atomic(worst, cv2.imencode(".png", contact_sheet(pictures, 2)[:, :, ::-1])[1].tobytes())
-    log.info("\n%s\nwrote %s and .json, .png, %s", table, stem.with_suffix(".md"), worst.name)
+    write_atomic(worst, cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+    page = stem.with_suffix(".html")
+    write_atomic(page, make_page(report, scatter.read_bytes(), jpeg(sheet)).encode())
+    log.info("\n%s\nwrote %s and .md, .json, .png, %s", table, page, worst.name)
     return 0
 
 
@@ -69,7 +93,7 @@ def evaluate(stream: CountStream, data: Any, limit: int = 0) -> tuple[dict[str, 
     counts: dict[str, list[float]] = {"truth": [], **{kind: [] for kind in KINDS}}
     worst: list[tuple[float, int, np.ndarray]] = []
     spent = []
-    for i in range(min(limit or len(data), len(data))):
+    for i in tqdm(range(min(limit or len(data), len(data))), unit="image", disable=None):
         image, truth = data.read(i)
         stream.reset()
         began = time.perf_counter()
@@ -103,6 +127,25 @@ def format_table(report: dict[str, Any]) -> str:
     for kind, figures in report["figures"].items():
         lines.append(f"| {kind} | {' | '.join(f'{figures[name]:.3f}' for name in FIGURES)} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])
+
+
+def make_page(report: dict[str, Any], scatter: bytes, worst: bytes) -> str:
+    """All of it as one HTML page that needs nothing else. scatter: PNG; worst: JPEG."""
+    figures = report["figures"].items()
+    cells = {kind: "".join(f"<td>{values[name]:.3f}</td>" for name in FIGURES) for kind, values in figures}
+    page = PAGE.format(
+        title=html.escape(f"{report['model']} on {report['data']}"),
+        about=html.escape(
+            f"{report['images']} images of {report['objects']:.1f} objects, {report['backend']}, "
+            f"{report['ms']:.0f} ms an image"
+        ),
+        heads="".join(f"<th>{html.escape(heading(name))}</th>" for name in FIGURES),
+        rows="".join(f"<tr><td>by {kind}</td>{row}</tr>" for kind, row in cells.items()),
+        scatter=base64.b64encode(scatter).decode(),
+        worst=base64.b64encode(worst).decode(),
+        remarks="".join(f"<li>{html.escape(note)}</li>" for note in report["remarks"]),
+    )
+    return page.replace('content=""', f'content="{content_policy(page)}"', 1)
 
 
 def draw_scatter(report: dict[str, Any], path: Path) -> Path:
