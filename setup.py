@@ -89,6 +89,8 @@ setup(
             "scipy>=1.13,<2",
             "tensorboard>=2.18,<3",
         ],
+        # What may follow on the command line, in bash, zsh and fish; beside ROS from apt it is there.
+        "shell": ["argcomplete>=2,<4"],
         # PyAV writes H.264 that browsers play; OpenCV's wheels cannot.
         "demo": ["av>=14,<18"],
         # Spreads the evaluation of many recordings over machines.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import json
 import logging
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from vss_ros import __version__
-from vss_ros.config import VssError, missing, option
-from vss_ros.options import Parser, add_options, near
+from vss_ros.config import VssError, missing, option, share_dir
+from vss_ros.options import Parser, add_options, near, plain
 
 # command -> (module with add_arguments and main, what it does); a module is imported only when its command is run
 COMMANDS = {
@@ -49,6 +52,8 @@ class EveryConfig:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
     arguments = sys.argv[1:] if arguments is None else arguments
     listing = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
     top = Parser(
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if args.quiet:
             logging.getLogger("vss_ros").setLevel(logging.WARNING)
-        return module.main(args) or 0
+        return run(module, args)
     except VssError as error:
         print(f"vss {command}: {error}", file=sys.stderr)
         return 1
@@ -96,6 +101,50 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"vss {command}: stopped", file=sys.stderr)
         return 130
+
+
+def complete() -> None:
+    """Answer a shell that asks what may follow, and end: eval "$(register-python-argcomplete vss)" in ~/.bashrc."""
+    try:
+        import argcomplete
+    except ModuleNotFoundError:  # the shell's own Python has it, this one has not
+        sys.exit(1)
+    typed = os.environ.get("COMP_LINE", "").split()[1:2]
+    top = argparse.ArgumentParser(prog="vss")
+    top.add_argument("--version", action="store_true")
+    commands = top.add_subparsers()
+    for name, (module, text) in COMMANDS.items():
+        parser = commands.add_parser(name, help=text)
+        if typed != [name]:
+            continue  # some of them take seconds to import
+        importlib.import_module(module).add_arguments(parser)
+        add_options(parser, EveryConfig)
+        for action in parser._actions:
+            folder = {"model": "models", "recipe": "config/train", "table": "config/ablate"}.get(action.dest)
+            if folder and action.choices is None:
+                action.completer = complete_from(folder)  # type: ignore[attr-defined]
+    argcomplete.autocomplete(top)
+
+
+def complete_from(folder: str) -> Any:
+    """Names of what is installed in a shared folder, beside paths."""
+    from argcomplete.completers import FilesCompleter
+
+    def names(prefix: str, **about: Any) -> list[str]:
+        installed = [path.stem for path in (share_dir() / folder).glob("*.yaml")]
+        return [*installed, *FilesCompleter()(prefix, **about)]
+
+    return names
+
+
+def run(module: Any, args: argparse.Namespace) -> int:
+    """The command's exit code. With --json stdout holds its result alone."""
+    if not getattr(args, "json", False):
+        return module.main(args) or 0
+    with contextlib.redirect_stdout(sys.stderr):
+        code = module.main(args) or 0
+    print(json.dumps(plain(args.result), indent=1, ensure_ascii=False, allow_nan=False))
+    return code
 
 
 if __name__ == "__main__":

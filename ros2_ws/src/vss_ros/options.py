@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,6 +126,42 @@ def from_options(config: type, args: argparse.Namespace) -> Any:
     known = {item.name for item in fields(config)}
     values = {name: value for name, value in vars(args).items() if name in known}
     return config(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+@dataclass(frozen=True)
+class JsonConfig:
+    """Of a command whose `main` leaves its result, of plain values, in `args.result`."""
+
+    json: bool = option(False, "print the result as one JSON document; all other text goes to stderr")
+
+
+def add_json(parser: Any) -> None:
+    add_options(parser, JsonConfig)
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON has it: text as keys (sizes as WIDTHxHEIGHT), numbers of NumPy as Python's, NaN as null."""
+    if isinstance(value, Mapping):
+        return {
+            "x".join(map(str, k[::-1])) if isinstance(k, tuple) else str(k): plain(v)
+            for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def progress(items: Iterable[Any] | None = None, what: str = "", **options: Any) -> Any:
+    """tqdm's bar on stderr, with the time left: only on a terminal, and only where the log says what goes on
+    (`--quiet`). options: tqdm's."""
+    from tqdm import tqdm
+
+    quiet = not logging.getLogger("vss_ros").isEnabledFor(logging.INFO)
+    return tqdm(items, what or None, disable=True if quiet else None, **options)
 
 
 class Parser(argparse.ArgumentParser):

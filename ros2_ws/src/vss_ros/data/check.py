@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError, option
 from vss_ros.data.clips import Video
@@ -27,7 +26,7 @@ from vss_ros.data.own.labelme import read_labelme
 from vss_ros.data.tags import TAG_SETS, check_tags
 from vss_ros.media.draw import contact_sheet, jpeg, overlay
 from vss_ros.media.files import write_atomic
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_json, add_options, progress
 
 IMPORTS = {"coco": read_coco, "labelme": read_labelme}
 
@@ -59,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "then the folder (or COCO's .json file) to read, and a new folder to write",
     )
     add_options(parser, CheckConfig)
+    add_json(parser)
     add_options(parser, DataConfig, ("root", "limit"))
 
 
@@ -67,10 +67,12 @@ def main(args: argparse.Namespace) -> int:
         return read_annotations(args)
     if len(args.data) != 1:
         raise VssError(f"check: expected one data set, got {' '.join(args.data)}")
-    name, broken = args.data[0], 0
+    name, broken, args.result = args.data[0], 0, []
     for split in (args.split or "train,val,test").split(","):
         if name in TAG_SETS and name != "pseudo":
             tagged = open_dataset(name, split, args.root)
+            shares = dict(zip(tagged.classes, tagged.tags.mean(0), strict=True))
+            args.result.append({"name": tagged.name, "images": len(tagged), "shares": shares})
             log.info("%s", "\n".join([f"{tagged.name}: {len(tagged)} images", *check_tags(tagged)]))
             continue
         try:
@@ -81,6 +83,7 @@ def main(args: argparse.Namespace) -> int:
             log.info("test: none, and nothing else needs it: %s", error)
             continue
         report = check(data, args.limit)
+        args.result.append({key: value for key, value in report.items() if key != "pictures"})
         broken += len(report["broken"])
         log.info("%s", format_report(report))
         if report["pictures"]:
@@ -94,6 +97,7 @@ def main(args: argparse.Namespace) -> int:
 
 def read_annotations(args: argparse.Namespace) -> int:
     """`vss data import`: 1 where something was left out."""
+    args.result = {"out": args.data[-1], "left_out": []}
     if len(args.data) != 3 or args.data[0] not in IMPORTS:
         raise VssError(f"import: expected {' or '.join(IMPORTS)}, IN and OUT, got {' '.join(args.data)}")
     names, found, bad = IMPORTS[args.data[0]](Path(args.data[1]))
@@ -102,6 +106,7 @@ def read_annotations(args: argparse.Namespace) -> int:
     more = write_set(Path(args.data[2]), names, found, args.background, args.val)
     for line in more:
         log.warning("left out: %s", line)
+    args.result["left_out"] = [*bad, *more]
     return 1 if bad or more else 0
 
 
@@ -112,7 +117,7 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
     broken, pictures = [], []
     chosen = np.unique(np.linspace(0, len(data) - 1, min(limit or len(data), len(data))).astype(int))
     shown = set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
-    for i in tqdm(chosen, desc=data.name, leave=False, disable=None):
+    for i in progress(chosen, data.name, leave=False):
         try:
             clip = data.clip(int(i))
         except VssError as error:

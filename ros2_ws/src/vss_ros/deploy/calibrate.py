@@ -18,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vss_ros.backends import int8_files
 from vss_ros.backends.onnx import OnnxBackend
@@ -30,7 +29,7 @@ from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
 from vss_ros.networks.cards.card import ModelCard, read_card, write_card
 from vss_ros.networks.cards.model import Model, open_model
-from vss_ros.options import DataConfig, NetworkConfig, add_options
+from vss_ros.options import DataConfig, NetworkConfig, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -105,7 +104,7 @@ def calibrate(
         groups = {stage: layer_groups(trial.models[stage]) for stage in models}
         losses: dict[str, float] = {}
         names = sorted({g for found in groups.values() for g in found.values()})
-        for name in tqdm(names, "layer groups", disable=None):
+        for name in progress(names, "layer groups"):
             alone = without(models, groups, lambda group, name=name: group != name)
             labels = run(trial.stream(alone), measured)
             losses[name] = 1 - compare(labels, float_labels, measured, card)["agreement"]

@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from vss_ros.config import missing, share_dir
+from vss_ros.options import add_json
 
 REQUIRED = ("numpy", "cv2", "yaml", "tqdm", "safetensors", "mcap", "rosbags", "simplejpeg", "torch")
 RUNTIME = ("openvino", "onnx", "onnxscript")
@@ -38,11 +39,12 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     findings = [finding for check in CHECKS for finding in check()]
+    args.result = [asdict(finding) for finding in findings]
     for finding in findings:
         fix = f"\n       {finding.fix}" if finding.fix else ""
         sys.stdout.write(f"{finding.level:5}  {finding.text}{fix}\n")

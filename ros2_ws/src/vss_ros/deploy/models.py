@@ -14,7 +14,7 @@ from vss_ros.config import VssError, cache_dir, option
 from vss_ros.networks.cards.card import find_models, read_card
 from vss_ros.networks.cards.download import KNOWN, Published, download
 from vss_ros.networks.cards.model import open_model
-from vss_ros.options import add_options, near
+from vss_ros.options import add_json, add_options, near
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,25 @@ class ModelsConfig:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ModelsConfig)
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     paths = find_models()
     if args.get:
-        get(args.get, args.sha256, args.out or cache_dir() / "weights")
+        args.result = get(args.get, args.sha256, args.out or cache_dir() / "weights")
         return 0
     if args.clean:
-        clean(list(paths))
+        args.result = clean(list(paths))
         return 0
+    args.result = {"models": [], "known": list(KNOWN), "engines": []}
     for name, path in paths.items():
         card, _ = read_card(path)
         score = card.metrics.get("test", {}).get("mIoU")
+        about = {
+            key: getattr(card, key) for key in ("network", "backbone", "task", "size", "classes", "licence")
+        }
+        args.result["models"].append({"name": name, "card": path, "test_mIoU": score, **about})
         accuracy = f"test mIoU {score:.1%}" if score is not None else "not measured"
         sys.stdout.write(
             f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {len(card.classes)} classes, "
@@ -56,11 +62,11 @@ def main(args: argparse.Namespace) -> int:
         )
     sys.stdout.write(f"\nto be fetched by --get: {', '.join(KNOWN)}\n")
     if any(cache_dir().glob("engines/*.engine")):  # torch takes seconds to import: not for an empty cache
-        list_engines(list(paths), args.all)
+        args.result["engines"] = list_engines(list(paths), args.all)
     return 0
 
 
-def get(name: str, sha256: str | None, folder: Path) -> None:
+def get(name: str, sha256: str | None, folder: Path) -> dict[str, Any]:
     """Fetch one of KNOWN, or a URL whose hash the user states."""
     if "://" not in name and name not in KNOWN:
         raise VssError(
@@ -71,15 +77,17 @@ def get(name: str, sha256: str | None, folder: Path) -> None:
         raise VssError("--get: expected --sha256 beside a URL: what is not known is not loaded")
     path = download(known.url, known.sha256, folder)
     sys.stdout.write(f"{path}\n  licence: {known.licence}\n  use: {known.use}\n")
+    return {"file": path, "licence": known.licence, "use": known.use}
 
 
-def list_engines(models: list[str], all_of_them: bool) -> None:
+def list_engines(models: list[str], all_of_them: bool) -> list[dict[str, Any]]:
     """A line an engine: model, stage, size, precision, when it was built, and whether it would be loaded."""
     from vss_ros.backends.gpu import engines
 
     weights, entries = fingerprints(models), engines.entries()
     total = sum(entry.size for entry in entries)
     sys.stdout.write(f"\n{len(entries)} engines, {total / 1e6:.0f} MB, in {engines.engine_dir()}:\n")
+    listed = []
     for entry in entries:
         model = weights.get(entry.key.weights, "") if entry.key else ""
         if not (model or all_of_them or entry.problem):
@@ -87,15 +95,17 @@ def list_engines(models: list[str], all_of_them: bool) -> None:
         key = entry.key
         what = f"{model or key.network} {key.stage} {key.size} {key.precision}" if key else entry.path.name
         built = time.strftime("%Y-%m-%d", time.localtime(entry.built))
+        listed.append({"engine": what, "bytes": entry.size, "used": built, "state": state(entry, model)})
         sys.stdout.write(f"  {what}, {entry.size / 1e6:.1f} MB, last used {built}: {state(entry, model)}\n")
     unknown = sum(1 for entry in entries if entry.key and entry.key.weights not in weights)
     if unknown and not all_of_them:
         sys.stdout.write(
             f"  and {unknown} of no installed model: retrained, removed, or older code (--all)\n"
         )
+    return listed
 
 
-def clean(models: list[str]) -> None:
+def clean(models: list[str]) -> dict[str, int]:
     """Empty the cache of exported stages and rid that of engines of those which this machine would not load."""
     from vss_ros.backends.gpu import engines
 
@@ -108,6 +118,7 @@ def clean(models: list[str]) -> None:
         for path in paths:
             path.unlink(missing_ok=True)
         sys.stdout.write(f"{len(paths)} {what} removed, {size / 1e6:.0f} MB\n")
+    return {"stages_removed": len(stages), "engines_removed": len(stale)}
 
 
 def fingerprints(models: list[str]) -> dict[str, str]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vss_ros.config import StreamConfig, VssError, check, option
 from vss_ros.data.source import image_files, open_source
@@ -24,7 +23,7 @@ from vss_ros.media.draw import overlay
 from vss_ros.media.files import write_atomic
 from vss_ros.media.live import Live, is_live
 from vss_ros.media.video import VideoWriter
-from vss_ros.options import add_options, from_options
+from vss_ros.options import add_options, from_options, progress
 from vss_ros.stream.load import StreamOptions, load_stream, open_stream
 from vss_ros.stream.result import MASKS, Result, check_mask_kind, decode_mask
 from vss_ros.stream.stream import Stream
@@ -99,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         check_mask_kind(wanted.png, stream.card.palette)
         claim(args.out, args.input, stream, wanted.png)
         most = [n for n in (frames.length, wanted.limit) if n]
-        with tqdm(total=min(most, default=None), unit="frame", disable=args.quiet or None) as bar:
+        with progress(total=min(most, default=None), unit="frame") as bar:
             masks = Masks(args.out, stream, frames, wanted, bar)
             masks.write_all()
     kept = f", {masks.kept} were there already" if masks.kept else ""

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from tqdm import tqdm
 
 from vss_ros.config import VssError, option
 from vss_ros.data.clips import read_image
@@ -30,7 +29,7 @@ from vss_ros.media.draw import contact_sheet, overlay
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.mcis import localise
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.tagging import fit
 from vss_ros.train.validate import normalise
@@ -171,7 +170,7 @@ def write_split(folder: Path, maps: Maps, args: argparse.Namespace) -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
     names = [entry.image.stem for entry in data.entries]
     twice = len(set(names)) < len(names)
-    for i, entry in enumerate(tqdm(data.entries, desc=data.name, disable=None)):
+    for i, entry in enumerate(progress(data.entries, data.name)):
         name = f"{i:06d}_{names[i]}" if twice else names[i]
         label, image = folder / "labels" / f"{name}.png", folder / "images" / f"{name}{entry.image.suffix}"
         if label.is_file() and image.exists():

@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vss_ros.config import VssError
 from vss_ros.data.counts import count_figures
@@ -25,6 +24,7 @@ from vss_ros.evaluate.tradeoff import new_figure, write
 from vss_ros.media.draw import contact_sheet, draw_points, jpeg
 from vss_ros.media.files import write_atomic
 from vss_ros.media.page import content_policy
+from vss_ros.options import progress
 from vss_ros.stream.count import CountStream, load_counter
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def main(args: argparse.Namespace, card: Any) -> int:
         "remarks": notes,
         **report,
     }
+    args.result = report
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{card.name}_{args.data}_{args.split}"
     write_atomic(stem.with_suffix(".json"), json.dumps(report, indent=2, allow_nan=False).encode())
@@ -93,7 +94,7 @@ def evaluate(stream: CountStream, data: Any, limit: int = 0) -> tuple[dict[str, 
     counts: dict[str, list[float]] = {"truth": [], **{kind: [] for kind in KINDS}}
     worst: list[tuple[float, int, np.ndarray]] = []
     spent = []
-    for i in tqdm(range(min(limit or len(data), len(data))), unit="image", disable=None):
+    for i in progress(range(min(limit or len(data), len(data))), unit="image"):
         image, truth = data.read(i)
         stream.reset()
         began = time.perf_counter()

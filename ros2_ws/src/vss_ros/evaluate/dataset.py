@@ -33,7 +33,7 @@ from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.cards.card import read_card
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_json, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
@@ -62,6 +62,7 @@ class EvaluateConfig:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EvaluateConfig)
+    add_json(parser)
     add_options(parser, DataConfig)
     add_options(parser, StreamConfig, ("min_interval", "max_interval", *STREAM_OPTIONS), max_interval=30)
     add_options(parser, StreamConfig, ("backend", "precision", "threads"))
@@ -101,6 +102,7 @@ def main(args: argparse.Namespace) -> int:
         "remarks": [*remarks(args, card), *getattr(data, "notes", ())],
         "rows": rows,
     }
+    args.result = report
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"{card.name}_{Path(args.data).stem}_{args.split}"
     (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
@@ -137,6 +139,7 @@ def evaluate(
     scores, spent = Scores(classes), Times()
     streaming_counts = np.zeros_like(scores.counts)
     dense = moves = False
+    bar = progress(unit="frame", total=None if limit else len(data))
     for part in passages(stream, data, limit):
         again = streaming and part.dense
         dense, moves = dense or part.dense, moves or part.moves
@@ -146,9 +149,11 @@ def evaluate(
         ):
             spent.add(answer.is_keyframe, answer.times["total"] + answer.times.get("part", 0.0))
             if "mIoU" in found:
+                bar.update(1 if part.dense else 1 / len(ages(stream)))
                 keep_worst(worst, Answer(found["mIoU"], f"{part.name}, {i}", frame, answer.labels))
         if again:
             streaming_counts += streamed(stream, list(frames), data.fps, classes)
+    bar.close()
     times = spent.medians()
     key, nonkey = times["key"], times.get("nonkey")
     interval = (len(spent.key) + len(spent.nonkey)) / len(spent.key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -23,15 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vss_ros.config import InputConfig, StreamConfig, VssError, option, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
 from vss_ros.evaluate.settings import STREAM_OPTIONS, variants
 from vss_ros.networks.cards.card import read_card
-from vss_ros.options import add_options
+from vss_ros.options import add_options, progress
 
 log = logging.getLogger(__name__)
 POLL = 0.5
@@ -76,7 +75,9 @@ def main(args: argparse.Namespace) -> int:
         evaluate_live(tasks[0], args.live.absolute())
     for line in merged(failures):
         log.error("%s", line)
-    log.info("\n%s\nwrote %s", *write_report(args.out, merged(failures)))
+    table, page = write_report(args.out, merged(failures))
+    args.result = json.loads((args.out / "report.json").read_text())
+    log.info("\n%s\nwrote %s", table, page)
     return 1 if failures else 0
 
 
@@ -160,7 +161,7 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[tuple[Task, str
     reasons: dict[int, str] = {}
     lengths = [length(task) for task in tasks]
     total = None if None in lengths else sum(n or 0 for n in lengths)
-    with tqdm(total=total, unit="frame", disable=None if tasks else True) as bar:
+    with progress(total=total, unit="frame", leave=bool(tasks)) as bar:
         if args.jobs == 1 and not args.ray:
             for number, task in enumerate(tasks):
                 bar.set_description(f"{number + 1}/{len(tasks)} {Path(task.folder).parent.name}")
@@ -184,7 +185,7 @@ def length(task: Task) -> int | None:
     return min(frames, task.limit) if frames and task.limit else frames
 
 
-def show_from(bar: tqdm) -> Callable[[int], None]:
+def show_from(bar: Any) -> Callable[[int], None]:
     """Shows a task's progress on top of the tasks before."""
     start = bar.n
 
@@ -208,7 +209,7 @@ def attempt(task: Task, progress: Callable[[int], None]) -> str:
 # In other processes, also on other machines; the folder of the results is what they share with us.
 
 
-def collect(futures: dict[Future, int], tasks: list[Task], bar: tqdm) -> dict[int, str]:
+def collect(futures: dict[Future, int], tasks: list[Task], bar: Any) -> dict[int, str]:
     """Wait for all, showing how far they are; → {number of the task: why it failed, or ""}."""
     reasons: dict[int, str] = {}
     frames, waiting = [0] * len(tasks), set(futures)

@@ -22,7 +22,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vss_ros.config import VssError, option
 from vss_ros.data.source import Source, open_source
@@ -31,7 +30,7 @@ from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.processes import Chain, require_ros
-from vss_ros.options import add_options
+from vss_ros.options import add_options, progress
 
 QUIET = 2.0
 """Seconds without a new mask, after the camera has ended, that end the recording."""
@@ -134,7 +133,7 @@ def render_street(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name in ("clip", "truth"):
         (folder / name).mkdir()
     count = min(args.max_frames or STREET_FRAMES, STREET_FRAMES)
-    for index in tqdm(range(count), "rendering", unit="frame", disable=None):
+    for index in progress(range(count), "rendering", unit="frame"):
         rgb, labels = street.frame(index)
         fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
         cv2.imwrite(str(folder / "clip" / f"{index:05}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
@@ -173,7 +172,7 @@ def run_nodes(
 def watch(chain: Chain, expected: int | None, made: Path) -> None:
     """Show the masks that were recorded until the camera has ended and no more come."""
     rows = partial_folder(made) / "frames.csv"
-    with tqdm(total=expected, unit="frame", desc="segmenting", disable=None) as bar:
+    with progress(what="segmenting", total=expected, unit="frame") as bar:
         last_mask, started, shown = time.monotonic(), False, 0
         while True:
             chain.check(started)

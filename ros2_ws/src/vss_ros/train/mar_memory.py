@@ -31,7 +31,7 @@ from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.cards.weights import read_checkpoint
 from vss_ros.networks.mar import PER_CLASS
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.samples import read_clip
 
@@ -116,7 +116,6 @@ def build_memory(
     save_every: int = 200,
 ) -> None:
     """Write the memory of `network`, whose weights have the sha256 `weights`, over the clips of `data` to `path`."""
-    from tqdm import tqdm
 
     network.eval()
     best = Extremes(len(data.classes), network.width)
@@ -125,7 +124,7 @@ def build_memory(
     clips = np.arange(len(data))
     if recipe.memory_clips:
         clips = np.linspace(0, len(data) - 1, min(recipe.memory_clips, len(data))).astype(int)
-    for n in tqdm(range(first, len(clips)), initial=first, total=len(clips), mininterval=2, disable=None):
+    for n in progress(range(first, len(clips)), initial=first, total=len(clips), mininterval=2):
         best.add(*correct_pixels(network, clip_of(data, int(clips[n]), recipe, cache)))
         if (n + 1) % save_every == 0:
             parts = {"clips": n + 1, "weights": weights, "scores": best.scores, "features": best.features}

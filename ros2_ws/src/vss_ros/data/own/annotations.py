@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.data.clips import read_image
@@ -23,6 +22,7 @@ from vss_ros.data.own.exports import VOID
 from vss_ros.data.own.labels import distinct
 from vss_ros.media.bags import natural_key
 from vss_ros.media.files import new_folder, read_bytes, write_atomic
+from vss_ros.options import progress
 
 log = logging.getLogger(__name__)
 JSON_BYTES = 2 << 30
@@ -62,7 +62,7 @@ def write_set(
     drawn: dict[str, int] = {}
     total, unlabelled = 0, 0
     with new_folder(out) as folder:
-        for item, split in tqdm(assigned(found, val), "masks", leave=False, disable=None):
+        for item, split in progress(assigned(found, val), "masks", leave=False):
             try:
                 image = read_image(item.image, cv2.IMREAD_COLOR)
                 mask = item.draw(image.shape[:2])

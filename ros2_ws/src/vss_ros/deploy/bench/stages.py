@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.stages import flat_stages, memories_read
@@ -34,7 +33,7 @@ from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build, class_of
 from vss_ros.networks.cards.model import Model
 from vss_ros.node_config import CountConfig
-from vss_ros.options import NetworkConfig, add_options
+from vss_ros.options import NetworkConfig, add_json, add_options, progress
 from vss_ros.stream.count import CountStream
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
@@ -79,6 +78,7 @@ class BenchConfig:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, NetworkConfig, ("network", "backbone", "classes"))
     add_options(parser, BenchConfig)
+    add_json(parser)
     add_options(parser, StreamConfig, ("threads",))
 
 
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {size[1]}×{size[0]}\n")
         sys.stdout.write(columns(heads, figures["sizes"][text]) + "\n")
     if args.peers:
-        return write(args.out, figures)
+        return write(args, figures)
     for text in args.sizes.split(","):
         height, width = parse_size(text)
         rows = measure(args, (height, width))
@@ -134,12 +134,13 @@ def main(args: argparse.Namespace) -> int:
     figures["consistency"] = bench_consistency.cost()
     sys.stdout.write("\ncost of the consistency figures, medians in ms a frame\n")
     sys.stdout.write(columns(["image", "figures", "motion"], figures["consistency"]) + "\n")
-    return write(args.out, figures)
+    return write(args, figures)
 
 
-def write(out: Path | None, figures: dict[str, Any]) -> int:
-    if out:
-        out.write_text(json.dumps(figures, indent=2))
+def write(args: argparse.Namespace, figures: dict[str, Any]) -> int:
+    args.result = figures
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2))
     return 0
 
 
@@ -147,10 +148,12 @@ def on_paper(args: argparse.Namespace) -> int:
     if not args.paper or args.device not in paper.DEVICES:
         raise VssError(f"expected --paper with --device {', '.join(paper.DEVICES)}")
     rates = paper.DEVICES[args.device]
+    args.result = {}
     for text in args.sizes.split(","):
         for name in [args.network, *filter(None, (args.against or "").split(","))]:
             size = parse_size(text)
             lines = paper.rows(name, args.backbone, args.classes, size, args.device)
+            args.result.setdefault(text, {})[name] = lines
             sys.stdout.write(
                 f"\n{name}-{args.backbone}, {args.classes} classes, {size[1]}×{size[0]}, f16, on paper: {args.device}, "
                 f"{rates.flops / 1e12:.0f} TFLOP/s, {rates.bytes / 1e12:.2f} TB/s\n"
@@ -189,7 +192,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
     if not streams:
         raise VssError(f"no backend of {args.backends} is installed: pip install openvino onnx onnxscript")
     results: dict[str, list] = {name: [] for name in streams}
-    for turn in tqdm(range(args.rounds + 1), desc=f"{size[1]}×{size[0]}", file=sys.stderr, disable=None):
+    for turn in progress(range(args.rounds + 1), f"{size[1]}×{size[0]}"):
         for name, stream in streams.items():
             time.sleep(PAUSE)
             answers = list(stream.run((frame, 0.0) for frame in frames))

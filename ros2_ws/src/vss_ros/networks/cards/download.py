@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from vss_ros.config import VssError, brief
 from vss_ros.networks.cards.card import PLAIN_NAME, SHA256, WEIGHTS_BYTES
+from vss_ros.options import progress
 
 BLOCK = 1 << 20
 PATIENCE = 30.0  # seconds that a server may stay silent
@@ -92,7 +93,6 @@ def download(url: str, sha256: str, folder: Path) -> Path:
 
 def fetch(url: str, part: Path) -> None:
     """Add to `part` what it lacks of the URL's content."""
-    from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -108,7 +108,7 @@ def fetch(url: str, part: Path) -> None:
             if left > free:
                 raise OSError(errno.ENOSPC, f"{left >> 20} MiB are to come, {free >> 20} MiB are free")
             whole = have + left if left else None
-            bar = tqdm(total=whole, initial=have, unit="B", unit_scale=True, disable=None)
+            bar = progress(total=whole, initial=have, unit="B", unit_scale=True)
             with bar, part.open("ab" if resumed else "wb") as file:
                 while block := answer.read(BLOCK):
                     have += len(block)
