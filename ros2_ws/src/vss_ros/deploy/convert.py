@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".yaml":
         raise VssError(f"--out: expected the path of a card ending in .yaml, got {args.out}")
     wanted = ("network", "backbone", "classes")
-    lacking = [f"--{name}" for name in wanted if getattr(args, name) is None]
+    lacking = [f"--{name}" for name in wanted if not getattr(args, name)]
     if len(lacking) == len(wanted) and not any(Path(path).is_file() for path in args.checkpoints):
         if len(args.checkpoints) > 1:
             raise VssError(
