@@ -13,6 +13,7 @@ from vss_ros.deploy.bench import stages as bench
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(bench.bench_consistency, "cost", lambda: [["64×96", "1.0", "2.0"]])
+    monkeypatch.setattr(bench.schedules, "cost", lambda: [["64×96", "1", "1", "1", "1", "3"]])
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     return ["bench", "--classes", "3", "--sizes", "64x96", "--backends", "torch", "--rounds", "1", "--no-ros"]
 

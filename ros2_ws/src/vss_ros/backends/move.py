@@ -58,7 +58,8 @@ def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return flow
     shrinks = before[0] > size[0]
     resized = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    resized *= np.array([size[1] / before[1], size[0] / before[0]], np.float32)
+    x, y = size[1] / before[1], size[0] / before[0]
+    resized *= np.float32(x) if x == y else np.array([x, y], np.float32)  # by one number it takes a third
     return resized
 
 

@@ -22,6 +22,8 @@ MODULES = {
     "cloud": "vss_ros.nodes.cloud",
     "watcher": "vss_ros.nodes.watch.node",
 }
+SWITCH = 0.0005
+"""Seconds that a thread which computes lets another one wait; Python's own 5 ms are felt in a mask's latency."""
 SHUTDOWN_SECONDS = 5.0
 """A node that is inside a long call (a model compiles) after Ctrl-C is left there after this time."""
 
@@ -63,6 +65,7 @@ def run(name: str, args: list[str] | None = None) -> int:
     for number in signals:  # a shell's background job starts with SIGINT ignored
         signal.signal(number, signal.SIG_DFL)
     give_logs_a_home()
+    sys.setswitchinterval(SWITCH)
     module = importlib.import_module(MODULES[name])
     import rclpy
     from rclpy.executors import SingleThreadedExecutor

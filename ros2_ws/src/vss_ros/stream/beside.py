@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -13,6 +16,9 @@ from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame
 from vss_ros.stream.memory import Memories, Memory
 from vss_ros.stream.motion import Motion, Track, blend
+
+NICE = 5
+"""Of the network's thread, so that the answers get a core at once."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Worker:
                 self.order.append(stream)
             self.waiting[stream] = job
             if self.thread is None:
+                atexit.register(self.close)  # a runtime that is inside as the interpreter ends aborts it
                 self.thread = threading.Thread(target=self.work, name="network", daemon=True)
                 self.thread.start()
             self.changed.notify()
@@ -71,6 +78,8 @@ class Worker:
                 self.order.remove(stream)
 
     def work(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.closed or self.order)
@@ -82,6 +91,7 @@ class Worker:
 
     def close(self) -> None:
         """End the thread once its present job is done."""
+        atexit.unregister(self.close)
         with self.changed:
             self.closed = True
             self.changed.notify()

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from vss_ros.backends.choose import make_backend
-from vss_ros.backends.cpu import openvino_core
+from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
+from vss_ros.config import PARTS
 from vss_ros.data.street.street import Street
+from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.motion import Motion
@@ -20,11 +22,22 @@ from vss_ros.stream.stream import Stream
 FRAMES = 24
 """Of a scene, a multiple of every interval below."""
 SCHEDULES = (
-    ("K = 1", 1, 0.0),
-    ("K = 5, motion", 5, 0.0),
-    ("K = 5, motion, steady", 5, 0.7),
-    ("K = 8, motion", 8, 0.0),
+    ("K = 1", 1, 0.0, "at_once"),
+    ("K = 5, motion", 5, 0.0, "at_once"),
+    ("K = 5, motion, steady", 5, 0.7, "at_once"),
+    ("K = 5, parts", 5, 0.7, "parts"),
+    ("K = 8, motion", 8, 0.0, "at_once"),
+    ("beside (answers only)", 5, 0.7, "beside"),
 )
+HEADS = [
+    "",
+    "ms a frame",
+    "p50",
+    "p99",
+    "torch K = 1 ÷ it (goal 8)",
+    "SegFormer eager ÷ it (15)",
+    "SegFormer OpenVINO ÷ it (6)",
+]
 Runner = Callable[[np.ndarray, float], Any]
 
 
@@ -42,6 +55,7 @@ def compare(network: torch.nn.Module, size: tuple[int, int], classes: int, round
                 start = time.perf_counter()
                 run(frame, turn + t / 30)
                 times.append((time.perf_counter() - start) * 1e3)
+            come_to_rest(run)
             if turn:  # the first turn warms up
                 spent[name].append(times)
     means = {name: float(np.median([np.mean(turn) for turn in turns])) for name, turns in spent.items()}
@@ -60,13 +74,30 @@ def contestants(network: torch.nn.Module, size: tuple[int, int], classes: int) -
     torch_k1 = Stream(make_backend(Model(network, size), "torch"), FixedInterval(1))
     found: dict[str, Runner] = {PEERS[0]: torch_k1}
     found |= segformers(size, classes)
-    backend = make_backend(Model(network, size), "openvino")
-    for name, interval, steady in SCHEDULES:
-        motion = Motion(size) if interval > 1 else None
-        found[f"ours, OpenVINO f32, {name}"] = Stream(
-            backend, FixedInterval(interval), motion=motion, steady=steady
-        )
+    torch.manual_seed(0)
+    mobile = build("dcfm", "mobilenet_v1", classes).eval()
+    precisions = ("f32", "bf16") if cpu_has_bf16() else ("f32",)
+    for name, ours in (("ours", network), ("ours, DCFM-MobileNetV1", mobile)):
+        for precision in precisions:
+            backend = make_backend(Model(ours, size, parts=PARTS), "openvino", precision=precision)
+            for kind, interval, steady, schedule in SCHEDULES:
+                if schedule != "parts" or backend.parts > 1:
+                    options: dict[str, Any] = {
+                        "motion": Motion(size) if interval > 1 else None,
+                        "schedule": schedule,
+                    }
+                    stream = Stream(backend, FixedInterval(interval), steady=steady, **options)
+                    found[f"{name}, OpenVINO {precision}, {kind}"] = stream
     return found
+
+
+def come_to_rest(run: Any) -> None:
+    """Wait for what a stream's thread still computes: it would disturb the next one."""
+    beside = getattr(run, "beside", None)
+    if beside and (job := beside.job):
+        run.reset()
+        while job.started and not job.finished:
+            time.sleep(1e-3)
 
 
 def segformers(size: tuple[int, int], classes: int) -> dict[str, Runner]:

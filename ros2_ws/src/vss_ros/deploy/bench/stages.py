@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from vss_ros.backends.choose import make_backend
+from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.backends.stages import flat_stages, memories_read
 from vss_ros.backends.typed import DTYPES
 from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.deploy.bench import consistency as bench_consistency
-from vss_ros.deploy.bench import paper, roofline
+from vss_ros.deploy.bench import paper, roofline, schedules
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build, class_of
 from vss_ros.networks.cards.model import Model
@@ -71,6 +72,12 @@ class BenchConfig:
     peers: bool = option(
         False, "instead: a frame of our schedules against torch eager and SegFormer-B0 of transformers"
     )
+    schedules: bool = option(
+        False,
+        "instead: how even the latency of each schedule is, and several cameras in one process, on the first of "
+        "backends (openvino, in bf16 where the CPU has it)",
+    )
+    frames: int = option(1000, "of each measurement of schedules", low=10)
     ros: bool = option(True, "also the cost of ROS")
     out: Path | None = option(None, "JSON file to write the figures to as well", kind=Path)
 
@@ -95,25 +102,14 @@ def main(args: argparse.Namespace) -> int:
         "costs": {},
         "sizes": {},
     }
-    for text in args.sizes.split(",") if args.peers else ():
-        from vss_ros.deploy.bench import peers
-
-        size = parse_size(text)
-        figures["sizes"][text] = peers.compare(
-            open_network(args, args.network), size, args.classes, args.rounds
-        )
-        heads = [
-            "",
-            "ms a frame",
-            "p50",
-            "p99",
-            "torch K = 1 ÷ it",
-            "SegFormer eager ÷ it",
-            "SegFormer OpenVINO ÷ it",
-        ]
-        sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {size[1]}×{size[0]}\n")
-        sys.stdout.write(columns(heads, figures["sizes"][text]) + "\n")
-    if args.peers:
+    if args.peers or args.schedules:
+        for text in args.sizes.split(","):
+            heading = (
+                f"{figures['network']}, {args.classes} classes, {text.replace('x', ' rows by ')} columns"
+            )
+            figures["sizes"][text] = found = others(args, text)
+            for title, (heads, lines) in found.items():
+                sys.stdout.write(f"\n{heading}: {title}\n{columns(heads, lines)}\n")
         return write(args, figures)
     for text in args.sizes.split(","):
         height, width = parse_size(text)
@@ -131,10 +127,28 @@ def main(args: argparse.Namespace) -> int:
         figures["ros"] = overhead()
         sys.stdout.write("\ncost of ROS, network replaced by a constant, medians in ms\n")
         sys.stdout.write(columns(["image", "frames", "lost", "node", "image → mask"], figures["ros"]) + "\n")
+    figures["motion"] = schedules.cost()
+    sys.stdout.write("\ncost of motion on one core, processor time, medians in ms a frame\n")
+    sys.stdout.write(columns(schedules.COSTS, figures["motion"]) + "\n")
     figures["consistency"] = bench_consistency.cost()
     sys.stdout.write("\ncost of the consistency figures, medians in ms a frame\n")
     sys.stdout.write(columns(["image", "figures", "motion"], figures["consistency"]) + "\n")
     return write(args, figures)
+
+
+def others(args: argparse.Namespace, size: str) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The tables that are asked for instead: titles, heads and rows."""
+    if args.peers:
+        from vss_ros.deploy.bench import peers
+
+        network = open_network(args, args.network)
+        return {"peers": (peers.HEADS, peers.compare(network, parse_size(size), args.classes, args.rounds))}
+    default = "openvino+bf16" if cpu_has_bf16() else "openvino"
+    name, _, precision = (
+        default if args.backends == CPU_BACKENDS else args.backends.split(",")[0]
+    ).partition("+")
+    spec = (args.network, args.backbone, str(args.classes), size, name, precision or "f32")
+    return schedules.tables(spec, args.frames)
 
 
 def write(args: argparse.Namespace, figures: dict[str, Any]) -> int:
