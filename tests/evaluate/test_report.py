@@ -76,7 +76,7 @@ def two_runs(tmp_path):
 def test_table_and_json(two_runs):
     text, path = write_report(two_runs, ["drive3: cut short"])
     assert path == two_runs / "report.html"
-    lines = text.splitlines()
+    lines = text.partition("\n\n")[0].splitlines()
     assert len(lines) == 5 and "| input | run | mIoU % | frames" in lines[0], "what matters first"
     assert lines[2] == "| drive | tiny K=5 | 50.00 | 90 | 18 | 30.00 | 90.00 | 90.00 | 30.00 | 2.00 | 0.50 |"
     assert lines[4].startswith("| other | tiny K=5 | – |")

@@ -101,7 +101,8 @@ def open_camera(
             yield picture._replace(stamp=start[0][1] + stamp_at(picture.number, rate))
 
     size = start[0][0][:2]
-    return Source(f"{path}:{chosen}", retimed if fps else recorded, size, rate, length, camera_info)
+    pictures = retimed if fps else recorded
+    return Source(f"{path}:{chosen}", pictures, size, rate, length, camera_info, skipped.notes)
 
 
 Messages = Iterator[tuple[int, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Footage:
     length: int | None
     classes: Sequence[str] | None = None
     """Names of the true labels' ids, where the source knows them."""
+    notes: Sequence[str] = ()
+    """What a whole pass found to be wrong, a line each, once it is through."""
 
 
 def find_inputs(paths: Sequence[str], root: Path | None = None) -> dict[str, str]:
@@ -138,16 +140,19 @@ def open_footage(
         return street(source, fps)
     path = Path(source).expanduser()
     opened = open_source(source, topic or None, fps or None, max_pixels)
+    footage = Footage(
+        lambda: ((rgb, None, t) for rgb, t in opened.frames()), opened.fps, opened.length, notes=opened.notes
+    )
     if not truth:
-        return Footage(lambda: ((rgb, None, t) for rgb, t in opened.frames()), opened.fps, opened.length)
+        return footage
     if Path(truth).is_dir():
         masks = mask_files(path, Path(truth), opened.length)
-        return Footage(partial(with_files, opened, masks, max_pixels), opened.fps, opened.length)
+        return replace(footage, frames=partial(with_files, opened, masks, max_pixels))
     if fps or not is_bag(path):
         raise VssError(f"--truth {truth}: expected a folder of masks, or a topic of a bag (without --fps)")
     with BagReader(path) as bag:
         found = find_topic(bag, truth)
-    return Footage(partial(with_topic, opened, path, found, max_pixels), opened.fps, opened.length)
+    return replace(footage, frames=partial(with_topic, opened, path, found, max_pixels))
 
 
 def data_set(name: str, split: str, video: str, root: str) -> Footage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from vss_ros.config import MAX_PIXELS, VssError
+from vss_ros.config import MAX_PIXELS, VssError, brief
 from vss_ros.media.bags import is_bag, natural_key
 from vss_ros.media.decode import ImageError, decode_compressed
 from vss_ros.media.image_size import check_size
@@ -61,6 +61,8 @@ class Source:
     """Number of frames as the container states it; None if it does not."""
     camera_info: dict[str, Any] | None = None
     """width, height, distortion_model, d, k (9), r (9), p (12) as in sensor_msgs/CameraInfo, from a bag."""
+    notes: list[str] = field(default_factory=list)
+    """What a whole pass found to be wrong, a line each."""
 
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
         for picture in self.pictures():
@@ -105,11 +107,11 @@ def open_source(
 
 
 class Skipped:
-    """Counts what of one pass through a source does not decode; the warning comes once a source."""
+    """Counts what of one pass through a source does not decode; the warning comes once a source, also to `notes`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.warned = False
+        self.notes: list[str] = []
 
     def pass_through(self, items: Iterable[tuple[int, Callable[[], Picture]]]) -> Pictures:
         """The pictures of (number, how to decode it); VssError with the first reason if there are none."""
@@ -126,11 +128,10 @@ class Skipped:
             yield picture
         if lost and not seen:
             raise VssError(f"{self.name}, {first}")
-        if lost and not self.warned:
-            self.warned = True
-            _log.warning(
-                "%s: %d of %d images do not decode and are left out; %s", self.name, lost, total, first
-            )
+        if lost and not self.notes:
+            said = f"{lost} of {total} images do not decode and are left out; "
+            self.notes.append(said + brief(first))
+            _log.warning("%s: %s%s", self.name, said, first)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -175,7 +176,7 @@ def _images(name: str, files: list[Path], fps: float, max_pixels: int) -> Source
     def pictures() -> Pictures:
         return skipped.pass_through((index, partial(read, index)) for index in range(len(files)))
 
-    return Source(name, pictures, _size(pictures(), name), fps, len(files))
+    return Source(name, pictures, _size(pictures(), name), fps, len(files), notes=skipped.notes)
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -214,6 +215,8 @@ def _video(path: Path, fps: float | None, max_pixels: int) -> Source:
         _log.warning("%s: states a rate of %s frames per second; 30 is taken", path, rate)
         rate = 30.0
 
+    notes: list[str] = []
+
     def pictures() -> Pictures:
         video, index = _open_video(path), 0
         try:
@@ -225,7 +228,9 @@ def _video(path: Path, fps: float | None, max_pixels: int) -> Source:
                 index += 1
         finally:
             video.release()
-        if index < length:
-            _log.warning("%s: states %d frames, %d decode; it may be cut short", path, length, index)
+        if index < length and not notes:
+            notes.append(f"states {length} frames, {index} decode; it may be cut short")
+            _log.warning("%s: %s", path, notes[0])
 
-    return Source(str(path), pictures, _size(pictures(), str(path)), rate, length if length > 0 else None)
+    size, known = _size(pictures(), str(path)), length if length > 0 else None
+    return Source(str(path), pictures, size, rate, known, notes=notes)

@@ -239,11 +239,13 @@ def picture(folder: Path, rows: list[dict[str, Any]], item: dict[str, Any]) -> d
 
 
 def table(data: dict[str, Any]) -> str:
-    """The headline as Markdown."""
+    """The headline as Markdown, then what is to be known of the runs."""
     columns = [name for name in data["columns"] if any(name in run["headline"] for run in data["runs"])]
     lines = ["| input | run | " + " | ".join(map(heading, columns)) + " |"]
     lines.append("| --- " * (len(columns) + 2) + "|")
     for run in data["runs"]:
         cells = [shown(name, run["headline"].get(name)) for name in columns]
         lines.append(f"| {run['input']} | {run['run']} | {' | '.join(cells)} |")
+    notes = [f"- {run['input']}, {run['run']}: {note}" for run in data["runs"] for note in run["notes"]]
+    lines += ["", *notes] if notes else []
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
         result = {
             "task": task.identity(),
             "run": task.run,
-            "notes": notes,
+            "notes": [*notes, *footage.notes],
             "model": card.name,
             "backend": f"{stream.backend.name} {stream.backend.precision}",
             "classes": list(card.classes),
@@ -120,7 +120,8 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
 
 def unlabelled(footage: Footage) -> Footage:
     """The same frames without labels, whose ids mean other classes than the model's."""
-    return Footage(lambda: ((rgb, None, t) for rgb, _, t in footage.frames()), footage.fps, footage.length)
+    unnamed = lambda: ((rgb, None, t) for rgb, _, t in footage.frames())  # noqa: E731
+    return replace(footage, frames=unnamed, classes=None)
 
 
 def warm_up(stream: Stream) -> None:
