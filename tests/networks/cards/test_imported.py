@@ -62,5 +62,5 @@ def test_what_does_not_fit_is_said(tmp_path, fields, said):
 
 
 def test_torch_is_refused(tmp_path):
-    with pytest.raises(VssError, match="runs on openvino or onnxruntime"):
+    with pytest.raises(VssError, match="runs on openvino, onnxruntime or tensorrt"):
         vss_ros.load_stream(write_model(tmp_path), backend="torch")

@@ -39,20 +39,20 @@ def make_backend(
     Raises VssError when the runtime is missing or cannot compute in that precision, NoEngine (a VssError) when
     TensorRT's engines have not been built: that takes minutes and is left to `vss build`.
     """
-    if getattr(model.reading, "from_onnx", False):
-        name = fastest(cpu=True) if name == "auto" else name
-        if name not in ("openvino", "onnxruntime"):
-            raise VssError(f"backend {name}: a network of an ONNX file runs on openvino or onnxruntime")
+    imported = getattr(model.reading, "from_onnx", False)
+    if imported and name == "torch":
+        raise VssError("backend torch: a network of an ONNX file runs on openvino, onnxruntime or tensorrt")
     if name == "auto":
-        name = fastest()
+        name = fastest(cpu=imported)
         if has_cuda():
             try:
                 return make_backend(model, "tensorrt", precision=precision)
             except VssError as error:
-                if precision == "int8":
+                if precision == ("f16" if imported else "int8"):  # which the other runtimes do not compute in
                     raise
-                precision = "f16" if precision == "auto" else precision
-                log.warning("backend auto: torch in %s on CUDA, slower than TensorRT: %s", precision, error)
+                precision = "f16" if precision == "auto" and not imported else precision
+                where = name if imported else f"torch in {precision} on CUDA"
+                log.warning("backend auto: %s, slower than TensorRT: %s", where, error)
         else:
             log.info("backend auto: %s", name)
         if name in SLOWER and not has_cuda():

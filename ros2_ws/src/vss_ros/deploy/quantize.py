@@ -82,8 +82,11 @@ def layer_groups(model: bytes) -> dict[str, str]:
 
 
 def part_of(node: Any) -> str:
-    """The module that a node was exported from, as torch.onnx notes it; "fusion" for code outside of a module."""
+    """The module that a node was exported from, as torch.onnx notes it; "fusion" for code outside of a module. Of other
+    exporters' files the first two parts of the node's name."""
     notes = {item.key: item.value for item in node.metadata_props}
+    if "pkg.torch.onnx.name_scopes" not in notes and "/" in node.name:
+        return ".".join([part for part in node.name.split("/")[:-1] if part][:2]) or "fusion"
     scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
     modules = [name for name in scopes[:-1] if name]
     inner = re.sub(r"^(encode\.|module\.|inner\.|network\.)+", "", modules[-1] + "." if modules else "")

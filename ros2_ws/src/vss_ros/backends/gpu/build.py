@@ -23,6 +23,7 @@ from vss_ros.backends.gpu import engines
 from vss_ros.backends.gpu.versions import Versions, builder, load_tensorrt, numbers, probe
 from vss_ros.backends.stages import fingerprint, flat_stages, stage_names
 from vss_ros.config import VssError
+from vss_ros.networks.cards.imported import Imported, narrowed, to_stage
 from vss_ros.networks.cards.model import Model
 
 PRECISIONS = ("f32", "f16", "bf16")
@@ -68,10 +69,15 @@ class Job:
 def jobs(model: Model, precision: str) -> dict[str, Job]:
     """What builds each stage's engine. Raises VssError where that is impossible."""
     if precision == "int8" and model.calibration:
-        return int8_jobs(model.calibration.files)
+        return onnx_jobs({stage: path.read_bytes() for stage, path in model.calibration.files.items()})
     if precision not in PRECISIONS:
         raise VssError(f"precision {precision}: backend tensorrt builds {', '.join(PRECISIONS)}")
     builder(probe())  # before the minutes of work below
+    if isinstance(model.network, Imported):
+        content = to_stage(model.network, model.size, model.mean, model.std)
+        if precision == "bf16":
+            raise VssError("precision bf16: of an ONNX file TensorRT builds f32, f16 or int8")
+        return onnx_jobs({"propagate": narrowed(content) if precision == "f16" else content})
     model.network.to("cuda")
     return {
         name: job_of(program, partial(make_engine, program, inputs))
@@ -79,15 +85,14 @@ def jobs(model: Model, precision: str) -> dict[str, Job]:
     }
 
 
-def int8_jobs(files: Mapping[str, Path]) -> dict[str, Job]:
-    """What builds the engines of the files that `vss calibrate` made: int8 stands in them, the rest is float32."""
+def onnx_jobs(stages: Mapping[str, bytes]) -> dict[str, Job]:
+    """What builds the engines of ONNX files in which every type stands: those of `vss calibrate`, and imported ones."""
     import onnx
 
     found = probe()
     builder(found)
     work = {}
-    for stage, path in files.items():
-        content = path.read_bytes()
+    for stage, content in stages.items():
         operators = len(onnx.load_from_string(content).graph.node)
         work[stage] = Job(operators, 4 * len(content) + (2 << 30), partial(parsed, content, found))
     return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,27 @@ from torch import nn
 from vss_ros.config import VssError, brief, missing
 from vss_ros.networks.cards.reading import OfOnnx
 
+log = logging.getLogger(__name__)
 OUTPUTS = ("logits", "probabilities", "labels")
 LAYOUTS = ("nchw", "nhwc")
 CHOICES = {"input_layout": LAYOUTS, "output_layout": LAYOUTS, "output": OUTPUTS, "channels": ("rgb", "bgr")}
+OPSET = 13
+"""Before it QuantizeLinear knows no axis."""
 LEAST = 1e-7
 """Of a probability, so that its logarithm is finite."""
+WIDE = (
+    "Exp",
+    "LayerNormalization",
+    "Log",
+    "OneHot",
+    "Pow",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+    "Softmax",
+    "Sqrt",
+)
+"""Operators that stay in float32."""
 CERTAIN = 12.0
 """Logit of a class where the network gives nothing but labels; all others have 0."""
 
@@ -65,7 +82,7 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    model, options = parse(network.content), network.options
+    model, options = upgraded(parse(network.content)), network.options
     graph = model.graph
     held = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in held]
@@ -127,6 +144,44 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
     graph.output.append(
         helper.make_tensor_value_info(after, TensorProto.FLOAT, [1, network.classes, None, None])
     )
+    for i, node in enumerate(graph.node):  # calibration and its report know layers by name
+        node.name = node.name or f"{node.op_type}_{i}"
+    return with_shapes(model).SerializeToString()
+
+
+def upgraded(model: Any) -> Any:
+    """The model in an opset that INT8 by channel and our own operators are written in; as it is where onnx cannot."""
+    import onnx
+
+    held = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), OPSET)
+    if held >= OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter's C++ part has errors of every kind
+        log.warning("onnx opset %d is not raised to %d (no int8): %s", held, OPSET, brief(error))
+        return model
+
+
+def with_shapes(model: Any) -> Any:
+    """The model with the output's size, which follows from the input's; as it is where onnx cannot tell."""
+    import onnx
+
+    found = onnx.shape_inference.infer_shapes(model)
+    shape = [dim.dim_value for dim in found.graph.output[0].type.tensor_type.shape.dim]
+    if len(shape) == 4 and all(shape):
+        model.graph.output[0].CopyFrom(found.graph.output[0])
+    return model
+
+
+def narrowed(content: bytes) -> bytes:
+    """A stage in float16 but for its ends and what needs range, typed throughout as TensorRT wants it."""
+    try:
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    except ModuleNotFoundError as error:
+        raise VssError(missing("onnxruntime")) from error
+    wide = [*DEFAULT_OP_BLOCK_LIST, *WIDE]
+    model = convert_float_to_float16(parse(content), keep_io_types=True, op_block_list=wide)
     return model.SerializeToString()
 
 
