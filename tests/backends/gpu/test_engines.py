@@ -249,7 +249,7 @@ def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys)
     from vss_ros.networks.cards.card import find_models
     from vss_ros.networks.cards.model import open_model
 
-    assert models.main(SimpleNamespace(all=False, clean=False)) == 0
+    assert models.main(SimpleNamespace(all=False, clean=False, get="")) == 0
     assert "street: dcfm-mobilenet_v1" in capsys.readouterr().out
     ours = replace(KEY, weights=fingerprint(open_model("street")))
     now = {"builder": ours.builder, "tensorrt": ours.tensorrt, "gpu": ours.gpu}
@@ -259,16 +259,16 @@ def test_models_says_which_engines_are_stale_and_why(cache, monkeypatch, capsys)
     engines.store(replace(ours, stage="decode", tensorrt="8.6.1"), CONTENT)
     engines.store(replace(ours, stage="remember"), CONTENT).write_bytes(b"{}\nhalf")
     engines.store(replace(ours, weights="retrained"), CONTENT)
-    models.main(SimpleNamespace(all=False, clean=False))
+    models.main(SimpleNamespace(all=False, clean=False, get=""))
     out = capsys.readouterr().out
     assert "street encode 360x480 f16" in out and ": valid" in out
     assert "stale: tensorrt: built for 8.6.1, now 10.3.0" in out
     assert "is damaged" in out and "and 1 of no installed model" in out
-    models.main(SimpleNamespace(all=True, clean=False))
+    models.main(SimpleNamespace(all=True, clean=False, get=""))
     assert "stale: weights: no installed model has them" in capsys.readouterr().out
     (cache.parent / "onnx").mkdir(exist_ok=True)
     (cache.parent / "onnx" / "key-propagate.onnx").write_bytes(b"12")
-    models.main(SimpleNamespace(all=False, clean=True))
+    models.main(SimpleNamespace(all=False, clean=True, get=""))
     assert (
         "1 files of exported stages removed" in (out := capsys.readouterr().out)
         and "3 engines removed" in out

@@ -60,7 +60,7 @@ def node():
     context.try_shutdown()
 
 
-@pytest.mark.parametrize(("motion", "most"), [(False, 30), (True, 38)])
+@pytest.mark.parametrize(("motion", "most"), [(False, 24), (True, 32)])
 def test_a_nonkey_frame_moves_little_between_files(node, tiny_card, monkeypatch, motion, most):
     """One frame without subscribers, from the callback to the published mask, the worker driven by hand."""
     options = {"backend": "onnxruntime", "interval": 5, "schedule": "at_once", "motion": motion}

@@ -90,11 +90,6 @@ class Backend(ABC):
         """Softmax of the mean of the passes, (h, w, C) float32 at the logits' own size."""
 
 
-def flat(memories: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """The tensors of several memories, one after the other, as stages take them."""
-    return tuple(tensor for memory in memories for tensor in memory)
-
-
 def parts_of(stages: Sequence[str]) -> list[str]:
     """The names of the stages that are `remember` one after the other."""
     return [name for name in stages if name.startswith("remember")]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vss_ros.backends import labels, move
-from vss_ros.backends.base import Backend, flat, parts_of
+from vss_ros.backends import labels as label
+from vss_ros.backends import move as maps
+from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
@@ -51,13 +53,10 @@ class OnnxBackend(Backend):
         return self.stages[self.remembering[part]](*state)
 
     def decode(self, features: Arrays, memories: Sequence[Arrays]) -> np.ndarray:
-        return whole(self.stages["decode"](*features, *flat(memories)))
+        return whole(self.stages["decode"](*features, *chain(*memories)))
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Arrays]) -> np.ndarray:
-        return whole(self.stages["propagate"](np.ascontiguousarray(frame)[None], *flat(memories)))
-
-    def move(self, memory: Arrays, flow: np.ndarray) -> Arrays:
-        return move.move_memory(memory, flow)
+        return whole(self.stages["propagate"](np.ascontiguousarray(frame)[None], *chain(*memories)))
 
     def drift(self, features: Arrays, keyframe: Arrays) -> float:
         pairs = [
@@ -66,14 +65,10 @@ class OnnxBackend(Backend):
         size = sum(cv2.norm(k, cv2.NORM_L1) for _, k in pairs)
         return sum(cv2.norm(f, k, cv2.NORM_L1) for f, k in pairs) / max(size, 1e-12)
 
-    def labels(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        return labels.labels(logits, size)
-
-    def confidence(self, logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        return labels.confidence(logits, size)
-
-    def probabilities(self, logits: Sequence[np.ndarray]) -> np.ndarray:
-        return move.probabilities(logits)
+    move = staticmethod(maps.move_memory)
+    labels = staticmethod(label.labels)
+    confidence = staticmethod(label.confidence)
+    probabilities = staticmethod(maps.probabilities)
 
 
 def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE, MAX_PIXELS, VssError
-from vss_ros.media.image_size import ImageError, check_size, image_size
+from vss_ros.media.decode import check_size
+from vss_ros.media.image_size import ImageError, image_size
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError, brief
 from vss_ros.media.bags import is_bag, natural_key
-from vss_ros.media.decode import ImageError, decode_compressed
-from vss_ros.media.image_size import check_size
+from vss_ros.media.decode import ImageError, check_size, decode_compressed
 from vss_ros.media.quiet import quiet_opencv
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

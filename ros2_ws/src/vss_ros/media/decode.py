@@ -19,7 +19,7 @@ import numpy as np
 import simplejpeg
 
 from vss_ros.config import MAX_PIXELS
-from vss_ros.media.image_size import ImageError, check_size, image_size
+from vss_ros.media.image_size import ImageError, image_size
 from vss_ros.media.quiet import quiet_opencv
 
 # Channels in a row of one image; the names are sensor_msgs/image_encodings plus cv_bridge's 8UC*.
@@ -74,6 +74,14 @@ PADDING = 16
 
 class UnknownEncoding(ImageError):
     """An encoding that neither this module nor cv_bridge converts."""
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """ImageError for an image that takes more memory than it should."""
+    if height * width > max_pixels:
+        raise ImageError(
+            f"image of {width}x{height} pixels: expected at most {max_pixels}; raise max_pixels if it is sound"
+        )
 
 
 def decode(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:

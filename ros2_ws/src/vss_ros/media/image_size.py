@@ -35,14 +35,6 @@ def image_size(data: bytes) -> tuple[int, int]:
     raise ImageError(f"compressed image ({len(data)} bytes): expected {KINDS}")
 
 
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """ImageError for an image that takes more memory than it should."""
-    if height * width > max_pixels:
-        raise ImageError(
-            f"image of {width}x{height} pixels: expected at most {max_pixels}; raise max_pixels if it is sound"
-        )
-
-
 def _jpeg(data: bytes) -> tuple[int, int]:
     at = 2
     while True:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE, MAX_PIXELS
-from vss_ros.media.image_size import PNG, ImageError, check_size, image_size, png_chunks
+from vss_ros.media.decode import check_size
+from vss_ros.media.image_size import PNG, ImageError, image_size, png_chunks
 
 PALETTE = 3
 """Colour type in a PNG's header (PNG specification, 11.2.2)."""

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.media.image_size import ImageError, check_size
+from vss_ros.media.decode import check_size
+from vss_ros.media.image_size import ImageError
 from vss_ros.media.quiet import quiet_opencv
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.media.image_size import ImageError, check_size
+from vss_ros.media.decode import check_size
+from vss_ros.media.image_size import ImageError
 
 CODECS = {
     "h264": "h264",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vss_ros.backends.base import Backend, flat, parts_of
+from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.gpu.graphs import Graph, Transfer
 from vss_ros.backends.move import resize_flow
 from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
@@ -80,11 +81,11 @@ class CudaBackend(Backend):
 
     def decode(self, features: Tensors, memories: Sequence[Tensors]) -> Tensor:
         with self.lock, self.measured("decode"):
-            return whole(self.owned(self.stages["decode"](*features, *flat(memories))))
+            return whole(self.owned(self.stages["decode"](*features, *chain(*memories))))
 
     def propagate(self, frame: np.ndarray, memories: Sequence[Tensors]) -> Tensor:
         with self.lock, self.measured("propagate"):
-            return whole(self.owned(self.stages["propagate"](self.sized(frame), *flat(memories))))
+            return whole(self.owned(self.stages["propagate"](self.sized(frame), *chain(*memories))))
 
     def move(self, memory: Tensors, flow: np.ndarray) -> Tensors:
         with self.lock, self.measured("move"):
