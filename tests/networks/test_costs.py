@@ -14,7 +14,7 @@ import pytest
 import torch
 from fixtures.networks import unfolded_head
 from torch.utils.flop_counter import FlopCounterMode
-from vss_ros.deploy.bench.stages import costs
+from vss_ros.deploy.bench.costs import costs
 from vss_ros.networks import build
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.mar import MemoryRefinement

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from vss_ros import cli
+from vss_ros.deploy.bench.costs import costs
 from vss_ros.deploy.bench.paper import DEVICES, PAUSE, count, frames
 from vss_ros.deploy.bench.roofline import Cost, Rates
-from vss_ros.deploy.bench.stages import costs
 
 SIZE = (128, 256)
 

@@ -39,6 +39,20 @@ def test_against_an_image_network_and_the_roofline(quick, tmp_path, capsys):
     assert all(row["least ms"] > 0 for row in roof["stages"].values()) and roof["rates"]["flops"] > 1e8
 
 
+def test_a_card_is_measured_at_its_size(quick, tiny_card, tmp_path, capsys):
+    line = [quick[0], *quick[5:]]  # without classes and sizes
+    assert cli.main([*line, "--model", str(tiny_card)]) == 0
+    assert "dcfm-mit_b0, 3 classes, 96×64" in capsys.readouterr().out
+    from fixtures.imported import write_model
+
+    line[line.index("torch")] = "torch,onnxruntime"
+    out = tmp_path / "bench.json"
+    assert cli.main([*line, "--model", str(write_model(tmp_path)), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["sizes"]["32x48"]) == ["onnxruntime"] and not found["costs"]
+    assert "torch left out: backend torch: a network of an ONNX file" in capsys.readouterr().err
+
+
 def test_devices_and_backends_that_are_not_there(quick, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main([*quick, "--device", "cuda"]) == 1

@@ -25,14 +25,16 @@ import torch
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16
-from vss_ros.backends.stages import flat_stages, memories_read
+from vss_ros.backends.stages import flat_stages
 from vss_ros.backends.typed import DTYPES
 from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.deploy.bench import consistency as bench_consistency
 from vss_ros.deploy.bench import paper, roofline, schedules
+from vss_ros.deploy.bench.costs import costs, describe
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build, class_of
-from vss_ros.networks.cards.model import Model
+from vss_ros.networks.cards.card import read_card
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.node_config import CountConfig
 from vss_ros.options import NetworkConfig, add_json, add_options, progress
 from vss_ros.stream.count import CountStream
@@ -51,6 +53,7 @@ PAUSE = 0.2  # seconds; threads of the runtime before it spin for a while after 
 class BenchConfig:
     """Options of `vss bench`."""
 
+    model: str = option("", "installed model or card, at its size; instead of --network with fresh weights")
     sizes: str = option("360x480,512x1024", "HEIGHTxWIDTH of the input, with commas")
     backends: str = option(
         "",
@@ -93,6 +96,11 @@ def main(args: argparse.Namespace) -> int:
     if args.paper or args.device in paper.DEVICES:
         return on_paper(args)
     intervals = [int(k) for k in args.intervals.split(",")]
+    card = read_card(args.model)[0] if args.model else None
+    if card:
+        args.network, args.backbone, args.classes = card.network, card.backbone, len(card.classes)
+        args.sizes = args.sizes if args.sizes != BenchConfig.sizes else "x".join(map(str, card.size))
+    known, options = class_of(args.network) is not None, card.options if card else {}
     device = use_device(args.device)
     args.backends = args.backends or (CUDA_BACKENDS if device.type == "cuda" else CPU_BACKENDS)
     args.networks = [args.network, *filter(None, (args.against or "").split(","))]
@@ -115,11 +123,13 @@ def main(args: argparse.Namespace) -> int:
         height, width = parse_size(text)
         rows = measure(args, (height, width))
         figures["sizes"][text] = rows
-        figures["costs"][text] = costs(args.network, args.backbone, args.classes, (height, width))
         sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {width}×{height}, medians in ms\n")
-        sys.stdout.write(describe(figures["costs"][text]) + "\n" + table(rows, intervals) + "\n")
-        sys.stdout.write(against(rows, intervals, args.networks[1:]))
-        if args.roofline or device.type == "cuda":
+        if known:  # of an ONNX file only its times
+            cost = costs(args.network, args.backbone, args.classes, (height, width), **options)
+            figures["costs"][text] = cost
+            sys.stdout.write(describe(cost) + "\n")
+        sys.stdout.write(table(rows, intervals) + "\n" + against(rows, intervals, args.networks[1:]))
+        if known and (args.roofline or device.type == "cuda"):
             sys.stdout.write(rooflines(args, (height, width), device, figures.setdefault("roofline", {})))
     if args.ros:
         from vss_ros.deploy.bench.ros import overhead
@@ -216,6 +226,8 @@ def measure(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[s
 
 
 def open_network(args: argparse.Namespace, name: str) -> torch.nn.Module:
+    if args.model and name == args.network:
+        return open_model(args.model).network
     torch.manual_seed(0)  # the same weights in each run: exported stages are found again
     return build(name, args.backbone, args.classes).eval()
 
@@ -226,7 +238,8 @@ def open_backend(
     precision, _, extra = precision.partition("+")
     if extra not in ("", "compile") or (extra and (runtime != "torch" or not torch.cuda.is_available())):
         raise VssError(f"{runtime}+{precision}+{extra}: expected torch+PRECISION+compile, on CUDA")
-    model = Model(open_network(args, network), size)
+    from_card = args.model and network == args.network
+    model = open_model(args.model, size) if from_card else Model(open_network(args, network), size)
     if extra:
         from vss_ros.backends.gpu.torch import TorchCudaBackend
 
@@ -256,41 +269,6 @@ def rooflines(
         ]
         text += columns(heads, lines) + "\n"
     return text
-
-
-def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **options: Any) -> dict[str, float]:
-    """What a network needs, whatever runs it; nothing is computed.
-
-    parameters: numbers; encode, remember, decode: multiply-accumulates of one frame, matrix products and
-    convolutions, attention included; memory: bytes of a remembered frame in float32.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def count(stage: Any, *inputs: Any) -> tuple[Any, int]:
-        with FlopCounterMode(display=False) as counter:
-            result = stage(*inputs)
-        return result, counter.get_total_flops() // 2
-
-    with torch.device("meta"), torch.no_grad():
-        network = build(name, backbone, classes, **options).eval()
-        features, encode = count(network.encode, torch.empty(1, 3, *size))
-        memory, remember = count(network.remember, features)
-        _, decode = count(network.decode, features, *[memory] * memories_read(network))
-    return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "encode": encode,
-        "remember": remember,
-        "decode": decode,
-        "memory": sum(4 * tensor.numel() for tensor in memory),
-    }
-
-
-def describe(cost: dict[str, float]) -> str:
-    stages = ", ".join(f"{stage} {cost[stage] / 1e9:.2f}" for stage in ("encode", "remember", "decode"))
-    return (
-        f"{cost['parameters'] / 1e6:.2f} M parameters; GMACs: {stages}; "
-        f"memory: {cost['memory'] / 2**20:.1f} MiB a remembered frame (float32)"
-    )
 
 
 def summary(answers: list) -> dict[str, float]:
