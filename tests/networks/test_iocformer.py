@@ -142,6 +142,24 @@ def test_without_density_features_the_encoder_is_a_plain_one():
     assert torch.allclose(found, plain, atol=1e-6)
 
 
+def test_merging_as_the_text_has_it():
+    """Positions once, the density's feature before each layer, no norm; one merge less, since the input has it."""
+    network = small(merge_before=True, layers=3).eval()
+    dete = network.dete
+    assert len(dete.merges) == 2 and dete.norm is None
+    x, hint = torch.randn(2, 1, 32, 4, 4)
+    positions = sine_positions(4, 4, 32, x)
+    with torch.no_grad():
+        found = dete(x, hint, positions)
+        tokens = dete.layers[0](x.flatten(2).transpose(1, 2) + positions, 0)
+        for layer, merge in zip(dete.layers[1:], dete.merges, strict=True):
+            hint = merge(hint)
+            tokens = layer(tokens + hint.flatten(2).transpose(1, 2), 0)
+        assert torch.allclose(found, tokens)
+    with pytest.raises(VssError, match="expected the density branch"):
+        small(merge_before=True, density=False)
+
+
 def test_encoder_layer_is_torchs_own_with_positions_on_queries_and_keys():
     layer = small().dete.layers[0].eval()
     theirs = nn.MultiheadAttention(32, 8, batch_first=True).eval()

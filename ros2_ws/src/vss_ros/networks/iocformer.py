@@ -48,14 +48,18 @@ class IOCFormer(nn.Module, Reading):
         density: bool = True,
         output_stride: int = 16,
         spread: bool = False,
+        merge_before: bool = False,
     ):
         """queries: most objects of a patch; density: False is CLTR, which has no second opinion (published with
         output_stride 32); spread: queries begin evenly over the patch and look where they are, for trainings of
-        minutes. Raises VssError for a backbone other than ResNet and MobileNet, or several classes."""
+        minutes; merge_before: the encoder as the text has it (equations 2.2 and 2.3), not as the code. Raises VssError
+        for a backbone other than ResNet and MobileNet, or several classes."""
         super().__init__()
         if name not in RESNET and name not in MOBILENET:
             known = ", ".join([*RESNET, *MOBILENET])
             raise VssError(f"iocformer: expected a backbone of {known}; got {name!r}")
+        if merge_before and not density:
+            raise VssError("iocformer: merge_before: expected the density branch, which is what it merges")
         if classes != 1:
             raise VssError(f"iocformer: counts one class of objects, got {classes}")
         self.queries = queries
@@ -63,7 +67,7 @@ class IOCFormer(nn.Module, Reading):
         deepest = self.backbone.channels[-1]
         self.input = nn.Conv2d(deepest, width, 1)
         self.density = Density(deepest, width) if density else None
-        self.dete = Encoder(width, layers, feedforward, dropout, density)
+        self.dete = Encoder(width, layers, feedforward, dropout, density, merge_before)
         self.decoder = Decoder(width, layers, feedforward, dropout)
         for parameter in [*self.dete.parameters(), *self.decoder.parameters()]:
             if parameter.dim() > 1:
@@ -201,17 +205,21 @@ class EncoderLayer(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         self.feed = FeedForward(width, hidden, dropout)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | int) -> Tensor:
         placed = x + positions
         y = self.attention(self.q(placed), self.k(placed), self.v(x), self.dropout.p)
         return self.feed(self.norm(x + self.dropout(y)))
 
 
 class Encoder(nn.Module):
-    """Density-enhanced transformer encoder: map (B, d, h, w), and the density's feature → tokens (B, h·w, d)."""
+    """Density-enhanced transformer encoder: map (B, d, h, w), and the density's feature → tokens (B, h·w, d).
 
-    def __init__(self, width: int, layers: int, hidden: int, dropout: float, density: bool):
+    before: the density's feature is added before each layer but the first, which has it already, and positions once.
+    """
+
+    def __init__(self, width: int, layers: int, hidden: int, dropout: float, density: bool, before: bool):
         super().__init__()
+        self.before = before
         self.layers = nn.ModuleList(EncoderLayer(width, hidden, dropout) for _ in range(layers))
         self.merges = nn.ModuleList(
             nn.Sequential(
@@ -220,12 +228,18 @@ class Encoder(nn.Module):
                 nn.Conv2d(width, width, 1),
                 nn.ReLU(inplace=True),
             )
-            for _ in range(layers if density else 0)
+            for _ in range(layers - before if density else 0)
         )
-        self.norm = nn.LayerNorm(width) if density else None  # one for all layers
+        self.norm = nn.LayerNorm(width) if density and not before else None  # one for all layers
 
     def forward(self, x: Tensor, hint: Tensor | None, positions: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
+        if self.before:
+            tokens = self.layers[0](tokens + positions, 0)
+            for layer, merge in zip(self.layers[1:], self.merges, strict=True):
+                hint = merge(hint)
+                tokens = layer(tokens + hint.flatten(2).transpose(1, 2), 0)
+            return tokens
         for i, layer in enumerate(self.layers):
             tokens = layer(tokens, positions)
             if hint is not None and self.norm is not None:
