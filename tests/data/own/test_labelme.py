@@ -79,6 +79,9 @@ def test_the_last_images_of_a_folder_are_val(tmp_path):
     assert imported(tmp_path, "--background", "other") == 0
     splits = {s: open_dataset(str(tmp_path / "out" / "data.yaml"), s) for s in ("train", "val")}
     assert [frame.number for frame in splits["val"].frames] == [9, 10]
+    assert not any(video.moves for data in splits.values() for video in data.videos()), (
+        "stills until said otherwise"
+    )
     assert len(splits["train"]) == 8 and len(splits["train"].frames) == 9, "what nobody looked at has no mask"
     assert cli.main(["data", "check", str(tmp_path / "out" / "data.yaml"), "--split", "train,val"]) == 0
 

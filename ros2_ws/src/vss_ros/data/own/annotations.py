@@ -26,6 +26,7 @@ from vss_ros.options import progress
 
 log = logging.getLogger(__name__)
 JSON_BYTES = 2 << 30
+RATE = "fps: 1  # of the numbers in the files' names; a video's rate (30) adds figures over time\n"
 UNLABELLED = (*VOID, "_background_", "__ignore__")
 """Names of regions that nobody labels; drawn over others they cut holes."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -89,7 +90,8 @@ def write_set(
         # colours are for pictures: the masks hold ids
         content: dict[str, Any] = {"path": ".", "classes": colours}
         content |= {s: {"images": f"{s}/images", "labels": f"{s}/labels"} for s in SPLITS if drawn.get(s)}
-        write_atomic(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+        text = yaml.safe_dump(content, sort_keys=False) + RATE
+        write_atomic(folder / "data.yaml", text.encode())
     log.info(
         "%s: %s labelled images, classes %s; unlabelled %.1f %% of the pixels%s",
         out / "data.yaml",
