@@ -50,6 +50,16 @@ def test_camvid_void_is_ignored(tmp_path):
     assert (data.clip(0).labels[0] == IGNORE).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "value", "said"), [((6, 8), 12, r"got \[12\]"), ((6, 8, 3), 1, "got colours")]
+)
+def test_camvid_ids_of_no_class_are_named(tmp_path, shape, value, said):
+    data = open_dataset("camvid", "train", make_camvid(tmp_path, [11]))
+    write(tmp_path / "trainannot" / "0001TP_000011.png", shape, value)
+    with pytest.raises(VssError, match=rf"0001TP_000011\.png: expected ids 0 to 11 \(void\), {said}"):
+        data.clip(0)
+
+
 def test_camvid_colours(tmp_path):
     data = open_dataset("camvid", "train", make_camvid(tmp_path, [0]))
     write(tmp_path / "train" / "0001TP_000000.png", (6, 8, 3), (10, 20, 30))  # BGR

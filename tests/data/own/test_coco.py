@@ -120,6 +120,8 @@ GOOD = {"segmentation": square(0, 0, 9, 9)}
         ([GOOD, {"category_id": 99}], {}, "annotation 1: expected a category_id of [3, 7], got 99"),
         ([GOOD, {"bbox": [0, 0, 1, 1]}], {}, "1 annotations are boxes without a mask"),
         ([GOOD, {**GOOD, "image_id": 12}], {}, "annotations of images that it does not list: 12"),
+        ([GOOD, {**GOOD, "image_id": [1]}], {}, "annotations of images that it does not list: [1]"),
+        ([GOOD, {**GOOD, "category_id": {}}], {}, "annotation 1: expected a category_id of [3, 7], got {}"),
         ([GOOD], {"names": ("1.png", "../../etc/passwd")}, "expected an image's name below its folder"),
         ([GOOD], {"names": ("1.png", "a/lost.png")}, "expected the image a/lost.png beside it"),
     ],

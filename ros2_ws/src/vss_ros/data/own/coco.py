@@ -69,10 +69,10 @@ def classes_of(categories: list[dict[str, Any]], names: list[str]) -> dict[int, 
 def images_of(
     file: Path, content: dict[str, Any], ids: dict[int, int], base: Path, bad: list[str]
 ) -> Iterator[Annotated]:
-    drawn: dict[Any, list[dict[str, Any]]] = {}
+    drawn: dict[str, list[dict[str, Any]]] = {}
     boxes = 0
     for item in content["annotations"]:
-        if item.get("category_id") not in ids:
+        if not fits(item.get("category_id"), int) or item["category_id"] not in ids:
             bad.append(
                 f"{file}: annotation {brief(repr(item.get('id')))}: expected a category_id of {sorted(ids)}, "
                 f"got {brief(repr(item.get('category_id')))}"
@@ -80,22 +80,22 @@ def images_of(
         elif not item.get("segmentation"):
             boxes += 1
         else:
-            drawn.setdefault(item.get("image_id"), []).append(item)
+            drawn.setdefault(repr(item.get("image_id")), []).append(item)  # a number, or a tool's text
     if boxes:
         bad.append(f"{file}: {boxes} annotations are boxes without a mask")
     split = split_of(file.relative_to(base))
     known = set()
     for image in content["images"]:
-        known.add(image.get("id"))
+        known.add(repr(image.get("id")))
         try:
             name = below(image.get("file_name"), file)
             path = find_image(name, file, base)
         except VssError as error:
             bad.append(str(error))
             continue
-        draw = partial(draw_regions, path, image, drawn.get(image.get("id"), []), ids)
+        draw = partial(draw_regions, path, image, drawn.get(repr(image.get("id")), []), ids)
         yield Annotated(name.with_suffix(""), split, path, draw)
-    lost = sorted(map(str, set(drawn) - known))
+    lost = sorted(set(drawn) - known)
     if lost:
         bad.append(f"{file}: annotations of images that it does not list: {brief(', '.join(lost))}")
 

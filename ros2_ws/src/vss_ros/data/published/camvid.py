@@ -136,4 +136,8 @@ def split_at_gaps(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def camvid_labels(mask: np.ndarray) -> np.ndarray:
+    """0…10, 11 (void) → 255. VssError names what is neither."""
+    if mask.ndim != 2 or mask.max(initial=0) > len(CLASSES):
+        found = np.unique(mask[mask > len(CLASSES)])[:20].tolist() if mask.ndim == 2 else "colours"
+        raise VssError(f"expected ids 0 to {len(CLASSES)} (void), got {found}")
     return np.where(mask < len(CLASSES), mask, IGNORE).astype(np.uint8)
