@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from vss_ros.config import VssError
-from vss_ros.data.counts import count_figures
+from vss_ros.data.metrics import count_figures
 from vss_ros.data.open import open_dataset
 from vss_ros.data.points import point_csv
 from vss_ros.data.street.instances import FIRST, instances, road_users

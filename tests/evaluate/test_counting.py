@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fixtures.counting import counting_card
 from vss_ros.config import VssError
-from vss_ros.data.counts import count_figures
+from vss_ros.data.metrics import count_figures
 from vss_ros.evaluate import dataset
 
 

@@ -50,6 +50,24 @@ def test_imports_run_one_way(file):
     assert not above, f"{room} imports from a floor above it"
 
 
+def test_no_files_import_each_other_in_a_circle():
+    names = {
+        ".".join(("vss_ros", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in SOURCES
+    }
+    left = {name: imported_files(file, names) - {name} for name, file in names.items()}
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left, "each of these is in a circle, or leads to one"
+
+
+def imported_files(file: Path, names: dict[str, Path]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & names.keys()
+
+
 def test_only_nodes_import_rclpy():
     guilty = []
     for file in SOURCES:

@@ -104,7 +104,6 @@ def test_training_lowers_the_loss_and_writes_a_model(tmp_path, root):
     network, card = load_model(tmp_path / "run" / "tiny.yaml")
     assert not network.training and card.classes[3] == "road" and card.size == [64, 96]
     assert card.training["steps"] == 10 and 0 <= card.metrics["test"]["mIoU"] <= 1
-    assert cv2.imread(str(tmp_path / "run" / "curves.png")) is not None
     assert "chosen" in card.metrics["protocol"] or "choose" in card.metrics["val"]["frames"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.data.source import Picture, Pictures, Skipped, Source, stamp_at
+from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import CAMERA_INFO, COMPRESSED, IMAGE, PACKET, BagReader
 from vss_ros.media.decode import decode
 from vss_ros.media.packets import PacketDecoder

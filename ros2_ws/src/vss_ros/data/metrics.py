@@ -1,4 +1,5 @@
-"""Figures of quality: IoU and its means, pixel accuracy, video consistency VC_n, flow-warped consistency TC.
+"""Figures of quality: IoU and its means, pixel accuracy, video consistency VC_n, flow-warped consistency TC, and of
+counts MAE, MSE and NAE as the papers on counting have them.
 
 All shares are in [0, 1]. Label maps are (H, W) or (T, H, W) uint8; 255 in the truth is left out.
 """
@@ -117,3 +118,20 @@ def flow_confusion(labels: np.ndarray, later: np.ndarray, flow: np.ndarray, clas
     )
     inside = (np.rint(place) >= 0).all(-1) & (np.rint(place) < (width, height)).all(-1)
     return confusion(np.where(inside, labels, 255).astype(np.uint8), fetched, classes)
+
+
+def count_figures(
+    truth: Sequence[float] | np.ndarray, found: Sequence[float] | np.ndarray
+) -> dict[str, float]:
+    """MAE, mean |error|; MSE, square root of the mean squared error, objects both; NAE, mean |error| / truth over
+    images that hold any object (0 if none does). Raises VssError for no image or lists of different length."""
+    truth, found = np.asarray(truth, float), np.asarray(found, float)
+    if not len(truth) or truth.shape != found.shape:
+        raise VssError(f"expected a count for each of the images, got {found.shape} for {truth.shape}")
+    error, some = np.abs(found - truth), truth > 0
+    relative = error[some] / truth[some]
+    return {
+        "MAE": float(error.mean()),
+        "MSE": float(np.sqrt((error**2).mean())),
+        "NAE": float(relative.mean()) if some.any() else 0.0,
+    }

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from vss_ros.config import MAX_PIXELS, VssError, brief
+from vss_ros.config import MAX_PIXELS, VssError
+from vss_ros.data.camera import open_camera
+from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import is_bag, natural_key
 from vss_ros.media.decode import ImageError, check_size, decode_compressed
 from vss_ros.media.quiet import quiet_opencv
@@ -23,53 +22,6 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 STREET_FRAMES, STREET_FPS, STREET_SIZE = 300, 30.0, (360, 480)
 
 _log = logging.getLogger(__name__)
-
-
-class Picture(NamedTuple):
-    """A frame with what tells it from its neighbours."""
-
-    rgb: np.ndarray
-    """(H, W, 3) uint8."""
-    stamp: int
-    """Nanoseconds."""
-    number: int
-    """Place in the source, those counted that are left out because they do not decode."""
-    header: int = 0
-    """Nanoseconds of the header in a bag, however wrong its clock."""
-    recorded: int = 0
-    """Nanoseconds of the recorder's clock in a bag."""
-
-
-Pictures = Iterator[Picture]
-
-
-@dataclass
-class Source:
-    """A finite sequence of frames that can be iterated any number of times; nothing is kept in memory.
-
-    Iterating yields (rgb (H, W, 3) uint8, stamp in seconds); `frames()` the same with the stamp in exact
-    nanoseconds. What does not decode is left out, with a warning; VssError where nothing does.
-    """
-
-    name: str
-    pictures: Callable[[], Pictures]
-    size: tuple[int, int]
-    """(height, width) of the first frame."""
-    fps: float
-    length: int | None
-    """Number of frames as the container states it; None if it does not."""
-    camera_info: dict[str, Any] | None = None
-    """width, height, distortion_model, d, k (9), r (9), p (12) as in sensor_msgs/CameraInfo, from a bag."""
-    notes: list[str] = field(default_factory=list)
-    """What a whole pass found to be wrong, a line each."""
-
-    def frames(self) -> Iterator[tuple[np.ndarray, int]]:
-        for picture in self.pictures():
-            yield picture.rgb, picture.stamp
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        for picture in self.pictures():
-            yield picture.rgb, picture.stamp / 1e9
 
 
 def open_source(
@@ -92,8 +44,6 @@ def open_source(
     if not path.exists():
         raise VssError(f"{path}: no such file; expected a video, a folder of images, a rosbag2 or 'street'")
     if is_bag(path):
-        from vss_ros.data.camera import open_camera
-
         return open_camera(path, topic, fps, max_pixels)
     if path.is_dir():
         files = image_files(path)
@@ -105,42 +55,10 @@ def open_source(
     return _video(path, fps, max_pixels)
 
 
-class Skipped:
-    """Counts what of one pass through a source does not decode; the warning comes once a source, also to `notes`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.notes: list[str] = []
-
-    def pass_through(self, items: Iterable[tuple[int, Callable[[], Picture]]]) -> Pictures:
-        """The pictures of (number, how to decode it); VssError with the first reason if there are none."""
-        lost, seen, first, total = 0, 0, "", 0
-        for number, decode in items:
-            total += 1
-            try:
-                picture = decode()
-            except (VssError, OSError) as error:
-                lost += 1
-                first = first or f"image {number}: {error}"
-                continue
-            seen += 1
-            yield picture
-        if lost and not seen:
-            raise VssError(f"{self.name}, {first}")
-        if lost and not self.notes:
-            said = f"{lost} of {total} images do not decode and are left out; "
-            self.notes.append(said + brief(first))
-            _log.warning("%s: %s%s", self.name, said, first)
-
-
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order (frame_10 follows frame_9), without hidden files."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     return sorted(found, key=natural_key)
-
-
-def stamp_at(index: int, fps: float) -> int:
-    return round(index * 1e9 / fps)
 
 
 def _size(pictures: Pictures, name: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.camera import header_ns
-from vss_ros.data.source import Source
+from vss_ros.data.pictures import Source
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader
 from vss_ros.media.labels import decode_labels, read_labels
 

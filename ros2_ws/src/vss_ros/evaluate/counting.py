@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
-from vss_ros.data.counts import count_figures
 from vss_ros.data.figures import heading
+from vss_ros.data.metrics import count_figures
 from vss_ros.data.open import open_dataset
 from vss_ros.data.points import PointFiles, StreetPoints
 from vss_ros.evaluate.tradeoff import new_figure, write

@@ -1,4 +1,4 @@
-"""Pictures of a training run's curves and of an evaluation's accuracy against its time, as PNG."""
+"""A picture of an evaluation's accuracy against its time, as PNG."""
 
 from __future__ import annotations
 
@@ -8,40 +8,6 @@ from typing import Any
 
 from vss_ros.data.figures import heading
 from vss_ros.media.files import write_atomic
-
-
-def draw_curves(run: Path) -> Path:
-    """Losses, validation mIoU, learning rate and busy share of a run → `<run>/curves.png`.
-
-    The points are read from TensorBoard's files, so that those of a resumed run are one curve.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    names = events.Tags()["scalars"]
-    panels = {
-        "loss": [name for name in names if name.startswith("loss/")],
-        "validation mIoU": [name for name in names if name == "val/mIoU"],
-        "learning rate of the backbone": [name for name in names if name == "lr"],
-        "share of a step not spent waiting for data": [name for name in names if name == "busy"],
-    }
-    figure = new_figure((10, 6))
-    for place, (title, curves) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(2, 2, place)
-        axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        for name in curves:
-            points = sorted({event.step: event.value for event in events.Scalars(name)}.items())
-            axes.plot(
-                *zip(*points, strict=True), label=name.split("/")[-1], marker="." if len(points) < 30 else ""
-            )
-        if len(curves) > 1:
-            axes.set_yscale("log")
-            axes.legend(fontsize=8)
-        if place > 2:
-            axes.set_xlabel("step", fontsize=9)
-    return write(figure, run / "curves.png")
 
 
 def draw_tradeoff(reports: list[dict[str, Any]], path: Path) -> Path:

@@ -24,7 +24,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError, option
-from vss_ros.data.source import Source, open_source
+from vss_ros.data.pictures import Source
+from vss_ros.data.source import open_source
 from vss_ros.media.draw import contact_sheet
 from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.cards.card import read_card

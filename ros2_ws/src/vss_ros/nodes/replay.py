@@ -25,7 +25,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vss_ros.config import InputConfig, VssError, check, option
-from vss_ros.data.source import Source, open_source
+from vss_ros.data.pictures import Source
+from vss_ros.data.source import open_source
 from vss_ros.media.camera_info import read_camera_info
 from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare

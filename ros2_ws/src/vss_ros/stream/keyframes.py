@@ -32,11 +32,8 @@ class FixedInterval:
 
 
 @dataclass(frozen=True)
-class Adaptive:
-    """AKS, adaptive keyframe scheduling (DCFM, section III-D): a new keyframe once the input has changed.
-
-    The authors also make a clip's last frame a keyframe while they wait for a change; a stream has no last frame.
-    """
+class Watching:
+    """A new keyframe once `score`, given what `__call__` is, has reached the threshold."""
 
     threshold: float
     min_interval: int
@@ -49,32 +46,34 @@ class Adaptive:
     def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
         if age < self.min_interval:
             return False
-        return age >= self.max_interval or change() >= self.threshold
+        return age >= self.max_interval or self.score(change, drift) >= self.threshold
+
+    def score(self, change: Callable[[], float], drift: float) -> float:
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class LabelDrift:
+class Adaptive(Watching):
+    """AKS, adaptive keyframe scheduling (DCFM, section III-D): a new keyframe once the input has changed.
+
+    The authors also make a clip's last frame a keyframe while they wait for a change; a stream has no last frame.
+    """
+
+    def score(self, change: Callable[[], float], drift: float) -> float:
+        return change()
+
+
+class LabelDrift(Watching):
     """A new keyframe once the answers have moved away from the keyframe's: the loop is closed over the labels.
 
     It sees the drift of the frame before, so a cut costs one frame; changes of light that leave the labels as
     they are cost none.
     """
 
-    threshold: float
-    min_interval: int
-    max_interval: int
-
-    @property
-    def longest(self) -> int:
-        return self.max_interval
-
-    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
-        if age < self.min_interval:
-            return False
-        return age >= self.max_interval or drift >= self.threshold
+    def score(self, change: Callable[[], float], drift: float) -> float:
+        return drift
 
 
-Policy = FixedInterval | Adaptive | LabelDrift
+Policy = FixedInterval | Watching
 EVERY = FixedInterval(1)
 
 

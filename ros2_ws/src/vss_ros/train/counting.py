@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vss_ros.data.counts import count_figures
+from vss_ros.data.metrics import count_figures
 from vss_ros.data.points import inside
 from vss_ros.media.draw import draw_points
 from vss_ros.stream.tiles import Tiles
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import Recipe
 from vss_ros.train.samples import place_of
-from vss_ros.train.task import Segmentation
+from vss_ros.train.segmentation import Segmentation
 from vss_ros.train.validate import normalise
 
 THRESHOLD = 0.35

@@ -24,7 +24,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from vss_ros.config import VssError, option
 from vss_ros.data.open import open_dataset
-from vss_ros.evaluate.tradeoff import draw_curves
 from vss_ros.networks import build, encoder_of
 from vss_ros.options import DataConfig, add_options
 from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
@@ -87,7 +86,6 @@ def main(args: argparse.Namespace) -> int:
             ) from error
         if not is_first:
             return 0
-        draw_curves(out)
     card = export(recipe, args, out, name)
     sys.stderr.write(f"wrote {card}\n")
     return 0

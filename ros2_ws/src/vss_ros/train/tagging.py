@@ -14,7 +14,7 @@ from vss_ros.media.draw import heat
 from vss_ros.train.augment import Augmentation, recolour
 from vss_ros.train.recipe import Recipe
 from vss_ros.train.samples import place_of
-from vss_ros.train.task import Segmentation
+from vss_ros.train.segmentation import Segmentation
 from vss_ros.train.validate import normalise
 
 
