@@ -47,6 +47,12 @@ class Capture:
         self.released += 1
 
 
+needs_ffmpeg = pytest.mark.skipif(
+    "FFMPEG:                      YES" not in cv2.getBuildInformation(),
+    reason="this OpenCV plays no network streams: it is built without FFmpeg",
+)
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(live, "WAITS", (0.001,))
@@ -106,6 +112,7 @@ def test_what_does_not_open_or_is_too_large_is_refused():
         Live("camera:0", max_pixels=100, capture=Capture([]))
 
 
+@needs_ffmpeg
 def test_motion_jpeg_over_http():
     """The real capture: a stream without an end or a stated length."""
     picture = cv2.imencode(".jpg", np.full((32, 48, 3), (0, 0, 250), np.uint8))[1].tobytes()
@@ -147,6 +154,7 @@ def free_port(kind: str) -> int:
         return probe.getsockname()[1]
 
 
+@needs_ffmpeg
 @pytest.mark.parametrize(
     ("address", "kind"), [("udp://127.0.0.1:{}", "mpegts"), ("rtsp://127.0.0.1:{}/a", "rtsp")]
 )
