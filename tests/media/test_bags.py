@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sqlite3
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from fixtures.bags import write_sqlite
 from fixtures.paths import find_data
 from vss_ros.config import VssError
-from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, natural_key, typestore
+from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, mcap, natural_key, typestore, unpack
 
 RECORDINGS = {  # folder: messages that each topic must yield
     "svo_mono8_mcap": {"/imu/data": 19, "/camera/camera_info": 6, "/camera/image_raw": 5},
@@ -248,3 +249,14 @@ def test_natural_order():
     names = ["frame_10.png", "frame_9.png", "a.png", "frame_009b.png"]
     files = sorted((SimpleNamespace(name=name) for name in names), key=natural_key)
     assert [file.name for file in files] == ["a.png", "frame_9.png", "frame_009b.png", "frame_10.png"]
+
+
+def test_masks_of_one_class_are_no_bomb(tmp_path, monkeypatch):
+    blank = replace(image(0, 0), height=1024, width=2048, step=2048, data=np.zeros(2 << 20, np.uint8))
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(5):
+            bag.write("/mask", IMAGE, blank, index)
+    monkeypatch.setattr(mcap, "SMALL", 1 << 20)  # 130 such masks exceed the real one
+    assert bag.file_path.stat().st_size * unpack.RATIO < 5 * blank.data.size
+    with BagReader(tmp_path / "bag") as bag:
+        assert sum(1 for _ in bag.messages(["/mask"])) == 5

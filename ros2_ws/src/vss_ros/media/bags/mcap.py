@@ -23,7 +23,7 @@ from mcap.records import Channel, Schema
 
 from vss_ros.config import VssError
 from vss_ros.media.bags.messages import ros2_name
-from vss_ros.media.bags.unpack import RATIO, SMALL, decompress, largest
+from vss_ros.media.bags.unpack import PER_MESSAGE, RATIO, SMALL, decompress, largest
 
 MAGIC = b"\x89MCAP0\r\n"
 HEAD = struct.Struct("<BQ")
@@ -140,7 +140,8 @@ class McapFile:
         """Count what no index counts, and find channels and schemas that stand only inside of chunks."""
         total, size = sum(chunk.size for chunk in self.chunks), self.path.stat().st_size
         bomb = next((chunk for chunk in self.chunks if chunk.size > largest(chunk.packed)), None)
-        if bomb or total > max(SMALL, RATIO * size):
+        messages = sum(sum(chunk.counts.values()) for chunk in self.chunks)
+        if bomb or total > max(SMALL, RATIO * size) + PER_MESSAGE * messages:
             what = (
                 f"a chunk of {bomb.packed} bytes states {bomb.size}"
                 if bomb

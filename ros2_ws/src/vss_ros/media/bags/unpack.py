@@ -17,6 +17,8 @@ LARGEST, LIKELY = 256 << 20, 20
 """Bytes that one chunk or message may unpack to; more only for a large one, up to LIKELY times its packed size."""
 RATIO, SMALL = 1000, 256 << 20
 """A file that would become larger than SMALL and RATIO times its size is taken for a bomb."""
+PER_MESSAGE = 16 << 20
+"""Bytes that each message which an mcap's index counts may take besides: masks of one class pack to 1/20,000."""
 RESERVE = 1 << 30
 """Bytes of the disk that unpacking leaves free."""
 
