@@ -86,7 +86,8 @@ BOMB = "a: &a [x, x, x, x]\n" + "".join(
         ({"size": [64, 10**9]}, "size: expected"),
         ({"size": [64, True]}, "size: expected"),
         ({"size": "64x96"}, "size: expected"),
-        ({"std": [0.0, 1.0, 1.0]}, "std > 0"),
+        ({"std": [0.0, 1.0, 1.0]}, "at least 1e-6"),
+        ({"std": [1e-300, 1.0, 1.0]}, "at least 1e-6"),
         ({"std": [float("nan"), 1.0, 1.0]}, "std: expected"),
         ({"mean": [float("inf"), 1.0, 1.0]}, "mean: expected"),
         ({"mean": [1.0]}, "mean: expected"),
@@ -176,6 +177,13 @@ def test_files_that_are_no_cards_are_refused(card, content):
     card.write_text(content)
     with pytest.raises(VssError, match="model card"):
         read_card(card)
+
+
+@pytest.mark.parametrize("option", ["name", "backbone", "classes", "self", "nothing"])
+def test_options_that_the_network_has_not_are_refused(card, option):
+    edit(card, options={option: 3})
+    with pytest.raises(VssError, match="cannot be made with options"):
+        load_model(card)
 
 
 def test_unknown_model_lists_those_installed():

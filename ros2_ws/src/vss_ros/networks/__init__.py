@@ -49,7 +49,7 @@ NETWORKS = {
 REFINABLE = ("dcfm", "pspnet", "stf")  # what MAR can wrap, as in its paper's Table 4
 
 
-def build(name: str, backbone: str, classes: int, **options: Any) -> nn.Module:
+def build(name: str, backbone: str, classes: int, /, **options: Any) -> nn.Module:
     """A network with fresh weights, in training mode.
 
     name: a key of NETWORKS, or "mar+" and one of REFINABLE; backbone: a key of backbones.MIT or backbones.RESNET;

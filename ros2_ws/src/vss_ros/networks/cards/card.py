@@ -77,7 +77,7 @@ class ModelCard:
             "[height, width] of 32 to 8192",
         )
         expect(len(self.mean) == 3, self, "mean", "three numbers")
-        expect(len(self.std) == 3 and min(self.std) > 0, self, "std", "three numbers, std > 0")
+        expect(len(self.std) == 3 and min(self.std) >= 1e-6, self, "std", "three numbers of at least 1e-6")
         expect(
             all(map(is_option, self.options.values())), self, "options", f"numbers up to {GREATEST_OPTION}"
         )
