@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from vss_ros.backends.base import Backend
 from vss_ros.backends.cpu import cpu_has_bf16
-from vss_ros.backends.gpu.present import has_cuda
+from vss_ros.backends.gpu.present import has_cuda, has_onnx_cuda
 from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model
 
@@ -43,7 +43,7 @@ def make_backend(
     if imported and name == "torch":
         raise VssError("backend torch: a network of an ONNX file runs on openvino, onnxruntime or tensorrt")
     if name == "auto":
-        name = fastest(cpu=imported)
+        name = "onnxruntime" if imported and has_onnx_cuda() else fastest(cpu=imported)
         if has_cuda():
             try:
                 return make_backend(model, "tensorrt", precision=precision)
@@ -55,7 +55,7 @@ def make_backend(
                 log.warning("backend auto: %s, slower than TensorRT: %s", where, error)
         else:
             log.info("backend auto: %s", name)
-        if name in SLOWER and not has_cuda():
+        if name in SLOWER and not (has_cuda() or has_onnx_cuda()):
             log.warning(
                 "on a CPU openvino is %s times as fast as %s (x86-64; README, Speed): pip install %s",
                 SLOWER[name],
@@ -110,10 +110,12 @@ def build_command(model: Model, precision: str) -> str:
 
 
 def fastest(cpu: bool = False) -> str:
-    """CUDA through torch; on a CPU OpenVINO, else ONNX Runtime, else torch (measured: README, "Speed")."""
+    """CUDA through torch, else through ONNX Runtime; on a CPU OpenVINO, else ONNX Runtime, else torch (measured:
+    README, "Speed"). cpu: leaves the GPU out."""
     if has_cuda() and not cpu:
         return "torch"
-    for name in ("openvino", "onnxruntime"):
+    names = ("openvino", "onnxruntime") if cpu or not has_onnx_cuda() else ("onnxruntime", "openvino")
+    for name in names:
         if all(find_spec(module) for module in NEEDS[name]):
             return name
     return "torch"

@@ -1,7 +1,9 @@
-"""CPU runtimes that run the stages' ONNX files: OpenVINO (the fastest) and ONNX Runtime (the portable one)."""
+"""Runtimes that run the stages' ONNX files: OpenVINO (the fastest on a CPU) and ONNX Runtime (the portable one, which
+with onnxruntime-gpu computes on CUDA where torch has no wheel for the GPU)."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -15,9 +17,12 @@ from vss_ros.backends import labels as label
 from vss_ros.backends import move as maps
 from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
+from vss_ros.backends.gpu.present import CUDA, has_onnx_cuda
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model
+
+log = logging.getLogger(__name__)
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -104,7 +109,18 @@ def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., 
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if has_onnx_cuda():
+        onnxruntime.preload_dlls()  # CUDA's libraries may lie among Python's packages
+        # The default search times every algorithm of every convolution at each start.
+        providers.insert(0, (CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}))
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if len(providers) > 1 and CUDA not in session.get_providers():  # it falls back without an error
+        log.warning(
+            "onnxruntime: %s does not load, the CPU computes %s: its release must fit CUDA's and cuDNN's",
+            CUDA,
+            path,
+        )
     names = [item.name for item in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> Arrays:

@@ -6,6 +6,9 @@ import ctypes
 import sys
 from importlib.util import find_spec
 
+CUDA = "CUDAExecutionProvider"
+"""ONNX Runtime's name of it."""
+
 
 def has_cuda() -> bool:
     """Whether torch computes on a GPU here. torch, some 200 MB, is loaded only beside NVIDIA's driver."""
@@ -14,6 +17,15 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def has_onnx_cuda() -> bool:
+    """Whether ONNX Runtime computes on a GPU here: its build for CUDA (onnxruntime-gpu) beside NVIDIA's driver."""
+    if not (find_spec("onnxruntime") and has_driver()):
+        return False
+    import onnxruntime
+
+    return CUDA in onnxruntime.get_available_providers()
 
 
 def has_driver() -> bool:
