@@ -186,7 +186,8 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         step, done = state["step"], state["step"] == recipe.steps
         busy = 1 - waited / (stepped - began)
         bar.update()
-        bar.set_postfix(loss=f"{mean['loss']:.3f}", busy=f"{busy:.0%}", best=f"{state['best']:.3f}")
+        best = {"best": f"{state['best']:.3f}"} if state["best"] > NO_SCORE else {}
+        bar.set_postfix(loss=f"{mean['loss']:.3f}", busy=f"{busy:.0%}", **best)
         if step == 1 or step % 10 == 0:
             scalars = {f"loss/{name}": value for name, value in mean.items()}
             fabric.log_dict({**scalars, "lr": recipe.lr * factor, "busy": busy}, step)
