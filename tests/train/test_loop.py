@@ -283,6 +283,9 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, root
         train.main(arguments(recipe, root))
     saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert 1 <= saved["step"] < 4
+    recipe = write_recipe(tmp_path, lr=1e30, optimiser="sgd", save_every=100, validate_every=100)
+    with pytest.raises(VssError, match="nothing was saved yet"):
+        train.main(arguments(recipe, root, "--out", str(tmp_path / "unsaved")))
 
 
 def test_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):

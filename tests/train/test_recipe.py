@@ -42,6 +42,9 @@ RECIPE |= {"size": [64, 96], "crop": [64, 64]}
         ("augment", {"flip": 1}),
         ("augment", {"crop": [64, 64]}),
         ("after", "../../x"),
+        ("frozen", "("),
+        ("frozen", "(" * 5000),
+        ("frozen", "a{99999999999}"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_field(tmp_path, name, value):

@@ -166,9 +166,10 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             total = total + torch.stack(list(losses.values())).detach().cpu() / recipe.accumulate
         mean = dict(zip(losses, summed(fabric, total / world).tolist(), strict=True))
         if not math.isfinite(mean["loss"]):
+            saved = out / "last.ckpt"
             raise VssError(
                 f"the loss is {mean['loss']} at step {state['step']}: lower lr, lengthen warmup or set clip_norm; "
-                f"{out / 'last.ckpt'} holds the last saved state"
+                + (f"{saved} holds the last saved state" if saved.exists() else "nothing was saved yet")
             )
         computed = time.perf_counter()
         if recipe.clip_norm:

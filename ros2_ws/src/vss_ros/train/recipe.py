@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,5 +210,11 @@ def check(recipe: Recipe) -> None:
         raise VssError("expected after or init, not both")
     if recipe.prior and not (recipe.network == "dcfm" and all(recipe.augment.get("keep", [0]))):
         raise VssError("prior: expected network dcfm and shares above 0 in augment.keep")
+    try:
+        re.compile(recipe.frozen)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise VssError(
+            f"frozen: expected a regular expression, got {brief(recipe.frozen)!r}: {error}"
+        ) from error
     if recipe.trains and not recipe.after:
         raise VssError("trains: expected `after`, which says where the other parameters come from")
