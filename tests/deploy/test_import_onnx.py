@@ -56,6 +56,14 @@ def test_import_finds_out_what_the_graph_says(own, output, layout, caplog):
     assert card.size == list(SIZE) and card.classes == ["a", "b", "c"] and "wrote" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"", b"abc", b"\x08" * 1000])
+def test_import_names_a_file_that_is_no_onnx(tmp_path, content, capsys):
+    (tmp_path / "bad.onnx").write_bytes(content)
+    line = ["import", str(tmp_path / "bad.onnx"), "--classes", "a,b", "--out", str(tmp_path / "new.yaml")]
+    assert cli.main(line) == 1
+    assert f"{tmp_path / 'bad.onnx'}: is no valid ONNX file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

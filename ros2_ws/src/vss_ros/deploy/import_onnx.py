@@ -87,7 +87,10 @@ def main(args: argparse.Namespace) -> int:
 
 def look(content: bytes, args: argparse.Namespace, classes: int) -> tuple[dict[str, Any], tuple[int, int]]:
     """The card's options and the input's size, of what the graph says and what it answers to noise."""
-    model = parse(content)
+    try:
+        model = parse(content)
+    except VssError as error:
+        raise VssError(f"{args.file}: {error}") from error
     held = {item.name for item in model.graph.initializer}
     entry = named([item for item in model.graph.input if item.name not in held], args.input, "input")
     shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]

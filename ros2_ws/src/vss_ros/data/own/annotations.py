@@ -58,7 +58,7 @@ def write_set(
         raise VssError(f"{out}: exists; give a folder that does not")
     classes = [*names, background] if background and background not in names else list(names)
     if not names or len(classes) > 255:
-        raise VssError(f"expected annotations of 1 to 255 classes, got {len(names)}")
+        raise VssError(f"expected annotations of 1 to 255 classes, found {len(names)} in what was given")
     bad: list[str] = []
     drawn: dict[str, int] = {}
     total, unlabelled = 0, 0
