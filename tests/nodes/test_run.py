@@ -64,6 +64,24 @@ def test_what_the_library_says_stands_in_the_nodes_log(start, client):
     assert node.logged("[INFO]") and node.logged("loading model no_such_model")
 
 
+BUSY = """
+import threading
+import torch
+layers = torch.nn.Sequential(*[torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(20)])
+def work():
+    with torch.inference_mode():
+        while True:
+            layers(torch.ones(1, 16, 64, 64))
+threading.Thread(target=work, daemon=True).start()
+"""
+
+
+def test_a_thread_inside_torch_does_not_abort_the_end(start):
+    node = start(patch=BUSY, constant_network=True, autostart=True)
+    assert node.logged("active: "), node.text()
+    assert node.stop() == 0, node.text()
+
+
 def test_a_signal_while_a_model_is_prepared(start):
     hanging = """
 import time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
@@ -52,7 +53,28 @@ def watcher(args: list[str] | None = None) -> int:
     return run("watcher", args)
 
 
+class Leave:
+    """Ends the process at once where other threads are alive: one that is inside a runtime's C++ as the interpreter
+    ends (a stream that opens, a call that hangs) would abort it. To be registered first, so that it runs last."""
+
+    code = 1
+
+    def __call__(self) -> None:
+        if threading.active_count() > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
+
+
 def run(name: str, args: list[str] | None = None) -> int:
+    """Run a node in this process, which is its own, until it ends; the exit code."""
+    leave = Leave()
+    atexit.register(leave)
+    leave.code = serve(name, args)
+    return leave.code
+
+
+def serve(name: str, args: list[str] | None) -> int:
     """Run `make_node()` of a node's module until SIGINT, SIGTERM, SIGHUP or `finish()`; the exit code.
 
     The signals are blocked in all threads and awaited by this one: KeyboardInterrupt cannot appear in the
