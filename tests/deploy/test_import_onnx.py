@@ -84,22 +84,16 @@ def test_it_is_evaluated_on_data_of_ones_own(own):
     assert "| fixed | K = 2 | P |" in (own / "out" / "own_mine_val.md").read_text()
 
 
+def calibrate(own, *more):
+    line = ["calibrate", "--model", str(own / "own.yaml"), "--frames", str(own / "images")]
+    return cli.main([*line, "--clips", "2", "--interval", "2", *more])
+
+
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_int8_keeps_its_labels(own, backend, capsys):
     card = own / "own.yaml"
-    line = [
-        "calibrate",
-        "--model",
-        str(card),
-        "--frames",
-        str(own / "images"),
-        "--clips",
-        "2",
-        "--interval",
-        "2",
-    ]
-    line += ["--data", f"{own / 'mine.yaml'}:val", "--backend", backend, "--write-card"]
-    assert cli.main(line) == 0 and "mIoU" in capsys.readouterr().out
+    more = ["--data", f"{own / 'mine.yaml'}:val", "--backend", backend, "--write-card"]
+    assert calibrate(own, *more) == 0 and "mIoU" in capsys.readouterr().out
     assert read_card(card)[0].metrics["int8"]["agreement"] > 0.95
     frame = cv2.imread(str(own / "images" / "0.png"))
     answers = [load_stream(card, backend=backend, precision=p)(frame).labels for p in ("f32", "int8")]
@@ -131,18 +125,7 @@ def test_tensorrt_builds_and_runs_it(tensorrt, own, output, precision, caplog):
 
 def test_tensorrt_builds_int8_of_it_too(tensorrt, own):
     card = own / "own.yaml"
-    line = [
-        "calibrate",
-        "--model",
-        str(card),
-        "--frames",
-        str(own / "images"),
-        "--clips",
-        "2",
-        "--interval",
-        "2",
-    ]
-    assert cli.main([*line, "--backend", "onnxruntime"]) == 0
+    assert calibrate(own, "--backend", "onnxruntime") == 0
     assert cli.main(["build", "--model", str(card), "--precision", "int8"]) == 0
     frame = cv2.imread(str(own / "images" / "0.png"))
     stream = load_stream(card, backend="tensorrt", precision="int8")

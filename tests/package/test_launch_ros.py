@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -94,18 +95,25 @@ def ros2_launch(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
+@contextlib.contextmanager
+def launched(*arguments: str):
+    """A launch file that runs; Ctrl-C ends it with exit code 0."""
+    child = ros2_launch(*arguments)
+    try:
+        yield
+    finally:
+        os.killpg(child.pid, signal.SIGINT)
+        assert wait(lambda: child.poll() is not None)
+    assert child.returncode == 0
+
+
 @pytest.mark.ros
 @needs_ros2
 def test_ros2_launch_until_ctrl_c(client, tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("/**: {ros__parameters: {constant_network: true}}")
-    child = ros2_launch("segment.launch.py", "namespace:=robot2", f"params_file:={params}", "watch:=True")
-    try:
+    with launched("segment.launch.py", "namespace:=robot2", f"params_file:={params}", "watch:=True"):
         assert client.active("/robot2/segment")
-    finally:
-        os.killpg(child.pid, signal.SIGINT)
-        assert wait(lambda: child.poll() is not None)
-    assert child.returncode == 0
 
 
 @pytest.mark.ros
@@ -122,15 +130,10 @@ def test_ros2_launch_counts(client, tmp_path):
         "patches:=1",
         "image_topic:=/front/image",
     )
-    child = ros2_launch("count.launch.py", *words)
-    try:
+    with launched("count.launch.py", *words):
         assert client.active("/robot3/count")
         client.publish(image(np.full((70, 100, 3), 90, np.uint8)), "/front/image")
         assert client.until(lambda: counts) and counts[0].data > 0
-    finally:
-        os.killpg(child.pid, signal.SIGINT)
-        assert wait(lambda: child.poll() is not None)
-    assert child.returncode == 0
 
 
 @pytest.mark.ros

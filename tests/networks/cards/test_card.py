@@ -223,42 +223,21 @@ class Malicious:
         return print, ("code ran",)
 
 
+def convert(tmp_path, name):
+    line = ["convert", str(tmp_path / name), "--network", "dcfm", "--backbone", "mit_b0", "--classes", "4"]
+    return cli.main([*line, "--out", str(tmp_path / "x.yaml")])
+
+
 def test_convert_never_runs_a_pickled_object(tmp_path, capsys):
     torch.save({"state_dict": {"x": Malicious()}}, tmp_path / "bad.pth")
-    options = [
-        "--network",
-        "dcfm",
-        "--backbone",
-        "mit_b0",
-        "--classes",
-        "4",
-        "--out",
-        str(tmp_path / "x.yaml"),
-    ]
-    assert cli.main(["convert", str(tmp_path / "bad.pth"), *options]) == 1
+    assert convert(tmp_path, "bad.pth") == 1
     captured = capsys.readouterr()
     assert "code ran" not in captured.out and "damaged or holds objects" in captured.err
     assert not (tmp_path / "x.yaml").exists()
 
 
 def test_command_line_errors_have_no_traceback(capsys, tmp_path):
-    assert (
-        cli.main(
-            [
-                "convert",
-                str(tmp_path / "none.pth"),
-                "--network",
-                "dcfm",
-                "--backbone",
-                "mit_b0",
-                "--classes",
-                "4",
-                "--out",
-                str(tmp_path / "x.yaml"),
-            ]
-        )
-        == 1
-    )
+    assert convert(tmp_path, "none.pth") == 1
     assert "none.pth: cannot be read: No such file" in capsys.readouterr().err
 
 
