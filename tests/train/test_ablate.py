@@ -105,7 +105,7 @@ def test_a_table_is_trained_and_measured(tmp_path):
     ("content", "message"),
     [
         ({"title": "x", "rows": {"a": {"rate": 1}}}, "a: unknown .'rate'."),
-        ({"rows": {}}, "cannot be read: .*title"),
+        ({"rows": {}}, "missing .*title"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path, content, message):

@@ -48,7 +48,7 @@ def test_frames_of_a_clip_change_alike_and_labels_stay(picture):
     frames, maps = augment([image, image], [labels, labels], np.random.default_rng(3))
     assert np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], image)
     assert np.array_equal(maps[0], labels)
-    with pytest.raises(VssError, match="photometric: expected a strength"):
+    with pytest.raises(VssError, match="photometric: expected 0 to 1"):
         Augmentation((48, 64), photometric=2.0)
 
 

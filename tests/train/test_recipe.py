@@ -1,9 +1,11 @@
 """Recipes with hostile values end in one line that names the field."""
 
+from typing import get_type_hints
+
 import pytest
 import yaml
 from vss_ros.config import VssError
-from vss_ros.train.recipe import find_recipes, first_there, read_recipe
+from vss_ros.train.recipe import RANGES, Recipe, find_recipes, first_there, read_recipe
 
 RECIPE = {"network": "dcfm", "backbone": "mit_b0", "data": "camvid", "batch": 2, "steps": 4, "lr": 1e-3}
 RECIPE |= {"size": [64, 96], "crop": [64, 64]}
@@ -41,6 +43,9 @@ RECIPE |= {"size": [64, 96], "crop": [64, 64]}
         ("augment", {"keep": "all"}),
         ("augment", {"flip": 1}),
         ("augment", {"crop": [64, 64]}),
+        ("options", {"width": 10**9}),
+        ("augment", {"scale": [1e-300, 1]}),
+        ("augment", {"hue": -1}),
         ("after", "../../x"),
         ("frozen", "("),
         ("frozen", "(" * 5000),
@@ -53,6 +58,19 @@ def test_a_wrong_value_is_one_line_that_names_its_field(tmp_path, name, value):
     with pytest.raises(VssError, match=rf"recipe .*a\.yaml: .*{name}") as caught:
         read_recipe(str(path))
     assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
+
+
+def test_every_number_has_a_range_and_a_word_beyond_it_is_refused(tmp_path):
+    """Before anything takes memory: a batch of 100,000,000 clips would."""
+    path = tmp_path / "a.yaml"
+    numbers = (int, float, tuple[int, ...], tuple[int, int])
+    assert {name for name, kind in get_type_hints(Recipe).items() if kind in numbers} == RANGES.keys()
+    for name, (low, high) in RANGES.items():
+        for bound in (low - 1, high + 1):
+            value = [bound, bound] if isinstance(getattr(read_recipe("camvid"), name), tuple) else bound
+            path.write_text(yaml.safe_dump({**RECIPE, name: value}))
+            with pytest.raises(VssError, match=rf"{name}: expected {low} to {high}, got"):
+                read_recipe(str(path))
 
 
 def test_numbers_may_be_written_as_yaml_wants_them(tmp_path):

@@ -8,12 +8,13 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vss_ros.config import VssError, brief
+from vss_ros.config import VssError, brief, fits
 
 YAML_BYTES, YAML_NODES = 1 << 20, 50_000
 """Greatest YAML file that is read, and how many values it may hold with its aliases written out."""
@@ -129,6 +130,22 @@ def read_yaml(path: Path) -> Any:
         raise VssError(f"{path}: cannot be read: it is nested too deeply, or holds itself") from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise VssError(f"{path}: cannot be read: {brief(error, 400)}") from error
+
+
+def read_fields(path: Path, kind: type, given: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass by name, of any type, as a YAML file has them. given: what the file may leave out.
+
+    Raises VssError if it cannot be read, is no mapping, lacks fields without a default, or has others.
+    """
+    values = read_yaml(path)
+    if not fits(values, dict[str, Any]):
+        raise VssError(f"{path}: expected a mapping of fields, got {type(values).__name__}")
+    known = {item.name: item for item in fields(kind)}
+    required = {name for name, item in known.items() if item.default is item.default_factory is MISSING}
+    missing, unknown = sorted(required - {*given, *values}), sorted(set(values) - set(known))
+    if missing or unknown:
+        raise VssError(f"{path}: missing {missing}, unknown {brief(unknown)}")
+    return values
 
 
 def count_nodes(node: yaml.Node, known: dict[int, int]) -> int:

@@ -22,7 +22,7 @@ import yaml
 
 from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
-from vss_ros.media.files import read_yaml, write_atomic
+from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.options import DataConfig, add_options
 from vss_ros.train.recipe import Recipe, read_recipe
 
@@ -85,9 +85,9 @@ def read_table(name: str) -> Table:
             )
         path = installed[name]
     try:
-        table = Table(**read_yaml(path))
-    except (VssError, TypeError) as error:
-        raise VssError(f"table {path} cannot be read: {brief(error)}") from None
+        table = Table(**read_fields(path, Table))
+    except VssError as error:
+        raise VssError(f"table {error}") from None
     if not fits(table.rows, dict) or not all(
         changes is None or fits(changes, dict) for changes in table.rows.values()
     ):

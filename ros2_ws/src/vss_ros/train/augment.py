@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
-from vss_ros.config import IGNORE, VssError
+from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.train.photometric import change
 
+RANGES = {
+    "scale": (0.01, 100),
+    "rotation": (0, 180),
+    **dict.fromkeys(("brightness", "contrast", "saturation", "keep", "photometric"), (0, 1)),
+    "hue": (0, 0.5),
+    "motion": (0, 0.9),
+}
 FILL = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 
 
@@ -46,13 +54,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.colour not in ("clip", "frame", "first"):
             raise VssError(f"colour: expected clip, frame or first, got {self.colour!r}")
-        if not 0 <= self.photometric <= 1:
-            raise VssError(f"photometric: expected a strength in [0, 1], got {self.photometric!r}")
-        if not 0 <= self.motion < 1:
-            raise VssError(f"motion: expected a share in [0, 1), got {self.motion!r}")
-        if any(not 0 <= share <= 1 for share in self.keep):
-            raise VssError(f"keep: expected shares in [0, 1], got {self.keep!r}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        check_ranges(self, RANGES)
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise VssError(f"scale: expected [low, high], got {self.scale!r}")
 
     def __call__(
@@ -139,3 +142,11 @@ def recolour(image: np.ndarray, table: np.ndarray, saturation: float, hue: int) 
     hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
     hsv[..., 1] = cv2.convertScaleAbs(hsv[..., 1], alpha=saturation)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def check_ranges(settings: Any, ranges: dict[str, tuple[float, float]]) -> None:
+    """Raise VssError for the first field with a value, or a part of one, outside of its range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if not all(low <= part <= high for part in (value if isinstance(value, (list, tuple)) else [value])):
+            raise VssError(f"{name}: expected {low} to {high}, got {brief(value)}")

@@ -12,13 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError, brief, fits, share_dir
-from vss_ros.media.files import read_yaml
-from vss_ros.networks.cards.card import find_models
+from vss_ros.media.files import read_fields
+from vss_ros.networks.cards.card import GREATEST_OPTION, find_models, is_option
 from vss_ros.networks.losses import CRITERIA, DISTANCES
-from vss_ros.train.augment import Augmentation
+from vss_ros.train.augment import Augmentation, check_ranges
 
-GREATEST = 1 << 40
-"""Of any whole number in a recipe."""
+RANGES = {
+    **dict.fromkeys(("size", "crop"), (32, 8192)),
+    **dict.fromkeys(("batch", "accumulate"), (1, 4096)),
+    **dict.fromkeys(("steps", "validate_every", "save_every"), (1, 10**8)),
+    **dict.fromkeys(("warmup", "memory_clips"), (0, 10**8)),
+    **dict.fromkeys(("offsets", "neighbours"), (-1000, 1000)),
+    **dict.fromkeys(("reverse", "mixed_share", "same_clip", "weight_decay", "floor", "prior"), (0, 1)),
+    "lr": (1e-12, 10),
+    "lr_head": (0, 10),
+    "power": (0, 100),
+    "average": (0, 0.99999),
+    "clip_norm": (0, 1e9),
+    "seed": (0, 2**32 - 1),
+}
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 
 
@@ -111,18 +123,9 @@ def read_recipe(name: str) -> Recipe:
             )
         path = find_recipes()[name]
     try:
-        values = read_yaml(path)
+        values = read_fields(path, Recipe)
     except VssError as error:
         raise VssError(f"recipe {error}") from None
-    if not fits(values, dict[str, Any]):
-        raise VssError(f"recipe {path}: expected a mapping of fields, got {type(values).__name__}")
-    fields = {item.name: item for item in dataclasses.fields(Recipe)}
-    required = {
-        name for name, item in fields.items() if item.default is item.default_factory is dataclasses.MISSING
-    }
-    missing, unknown = sorted(required - set(values)), sorted(set(values) - set(fields))
-    if missing or unknown:
-        raise VssError(f"recipe {path}: missing {missing}, unknown {brief(unknown)}")
     if fits(values.get("init"), str):
         values["init"] = first_there(values["init"])
     for name in ("data", "init"):  # a data set's description or a card beside the recipe
@@ -160,8 +163,7 @@ def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
                 ValueError, OverflowError
             ):  # 1e-3 is text in YAML 1.1, which wants 1.0e-3
                 value = float(value)
-        whole = value if isinstance(value, tuple) else (value,)
-        if not fits(value, expected) or any(isinstance(v, int) and abs(v) > GREATEST for v in whole):
+        if not fits(value, expected):
             shown = str(kind.__annotations__[name])
             raise VssError(f"{name}: expected {shown}, got {brief(repr(value))}")
         converted[name] = value
@@ -183,15 +185,9 @@ def check(recipe: Recipe) -> None:
         raise VssError(f"optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
     if recipe.precision not in PRECISIONS:
         raise VssError(f"precision: expected one of {', '.join(PRECISIONS)}, got {recipe.precision!r}")
-    for name in ("batch", "steps", "accumulate", "validate_every", "save_every"):
-        if getattr(recipe, name) < 1:
-            raise VssError(f"{name}: expected at least 1, got {getattr(recipe, name)}")
-    for name in ("size", "crop"):
-        if not 32 <= min(getattr(recipe, name)) <= max(getattr(recipe, name)) <= 8192:
-            raise VssError(f"{name}: expected (height, width) of 32 to 8192, got {getattr(recipe, name)}")
-    for name in ("seed", "warmup", "memory_clips", "clip_norm", "lr_head", "weight_decay", "power", "floor"):
-        if getattr(recipe, name) < 0:
-            raise VssError(f"{name}: expected at least 0, got {getattr(recipe, name)}")
+    check_ranges(recipe, RANGES)
+    if not all(map(is_option, recipe.options.values())):
+        raise VssError(f"options: expected numbers up to {GREATEST_OPTION}, got {brief(recipe.options)}")
     kinds = {*CRITERIA, *DISTANCES}
     if not all(
         value in kinds if isinstance(value, str) else fits(value, float) for value in recipe.loss.values()
@@ -199,11 +195,6 @@ def check(recipe: Recipe) -> None:
         raise VssError(f"loss: expected weights, and names of {', '.join(sorted(kinds))}; got {recipe.loss}")
     if recipe.after != Path(recipe.after).name:
         raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
-    if not recipe.lr > 0 or not 0 <= recipe.average < 1:
-        raise VssError("expected lr > 0 and average in [0, 1)")
-    for name in ("reverse", "mixed_share", "same_clip"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise VssError(f"{name}: expected a share in [0, 1], got {getattr(recipe, name)}")
     if recipe.data == "pseudo" and not recipe.after:
         raise VssError("data pseudo: expected `after`, the recipe of the mcis that makes them")
     if recipe.after and recipe.init and recipe.data != "pseudo":

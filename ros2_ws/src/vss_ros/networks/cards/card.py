@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, brief, fits, share_dir
-from vss_ros.media.files import read_bytes, read_yaml, write_atomic
+from vss_ros.media.files import read_bytes, read_fields, write_atomic
 
 TASKS = ("segmentation", "counting", "tags")
 PLAIN_NAME = re.compile(r"[^./\\\\][^/\\\\]{0,199}")
@@ -124,16 +124,9 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
             raise VssError(f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {names}")
         path = models[str(model)]
     try:
-        content = read_yaml(path)
+        content = read_fields(path, ModelCard, given=["name"])
     except VssError as error:
         raise VssError(f"model card {error}") from error
-    if not fits(content, dict[str, Any]):
-        raise VssError(f"model card {path}: expected a YAML mapping, got {type(content).__name__}")
-    known = {item.name: item for item in dataclasses.fields(ModelCard)}
-    required = {n for n, item in known.items() if item.default is item.default_factory is dataclasses.MISSING}
-    missing, unknown = sorted(required - {"name", *content}), sorted(set(content) - set(known))
-    if missing or unknown:
-        raise VssError(f"model card {path}: missing {missing}, unknown {brief(unknown)}")
     try:
         return ModelCard(**{"name": path.stem, **content}), path
     except VssError as error:
