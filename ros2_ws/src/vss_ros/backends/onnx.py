@@ -25,6 +25,7 @@ from vss_ros.networks.cards.model import Model
 log = logging.getLogger(__name__)
 
 Arrays = tuple[np.ndarray, ...]
+Stages = dict[str, Callable[..., Arrays]]
 
 
 class OnnxBackend(Backend):
@@ -39,7 +40,6 @@ class OnnxBackend(Backend):
         files: Mapping[str, Path] | None = None,
     ):
         """files: stages to run instead of the model's own export, or of its calibration with int8."""
-        load = load_openvino if name == "openvino" else load_onnxruntime
         if precision == "int8" and not model.calibration:
             raise VssError(f"precision int8: backend {name} needs a calibration (vss calibrate)")
         if files is None:
@@ -47,7 +47,8 @@ class OnnxBackend(Backend):
             files = int8.files if int8 else stage_files(model)
         super().__init__(model, precision)
         self.name = name
-        self.stages = {stage: load(path, precision, threads) for stage, path in files.items()}
+        load = load_openvino if name == "openvino" else load_onnxruntime
+        self.stages = load(files, precision, threads)
         self.remembering = parts_of(list(self.stages))
         self.parts = len(self.remembering)
 
@@ -76,7 +77,7 @@ class OnnxBackend(Backend):
     probabilities = staticmethod(maps.probabilities)
 
 
-def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
+def load_openvino(files: Mapping[str, Path], precision: str, threads: int) -> Stages:
     if precision == "f16":
         raise VssError("precision f16: backend openvino on a CPU computes in f32 or bf16")
     if precision == "int8":  # of the layers that are not
@@ -86,19 +87,23 @@ def load_openvino(path: Path, precision: str, threads: int) -> Callable[..., Arr
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = openvino_core()
-    compiled = core.compile_model(core.read_model(path), "CPU", options)
-    own = threading.local()  # a request serves one thread at a time
 
-    def run(*inputs: np.ndarray) -> Arrays:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        found = own.request.infer(list(inputs), share_inputs=True)
-        return tuple(found[i] for i in range(len(found)))
+    def load(path: Path) -> Callable[..., Arrays]:
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
+        own = threading.local()  # a request serves one thread at a time
 
-    return run
+        def run(*inputs: np.ndarray) -> Arrays:
+            if not hasattr(own, "request"):
+                own.request = compiled.create_infer_request()
+            found = own.request.infer(list(inputs), share_inputs=True)
+            return tuple(found[i] for i in range(len(found)))
+
+        return run
+
+    return {stage: load(path) for stage, path in files.items()}
 
 
-def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., Arrays]:
+def load_onnxruntime(files: Mapping[str, Path], precision: str, threads: int) -> Stages:
     import onnxruntime
 
     if precision not in ("f32", "int8"):
@@ -114,19 +119,23 @@ def load_onnxruntime(path: Path, precision: str, threads: int) -> Callable[..., 
         onnxruntime.preload_dlls()  # CUDA's libraries may lie among Python's packages
         # The default search times every algorithm of every convolution at each start.
         providers.insert(0, (CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}))
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if len(providers) > 1 and CUDA not in session.get_providers():  # it falls back without an error
-        log.warning(
-            "onnxruntime: %s does not load, the CPU computes %s: its release must fit CUDA's and cuDNN's",
-            CUDA,
-            path,
-        )
-    names = [item.name for item in session.get_inputs()]
 
-    def run(*inputs: np.ndarray) -> Arrays:
-        return tuple(session.run(None, dict(zip(names, inputs, strict=True))))
+    def load(path: Path) -> Callable[..., Arrays]:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if len(providers) > 1 and CUDA not in session.get_providers():  # it falls back without an error
+            log.warning(
+                "onnxruntime: %s does not load, the CPU computes: its release must fit CUDA's and cuDNN's",
+                CUDA,
+            )
+            del providers[0]  # the other stages need not try
+        names = [item.name for item in session.get_inputs()]
 
-    return run
+        def run(*inputs: np.ndarray) -> Arrays:
+            return tuple(session.run(None, dict(zip(names, inputs, strict=True))))
+
+        return run
+
+    return {stage: load(path) for stage, path in files.items()}
 
 
 def whole(outputs: Sequence[Any]) -> Any:
