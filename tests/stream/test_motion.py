@@ -145,6 +145,24 @@ def test_the_filter_blends_what_is_alike_and_keeps_what_is_new(rng):
     assert np.array_equal(blend(now, before.copy(), alike, 0.0), now)
 
 
+@pytest.mark.parametrize("shift", [0, 60, 500, -500])
+def test_probabilities_of_logits_of_any_size(rng, shift):
+    logits = [4 * rng.standard_normal((1, 5, 6, 8), dtype=np.float32) + shift]
+    expected = np.exp(logits[0][0] - shift) / np.exp(logits[0][0] - shift).sum(0)
+    assert np.abs(probabilities(logits) - expected.transpose(1, 2, 0)).max() < 1e-4
+    logits[0][0, 2, 3, 4] = np.nan  # is not hidden
+    assert np.isnan(probabilities(logits)[3, 4]).all()
+
+
+@pytest.mark.parametrize("size", [(36, 48), (37, 51), (200, 48), (720, 960), (30, 1000)])
+def test_the_flow_of_frames_of_another_size_than_the_network(size):
+    motion, picture = Motion(SIZE), texture()
+    step = [motion.step(cv2.resize(window(picture, x), size[::-1])) for x in (0, 4)][1]
+    assert step.flow.shape == (*CELLS, 2) and step.likeness.shape == CELLS
+    if min(size) > 700:  # sharp enough to be exact
+        assert np.abs(step.flow[INNER] - (1, 0)).mean() < 0.1
+
+
 def test_probabilities_and_their_labels(rng):
     passes = [4 * rng.standard_normal((1, 7, 12, 16), dtype=np.float32) for _ in range(2)]
     passes[0][:, 3] = -50  # a class that is nowhere

@@ -14,6 +14,8 @@ import numpy as np
 
 CHANNELS = 512  # of one call of OpenCV
 INVERSION = 5  # steps
+EXPONENT = 80.0
+"""Logits of at most this size need no shift before the exponential: float32 holds e^±87."""
 
 
 @lru_cache(maxsize=16)
@@ -66,6 +68,10 @@ def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
     """Softmax of the mean of the passes, each (1, C, h, w) → (h, w, C) float32."""
     planes = logits[0][0] if len(logits) == 1 else np.mean([x[0] for x in logits], 0)
-    x = cv2.exp(np.subtract(planes, planes.max(0), dtype=np.float32))
-    x /= x.sum(0)
-    return np.ascontiguousarray(x.transpose(1, 2, 0))
+    classes, *size = planes.shape
+    x = planes.reshape(classes, -1).astype(np.float32, copy=False)
+    if not cv2.norm(x, cv2.NORM_INF) < EXPONENT:
+        x = x - x.max(0)
+    x = cv2.exp(x)
+    x *= 1 / x.sum(0)
+    return cv2.transpose(x).reshape(*size, classes)

@@ -24,7 +24,7 @@ from vss_ros.stream.load import model_of, open_backend
 from vss_ros.stream.motion import STRIDE, Motion
 from vss_ros.stream.tiles import Tiles
 
-FLOW_SIDE = 640
+FLOW_SIDE = 320
 """Pixels of the longer side of the images that the flow is estimated on, at most."""
 
 
@@ -103,7 +103,7 @@ class CountStream:
         self.density = np.zeros(tiles.cells, np.float32)
         self.answered_at = [-1] * len(tiles)
         self.counts: deque[int] = deque(maxlen=1000)
-        self.motion = Motion((height, width), min(1.0, FLOW_SIDE / max(height, width)))
+        self.motion = Motion((height, width), min(0.5, FLOW_SIDE / max(height, width)))
         return tiles
 
     def feed(self, rgb: np.ndarray, stamp: float, source: Any = None, gap: float = 0.0) -> list[CountResult]:
