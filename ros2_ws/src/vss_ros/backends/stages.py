@@ -169,16 +169,16 @@ class Move(nn.Module):
         y = torch.arange(height, device=flow.device)[:, None] + flow[0, :, :, 1]
         x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
         left, top = x.floor(), y.floor()
-        right_share, down_share = (x - left)[..., None], (y - top)[..., None]
+        right_share, down_share = (share[..., None].to(values.dtype) for share in (x - left, y - top))
         rows = values.reshape(height * width, depth)
 
         def at(down: int, right: int) -> Tensor:
             index = (top + down).clamp(max=height - 1) * width + (left + right).clamp(max=width - 1)
-            return rows.index_select(0, index.long().flatten()).unflatten(0, (height, width)).float()
+            return rows.index_select(0, index.long().flatten()).unflatten(0, (height, width))
 
-        above = at(0, 0) * (1 - right_share) + at(0, 1) * right_share
-        below = at(1, 0) * (1 - right_share) + at(1, 1) * right_share
-        return (above * (1 - down_share) + below * down_share).to(values.dtype)[None]
+        above = torch.lerp(at(0, 0), at(0, 1), right_share)
+        below = torch.lerp(at(1, 0), at(1, 1), right_share)
+        return torch.lerp(above, below, down_share)[None]
 
 
 def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:

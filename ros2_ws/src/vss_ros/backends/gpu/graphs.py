@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,7 @@ class Graph:
         """plain: what `run` computes, operator by operator, where it is compiled."""
         self.sources: list[Tensor | None] = [None] * len(inputs)
         self.stream = stream
+        self.run = run  # a replay reads its weights where they lay at the capture: they must not be freed
         with CAPTURE, torch.no_grad():
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -95,6 +97,8 @@ def captured(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[torch
     allocator in its capture, so that the process slowly runs out of memory.
     """
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    # of a stage that hands its inputs on, which is no fault
+    warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
     # thread_local: another thread may go on using the GPU, as a node does that switches over to this backend
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
