@@ -28,7 +28,7 @@ if {runtime!r} == "torch":
     torch.set_num_threads(2)
     torch.nn.Conv2d(3, 64, 7)(torch.from_numpy(frame))
 else:
-    stage = getattr(onnx_backend, "load_" + {runtime!r})(Path({path!r}), "f32", 2)
+    stage = getattr(onnx_backend, "load_" + {runtime!r})({{"stage": Path({path!r})}}, "f32", 2)["stage"]
     stage(frame)  # kept until the threads are counted: they end with it
 made = set(os.listdir("/proc/self/task")) - before
 print(len(made), set().union(os.sched_getaffinity(0), *(os.sched_getaffinity(int(t)) for t in made)))
