@@ -96,7 +96,7 @@ def test_auto_takes_bf16_only_where_cpu_and_card_allow(
     made = {}
     monkeypatch.setattr("vss_ros.backends.onnx.stage_files", lambda *_: {"propagate": None})
     for runtime in ("openvino", "onnxruntime"):
-        loader = lambda path, precision, threads: made.update(precision=precision)  # noqa: E731
+        loader = lambda files, precision, threads: made.update(precision=precision) or {}  # noqa: E731
         monkeypatch.setattr(f"vss_ros.backends.onnx.load_{runtime}", loader)
     stream = load_stream(tmp_path / "tiny.yaml", backend=name)
     assert stream.backend.precision == expected
