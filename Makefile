@@ -34,7 +34,8 @@ test-long: .venv/installed
 fuzz: .venv/installed
 	VSS_FUZZ=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
-# make soak MINUTES=60: the nodes at 30 Hz; memory, descriptors, threads and frames each minute.
+# make soak MINUTES=60: the nodes at 30 Hz; memory, descriptors, threads and frames each minute, also in soak.txt;
+# nice -n 10 make soak: beside other work.
 soak: .venv/installed
 	$(BIN)/python tests/faults/soak.py --minutes $(MINUTES)
 
