@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 
 PAUSE = 2.0
 """Seconds between two stamps above which the camera paused, rather than that frames were lost."""
+ALIKE = 0.06
+"""By how much two times differ, relatively, that are one rhythm."""
+STRAGGLE = 0.5
+"""Seconds between a stamp and an earlier one of a later image above which the clock was set back."""
+OVERTAKEN = 4
+"""Images by which another may be overtaken on its way."""
 
 
 @dataclass
@@ -40,13 +47,28 @@ class Window:
 
 
 class Rhythm:
-    """A camera's period, and how many of its frames never came, by the stamps of those that did."""
+    """A camera's period, and how many of its frames never came, by the stamps of those that did.
+
+    Stamps may be late, and images may overtake each other: they are looked at in the order of their stamps, the
+    newest few once others have come. A loop follows the camera's phase, slot by slot; slots less images are lost.
+    """
 
     def __init__(self) -> None:
-        self.deltas: deque[float] = deque(maxlen=300)
-        self.last: float | None = None
+        self.deltas: deque[float] = deque(maxlen=200)
+        """Seconds from one stamp to the next."""
+        self.spans: deque[float] = deque(maxlen=3 * 200)
+        """Seconds from a stamp to each of the three before it."""
+        self.newest: list[float] = []
+        """Stamps in their order that others may still fall between."""
+        self.settled: deque[float] = deque(maxlen=200)
+        """Stamps in their order that are not counted yet."""
+        self.before: deque[float] = deque(maxlen=3)
+        self.slot: float | None = None
+        """When the camera's newest frame was due, of those counted."""
         self.period: float | None = None
         """Seconds; None while too few images came, or if they keep no time."""
+        self.balance = self.highest = 0
+        """Slots less images since the period is known; its highest so far, of which all is in `lost`."""
         self.lost = 0
 
     @property
@@ -56,43 +78,87 @@ class Rhythm:
 
     def take(self, stamps: list[float]) -> int:
         """The frames lost among those received since the last call."""
-        ends = [*([] if self.last is None else [self.last]), *stamps]
-        self.last = ends[-1] if ends else None
-        deltas = [float(delta) for delta in np.diff(ends) if 0 < delta < PAUSE]
-        self.deltas.extend(deltas)
+        for stamp in stamps:
+            self.settle(stamp)
+        before, self.period = self.period, self.estimate()
         if self.period is None:
-            deltas = list(self.deltas)  # none of them is counted yet
-        self.period = self.estimate()
-        if self.period is None:
+            self.slot = None
             return 0
-        # a late stamp is followed by a short time, which makes up for the long one before it
-        lost = max(sum(round(delta / self.period) - 1 for delta in deltas), 0)
+        if before is None or abs(self.period / before - 1) > ALIKE:
+            self.slot, self.highest = None, self.balance  # what was counted by another rhythm stays
+        while self.settled:
+            self.count(self.settled.popleft(), self.period)
+        lost = max(self.balance - self.highest, 0)
+        self.highest += lost
         self.lost += lost
         return lost
 
-    def estimate(self) -> float | None:
-        """The shortest of the usual times between two frames that most others are about a multiple of.
+    def settle(self, stamp: float) -> None:
+        """Take a stamp in; those that no other is expected before any more are settled."""
+        last = self.before[-1] if self.before else stamp
+        if (
+            not last - STRAGGLE < stamp < (self.newest or [last])[-1] + PAUSE
+        ):  # a pause, or a clock that was set
+            self.settled.extend(self.newest)
+            self.newest = []
+            self.before.clear()
+        elif stamp < last:  # a straggler: its frame is not lost after all
+            self.balance -= 1
+            return
+        if stamp in self.newest or stamp in self.before:
+            return
+        insort(self.newest, stamp)
+        if len(self.newest) <= OVERTAKEN:
+            return
+        first = self.newest.pop(0)
+        self.settled.append(first)
+        if self.before:
+            self.deltas.append(first - self.before[-1])
+            self.spans.extend(first - other for other in self.before)
+        self.before.append(first)
 
-        Usual: alike 60 % as many others as the most usual one. The short times after a late frame are not.
+    def count(self, stamp: float, period: float) -> None:
+        """Follow the camera's phase to the slot next to a stamp."""
+        if self.slot is None or not -PAUSE < stamp - self.slot < PAUSE:
+            self.slot = stamp
+            return
+        slots = round((stamp - self.slot) / period)
+        late = (stamp - self.slot) / period - slots
+        self.balance += slots - 1
+        self.slot += (slots + 0.5 * late) * period
+
+    def estimate(self) -> float | None:
+        """The longest usual time between two frames whose multiples the spans are, about as well as of any.
+
+        Usual: alike 40 % as many others as the most usual one. A share of late stamps takes its square from the fit,
+        a fifth leaves two thirds; what has no rhythm fits by chance, the worse the more there is of it.
         """
         if len(self.deltas) < 10:
             return None
-        deltas = np.array(self.deltas)
-        alike = np.sum(np.abs(deltas[:, None] / deltas - 1) < 0.06, axis=0)
-        tried = 0.0
-        for candidate in np.sort(deltas[alike >= 0.6 * alike.max()]):
-            if candidate < 1.06 * tried:
-                continue
-            tried = float(candidate)
-            short = deltas[deltas < 4.5 * tried]  # their multiples are certain, and refine it
-            period = float(short.sum() / max(np.round(short / tried).sum(), 1))
-            ratios = deltas / period
-            regular = np.abs(ratios - np.round(ratios)) < 0.3
-            # of frames lost at random this share has both neighbours at most 4 periods apart
-            expected = 1 - (1 - 1 / max(ratios.mean(), 1)) ** 4
-            if regular.mean() > 0.8 and np.mean(ratios < 4.5) > 0.6 * expected and np.median(ratios) < 30:
-                return period
-        return None
+        deltas, spans = np.array(self.deltas), np.array(self.spans)
+        alike = np.sum(np.abs(deltas[:, None] / deltas - 1) < ALIKE, axis=0)
+        found: list[tuple[float, float]] = []
+        tried = np.inf
+        for usual in np.sort(deltas[alike >= 0.4 * alike.max()])[::-1]:
+            if usual < tried / (1 + ALIKE):
+                tried = usual
+                found.append(fit(float(usual), spans))
+        best, _ = max(found)
+        if best < 0.3 + 1 / np.sqrt(len(deltas)):
+            return None
+        return max(period for score, period in found if score >= 0.65 * best)
+
+
+def fit(period: float, spans: np.ndarray) -> tuple[float, float]:
+    """How well times are multiples of a period, at most 1, and that period refined, at first by the shortest."""
+    for reach in (4.5, 12.0, 30.0):
+        ratios = spans[(spans > 0.5 * period) & (spans < reach * period)] / period
+        multiples = np.round(ratios)
+        near = np.abs(ratios - multiples) < 0.2
+        if near.any():
+            period *= float(ratios[near].sum() / multiples[near].sum())
+    ratios = spans[(spans > 0.4 * period) & (spans < 30 * period)] / period
+    return float(np.cos(2 * np.pi * ratios).sum() / len(spans)), period
 
 
 @dataclass
