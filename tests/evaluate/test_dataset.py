@@ -7,15 +7,19 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from fixtures.motion import texture, window
+from fixtures.motion import SIZE, Colours, texture, window
 from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.data import metrics
 from vss_ros.data.open import open_dataset
 from vss_ros.data.street.street import CLASSES
+from vss_ros.evaluate import dataset
 from vss_ros.evaluate.dataset import evaluate, streamed
 from vss_ros.evaluate.settings import parse_intervals, parse_modes
+from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
+from vss_ros.stream.motion import Motion
+from vss_ros.stream.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,27 @@ def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
             counts = counts + metrics.confusion(clip.labels[age], answers(stream, clip.frames)[age], 11)
     assert row["mIoU"] == metrics.mean_iou(counts) and "TC" not in row
     assert counts.sum() == 2 * sum((data.clip(i).labels[0] < 255).sum() for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("k", "late", "ages"),
+    [
+        (3, {"schedule": "parts", "parts": 2}, (2, 3, 4)),
+        (2, {"schedule": "parts", "parts": 1}, (1, 2)),
+        (1, {"schedule": "beside", "delay": 2}, (2, 3)),
+        (1, {"schedule": "beside", "delay": 1}, (1,)),
+    ],
+)
+def test_sparse_labels_are_answered_as_late_as_the_schedule_is(k, late, ages):
+    """Its first keyframe answers at once, which would flatter the others."""
+    keeps = int(late["schedule"] == "parts")
+    options = {"motion": Motion(SIZE), **late}
+    seen = []
+    for age in dataset.ages(Stream(Colours(keeps, parts=2), FixedInterval(k), **options)):
+        stream = Stream(Colours(keeps, parts=2), FixedInterval(k), **options)
+        clip = [(window(texture(), 2 * t), t / 10) for t in range(dataset.run_up(stream) + age + 1)]
+        seen.append(list(stream.run(clip))[-1].keyframe_age)
+    assert sorted(seen) == list(ages)
 
 
 def make_own(root, videos):

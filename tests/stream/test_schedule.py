@@ -91,7 +91,7 @@ def test_the_filter_holds_what_flickers():
 def test_a_cut_makes_a_keyframe_and_nothing_old_is_moved(schedule):
     other = texture(1)
     backend = Colours(1, parts=3)
-    stream = make(backend, interval=100, schedule=schedule, delay=1)
+    stream = make(backend, interval=100, schedule=schedule, delay=1, parts=3)
     cut = [(window(PICTURE, 4 * t), t / 10) for t in range(6)]
     cut += [(window(other, 4 * t), t / 10) for t in range(6, 10)]
     results = list(stream.run(cut))
@@ -105,7 +105,7 @@ def test_a_cut_makes_a_keyframe_and_nothing_old_is_moved(schedule):
 
 def test_parts_run_after_the_answers_and_give_the_whole_memory():
     backend = Colours(1, parts=3)
-    stream = make(backend, interval=5, schedule="parts")
+    stream = make(backend, interval=5, schedule="parts", parts=3)
     log = []
     for rgb, stamp in frames():
         before = len(backend.calls)
@@ -121,6 +121,16 @@ def test_parts_run_after_the_answers_and_give_the_whole_memory():
     assert work[5:8] == [["part 0"], ["part 1"], ["part 2"]] and work[8:10] == [[], []]
     assert [age for _, age, _ in log[:11]] == [0, 1, 2, 3, 4, 5, 6, 7, 3, 4, 5]
     assert [t for t, (is_key, _, _) in enumerate(log) if is_key] == [0, 8, 13]
+
+
+@pytest.mark.parametrize(("count", "ages"), [(1, [1]), (2, [2, 3]), (3, [3, 4, 5]), (4, [3, 4, 5])])
+def test_without_an_interval_a_keyframe_follows_the_next(count, ages):
+    stream = make(Colours(1, parts=3), schedule="parts", parts=count)
+    stream.configure(StreamConfig(schedule="parts", parts=count))
+    results = list(stream.run(frames()[:12]))
+    assert [r.keyframe_age for r in results[6:12]] == (ages * 6)[:6]
+    other = stream.another()
+    assert [r.keyframe_age for r in other.run(frames()[:12])] == [r.keyframe_age for r in results]
 
 
 def test_parts_give_the_whole_memory_to_the_bit():
@@ -264,7 +274,7 @@ def test_schedules_that_do_not_go_are_refused(options, text):
 
 
 @pytest.mark.parametrize(
-    ("key_ms", "parts", "expected"), [(8, 1, "at_once"), (60, 4, "parts"), (60, 1, "beside")]
+    ("key_ms", "parts", "expected"), [(8, 1, "at_once"), (50, 4, "parts"), (50, 1, "beside")]
 )
 def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     backend, now = Colours(1, parts), [0.0]
@@ -274,7 +284,7 @@ def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     backend.remember = cost(key_ms, backend.remember)
     costs = measure(make(backend, steady=0.5))
     assert costs.key == pytest.approx(key_ms) and costs.nonkey == pytest.approx(0)
-    auto = costs.choose(5, 1 / 30)
+    auto = costs.choose(0, 1 / 30)
     assert auto.schedule == expected and f"{key_ms} ms" in auto.why
 
 
@@ -283,9 +293,17 @@ def test_auto_takes_what_keeps_up(key_ms, parts, expected, monkeypatch):
     [
         (Costs(20, 8, 6, 4), 5, 30, "at_once"),
         (Costs(20, 8, 6, 4), 5, 60, "beside"),  # 14 ms of 16.7 leave nothing for the rest of the node
-        (Costs(40, 12, 10, 4), 5, 30, "parts"),
-        (Costs(40, 12, 10, 4), 4, 30, "beside"),  # the last part would come after the next keyframe
-        (Costs(40, 12, 40, 1), 5, 30, "beside"),
+        (Costs(38, 12, 7, 4), 0, 30, "parts"),
+        (Costs(38, 12, 7, 4), 2, 30, "parts"),
+        (
+            Costs(38, 12, 7, 4),
+            5,
+            30,
+            "beside",
+        ),  # the memory would be 2 to 6 frames old, an answer beside 2 to 3
+        (Costs(38, 12, 8, 4), 0, 30, "beside"),  # 4 parts fit, but are late
+        (Costs(110, 1, 25, 4), 0, 30, "parts"),  # so is an answer beside
+        (Costs(38, 12, 26, 1), 0, 30, "beside"),
         (Costs(40, 12, 10, 4), 5, 15, "at_once"),
         (Costs(400, 1), 1, 15, "beside"),
     ],

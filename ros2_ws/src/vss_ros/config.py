@@ -161,7 +161,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 PARTS = 4
-"""Of a keyframe's deep layers with schedule parts: fewer than the frames between two keyframes of DCFM."""
+"""Stages that a keyframe's deep layers are cut into for schedule parts, and most frames that they are spread over."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ class StreamConfig(RuntimeConfig):
     )
     interval: int = option(
         0,
-        "fixed: frames from one keyframe to the next; 0 takes the network's own (DCFM 5, all others 1)",
+        "fixed: frames from one keyframe to the next; 0 takes the network's own (DCFM 5, all others 1), with schedule "
+        "parts a keyframe as soon as the one before is remembered",
         low=0,
         high=1000,
         runtime=True,
@@ -297,6 +298,12 @@ class StreamConfig(RuntimeConfig):
         "there",
         low=0,
         high=1000,
+    )
+    parts: int = option(
+        2,
+        "schedule parts: frames over which a keyframe's deep layers are spread; auto takes the fewest that keep up",
+        low=1,
+        high=PARTS,
     )
     rate: float = option(
         30.0,

@@ -206,9 +206,9 @@ def passages(stream: Stream, data: Any, limit: int) -> Iterator[Passage]:
         if video.moves and left:
             yield Passage(video.name, 0, frames((image, None) for image, *_ in items), moves=True, whole=True)
         for i, age in itertools.product(video.targets[:left], seen_at):
-            # From a keyframe `age` frames before the labelled one, and from as many keyframes before that as the
-            # network may read, to what it waits for (in B mode, the keyframe after it). One of them has its truth.
-            before = age + (stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0)
+            # From a keyframe `age` frames before the labelled one, and its run-up, to what it waits for (in B mode,
+            # the keyframe after it). One of them has its truth.
+            before = age + run_up(stream)
             clip = data.clip(i, range(-before, stream.lookahead + 1))
             truths = [truth if t == before else None for t, truth in enumerate(clip.labels)]
             yield Passage(clip.sequence, clip.index - before, frames(zip(clip.frames, truths, strict=True)))
@@ -246,7 +246,19 @@ def ages(stream: Stream) -> Sequence[int]:
     Of a policy that chooses by itself, one run-up long enough for it to settle.
     """
     policy = stream.policy
+    if stream.beside:
+        return range(max(stream.beside.delay, 1))
     return range(policy.interval) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
+
+
+def run_up(stream: Stream) -> int:
+    """Frames from a stream's first one, whose keyframe is answered at once, until what is remembered is as late and as
+    many as it stays."""
+    if stream.beside:
+        return 2 * stream.beside.delay
+    if stream.schedule == "parts":
+        return stream.policy.longest
+    return stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0
 
 
 @dataclass

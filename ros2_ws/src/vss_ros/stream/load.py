@@ -14,6 +14,7 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
 from vss_ros.networks.cards.model import Model, open_model
+from vss_ros.stream.keyframes import make_policy
 from vss_ros.stream.motion import Motion
 from vss_ros.stream.schedule import Auto, measure
 from vss_ros.stream.stream import Stream
@@ -51,6 +52,7 @@ class StreamOptions(TypedDict, total=False):
     steady: float
     schedule: Literal["auto", "at_once", "parts", "beside"]
     delay: int
+    parts: int
     rate: float
     hide_unseen: bool
     both_sides: bool
@@ -90,19 +92,19 @@ def open_stream(
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
     make = partial(Stream, card=model.card, both_sides=both_sides, measure_drift=measure_drift, motion=motion)
     if config.schedule != "auto":
-        auto = Auto(config.schedule, "")
+        auto = Auto(config.schedule, "", parts=config.parts)
     elif motion is None or both_sides or backend.lookahead:
         auto = Auto("at_once", "without motion, or where answers wait for later frames, nothing may be late")
     elif auto is None:
         trial = make(backend)
         trial.configure(config)
         cameras = len(getattr(config, "cameras", ())) or 1
-        auto = measure(trial).choose(trial.policy.longest, 1 / (config.rate * cameras))
+        auto = measure(trial).choose(make_policy(config, 0).longest, 1 / (config.rate * cameras))
         log.info("schedule %s: %s", auto.schedule, auto.why)
         if auto.schedule == "beside":
             del trial, backend  # one network in memory at a time
             backend = open_backend(model, spare(config, "beside"))
-    stream = make(backend, schedule=auto.schedule, delay=config.delay)
+    stream = make(backend, schedule=auto.schedule, delay=config.delay, parts=auto.parts)
     stream.configure(config)
     stream.group(config.groups)
     stream.auto = auto

@@ -37,10 +37,10 @@ class Stream:
     motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of
     networks without memory, and of schedule beside); None leaves everything where it lies.
     steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
-    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
-    in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
-    thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the network's answer
-    joins exactly so many frames later, without a thread.
+    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: they are spread over
+    the `after()` of so many frames (`parts`) from the keyframe on. beside: every answer is the network's newest one
+    moved, while a thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the
+    network's answer joins exactly so many frames later, without a thread.
     hide_unseen: label 255 what the motion shows and no network has seen.
     measure_drift: give each result its drifts; features are then computed apart from the logits, which makes a
     non-key frame about 5 % slower.
@@ -61,6 +61,7 @@ class Stream:
         steady: float = 0.0,
         schedule: str = "at_once",
         delay: int = 0,
+        parts: int = 2,
         hide_unseen: bool = False,
         worker: Worker | None = None,
     ):
@@ -72,7 +73,7 @@ class Stream:
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)
-        self.memories = Memories(backend)
+        self.memories = Memories(backend, parts)
         self.beside: Beside | None = None
         if schedule == "beside" and motion:
             self.beside = Beside(backend, self.memories, motion, worker or Worker(), delay)
@@ -80,7 +81,8 @@ class Stream:
 
     def configure(self, config: StreamConfig) -> None:
         """Take over the options that may change between two frames."""
-        self.policy = make_policy(config, self.backend.interval)
+        own = self.memories.frames if self.schedule == "parts" else self.backend.interval
+        self.policy = make_policy(config, own)
         self.max_gap, self.hide_unseen = config.max_gap, config.hide_unseen
         self.steady = config.steady if self.motion else 0.0
 
@@ -101,7 +103,7 @@ class Stream:
     def another(self) -> Stream:
         """A stream for another camera, with the same options, on the same backend and by the same worker."""
         other = copy.copy(self)
-        other.memories = Memories(self.backend)
+        other.memories = Memories(self.backend, self.memories.frames)
         other.motion = self.motion.another() if self.motion else None
         if self.beside and other.motion:
             turns = self.beside.worker, self.beside.delay
@@ -117,12 +119,9 @@ class Stream:
 
     def reset(self) -> None:
         """Forget every frame; the next one is a keyframe. Answers not yet given are dropped (see `flush`)."""
-        self.memories.kept.clear()
-        self.memories.chain = None
-        if self.beside:
-            self.beside.reset()
-        if self.motion:
-            self.motion.reset()
+        for each in (self.memories, self.beside, self.motion):
+            if each:
+                each.reset()
         self.pending: deque[Frame] = deque()
         self.keyframe: Keyframe | None = None
         self.newest: Answer | None = None

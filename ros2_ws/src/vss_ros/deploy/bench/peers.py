@@ -25,7 +25,7 @@ SCHEDULES = (
     ("K = 1", 1, 0.0, "at_once"),
     ("K = 5, motion", 5, 0.0, "at_once"),
     ("K = 5, motion, steady", 5, 0.7, "at_once"),
-    ("K = 5, parts", 5, 0.7, "parts"),
+    ("K = 2, 2 parts", 2, 0.7, "parts"),
     ("K = 8, motion", 8, 0.0, "at_once"),
     ("beside (answers only)", 5, 0.7, "beside"),
 )

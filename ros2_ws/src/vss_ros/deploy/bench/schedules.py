@@ -95,7 +95,7 @@ def latency(backend: Any, frames: int, rate: float = 0.0) -> list[list[str]]:
     rows = []
     for schedule in ("at_once", "parts", "beside") if backend.parts > 1 else ("at_once", "beside"):
         options: dict[str, Any] = {"motion": Motion(backend.size), "steady": STEADY, "schedule": schedule}
-        with Stream(backend, FixedInterval(5), **options) as stream:
+        with Stream(backend, FixedInterval(2 if schedule == "parts" else 5), **options) as stream:
             hz = rate or held(stream, clip)
             late, waited = paced([stream], clip, frames, hz)
         p50, p99 = np.percentile(late, (50, 99))

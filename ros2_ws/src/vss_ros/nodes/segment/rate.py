@@ -10,6 +10,7 @@ import numpy as np
 
 from vss_ros.nodes.segment.camera import Camera
 from vss_ros.nodes.segment.health import Window
+from vss_ros.stream.keyframes import make_policy
 
 ENOUGH = 2.0
 """Seconds between the first and the last stamp after which a camera's period is believed."""
@@ -36,17 +37,18 @@ class Rate:
             return ""
         self.known = True
         rate = sum(1 / rhythm.period for rhythm in rhythms if rhythm.period)
-        stream, before = self.cameras[0].stream, self.auto.schedule
+        before = self.auto
         answers = [answer for window in windows for answer in window.answers]
         slower = slowdown(self.auto, answers)
-        auto = self.auto.costs.times(slower).choose(stream.policy.longest, 1 / rate)
+        interval = make_policy(self.start.config, 0).longest
+        auto = before.costs.times(slower).choose(interval, 1 / rate)
         auto = replace(auto, why=f"images come at {rate:.1f} Hz, {auto.why}")
-        if auto.schedule != before:
+        if (auto.schedule, auto.parts) != (before.schedule, before.parts):
             self.start.reschedule(auto)
-            return f"schedule {auto.schedule} instead of {before}: {auto.why}"
+            return f"schedule {auto.schedule} instead of {before.schedule}: {auto.why}"
         for camera in self.cameras:
             camera.stream.auto, camera.health.schedule_reason = auto, auto.why
-        return f"schedule {before} stays: {auto.why}"
+        return f"schedule {before.schedule} stays: {auto.why}"
 
 
 def slowdown(auto: Any, answers: Sequence[Any]) -> float:
