@@ -19,12 +19,12 @@ MINUTES ?= 60
 demo: .venv/installed
 	$(BIN)/vss demo --out "$(OUT)" $(if $(INPUT),--input "$(INPUT)")
 
-test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not ros and not long"
+test: test-fast
 	$(BIN)/python -m pytest -m "ros and not slow and not long"
 
+# Two processes: those of ROS and the slow ones measure, or share the network, and run alone.
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not ros and not long"
+	$(BIN)/python -m pytest -m "not slow and not ros and not long" -n 2 --dist loadfile
 
 # What only .ci/run waits for: slow tests, faults of real processes, killed trainings.
 test-long: .venv/installed

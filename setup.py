@@ -103,6 +103,7 @@ setup(
             "playwright>=1.45,<2",  # drives the system's Chromium
             "psutil>=6,<8",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",  # the fast tests in two processes
             "ruff>=0.9,<1",
             "transformers>=5.20,<6",
             "types-PyYAML",

@@ -14,8 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Exports of the tests stay out of the user's cache."""
-    os.environ["VSS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Exports of the tests stay out of the user's cache; the processes of `pytest -n` share one."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["VSS_CACHE"] = str(base / "cache")
 
 
 @pytest.fixture

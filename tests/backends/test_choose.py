@@ -12,19 +12,19 @@ from fixtures.paths import give_away, run_python
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
-from vss_ros.networks.cards.model import Model
+from vss_ros.networks.cards.model import Model, open_model
 
 SIZE = (64, 96)
 NETWORKS = [
     ("dcfm", "mit_b0"),
     ("dcfm", "mobilenet_v1"),
     ("segformer", "mit_b0"),
-    ("pspnet", "resnet18"),
 ]
 NETWORKS += [
     pytest.param(name, backbone, marks=pytest.mark.slow)
     for name, backbone in (
         ("dcfm", "resnet18"),
+        ("pspnet", "resnet18"),
         ("cffm", "mit_b0"),
         ("mrcfa", "mit_b0"),
         ("msaf", "resnet18"),
@@ -93,16 +93,15 @@ def test_answers_are_not_overwritten_by_later_frames(rng):
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
-def test_signals_after_a_backend_was_replaced():
+def test_signals_after_a_backend_was_replaced(tiny_card):
     """Ctrl-C after a second model: OpenVINO's signal stack of the first was unmapped (SIGSEGV on CPUs with AMX)."""
-    answer = run_python("""
+    stage_files(open_model(tiny_card))
+    answer = run_python(f"""
 import os, signal
 from vss_ros.backends.choose import make_backend
-from vss_ros.networks import build
-from vss_ros.networks.cards.model import Model
+from vss_ros.networks.cards.model import open_model
 signal.signal(signal.SIGINT, lambda *_: print("heard"))
-network = build("segformer", "mobilenet_v1", 3).eval()
-backends = [make_backend(Model(network, (64, 96)), "openvino") for _ in range(2)]
+backends = [make_backend(open_model({str(tiny_card)!r}), "openvino") for _ in range(2)]
 while backends:
     del backends[0]
     os.kill(os.getpid(), signal.SIGINT)
@@ -148,11 +147,13 @@ def test_exports_that_were_not_used_for_longest_make_room(cache, monkeypatch):
     assert len(list((cache / "onnx").glob("*.onnx"))) == 2
 
 
-def test_damaged_exports_are_rebuilt(cache, monkeypatch):
+def test_damaged_exports_are_rebuilt(tmp_path, monkeypatch):
     network = lively("segformer", "mit_b0")
-    path = files(network)["propagate"]
-    content = path.read_bytes()
+    content = files(network)["propagate"].read_bytes()
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("VSS_CACHE", str(cache))
     monkeypatch.setattr("vss_ros.backends.onnx_export.export", lambda *_, **__: {"propagate": content})
+    path = files(network)["propagate"]
     flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     for damaged in (content[: len(content) // 2], flipped, b""):
         path.write_bytes(damaged)

@@ -11,6 +11,7 @@ from vss_ros.backends.onnx_export import to_onnx
 from vss_ros.deploy import export
 
 SMALL = ["--backbone", "mit_b0", "--classes", "5", "--size", "64x96"]
+FAST = ["--backbone", "mobilenet_v1", *SMALL[2:]]
 
 
 def run(out, *options, network="dcfm", small=SMALL):
@@ -68,7 +69,7 @@ def test_a_damaged_or_invalid_file_fails_the_check(tmp_path, monkeypatch, capsys
         path.write_bytes(path.read_bytes()[:-1])
 
     monkeypatch.setattr(export, "write", damaged)
-    assert run(tmp_path, "--target", "exported-program", "--check", network="segformer") == 1
+    assert run(tmp_path, "--target", "exported-program", "--check", network="segformer", small=FAST) == 1
     assert "FAIL propagate: sha256" in capsys.readouterr().out
 
 

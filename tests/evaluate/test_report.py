@@ -9,7 +9,7 @@ from itertools import product
 import cv2
 import numpy as np
 import pytest
-from fixtures.browser import page
+from fixtures.browser import browser, page
 from vss_ros.evaluate.report import POINTS, load_run, series, write_report
 
 CLASSES = ["road", "car"]

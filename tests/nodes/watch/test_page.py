@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 import pytest
-from fixtures.browser import page
+from fixtures.browser import browser, page
 from fixtures.ros import start
 from fixtures.watch import OUTPUTS, server
 
