@@ -35,21 +35,18 @@ SIZE = (360, 480)
 INTERVALS = (1, 2, 3, 5, 8)
 WINDOW = 8
 LONGEST = 12  # frames that adaptive policies may keep a keyframe
-FIXED = tuple(range(1, 9))
-AKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
-DRIFT = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12)
+POLICIES = {
+    "fixed K": [FixedInterval(k) for k in range(1, 9)],
+    "AKS (adaptive)": [
+        Adaptive(x, 1, LONGEST) for x in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+    ],
+    "consistency": [
+        LabelDrift(x, 1, LONGEST) for x in (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12)
+    ],
+}
 ONLINE = (
-    "label_change",
-    "motion_label_change",
-    "flicker",
-    "window_consistency_8",
-    "window_consistency_16",
-    "area_jump",
-    "refresh_jump",
-    "keyframe_age",
-    "label_drift",
-    "input_drift",
-    "feature_drift",
+    *("label_change", "motion_label_change", "flicker", "window_consistency_8", "window_consistency_16"),
+    *("area_jump", "refresh_jump", "keyframe_age", "label_drift", "input_drift", "feature_drift"),
 )
 TRUE = ("VC_8", "VC_16", "TC", "mIoU drop")
 
@@ -245,21 +242,13 @@ def number(value: float) -> str:
 # Policies
 
 
-def policies() -> dict[str, list]:
-    return {
-        "fixed K": [FixedInterval(k) for k in FIXED],
-        "AKS (adaptive)": [Adaptive(x, 1, LONGEST) for x in AKS],
-        "consistency": [LabelDrift(x, 1, LONGEST) for x in DRIFT],
-    }
-
-
 def compare(model: str, videos: list[Video], fps: float) -> dict[str, list[dict[str, float]]]:
     """By policy, a point a setting: average interval, mIoU, mVC_8, all in one confusion matrix."""
     stream = load_stream(model, backend="openvino", threads=1)
     names = list(stream.card.classes)
     points: dict[str, list[dict[str, Any]]] = {
         kind: [{"setting": p, "frames": 0, "keys": 0, "counts": 0, "vc": []} for p in settings]
-        for kind, settings in policies().items()
+        for kind, settings in POLICIES.items()
     }
     for video in videos:
         backend = Cached(stream.backend, video)

@@ -29,7 +29,10 @@ import numpy as np
 import yaml
 from vss_ros import cli
 
-KINDS = ("cross", "disc", "square")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from fixtures.tagged import KINDS, write_tagged
+
 SIDE, TRAIN, TEST = 160, 240, 80
 LOW, HIGH = 0.4, 0.6  # best for the plain classifier on the scenes of seed 0, which are in no figure here
 SETTINGS = {
@@ -45,49 +48,13 @@ SETTINGS = {
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
 
-def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(SIDE, SIDE, 3) uint8 RGB and its mask: 0 ground, 1… KINDS. Kinds differ in shape and, with much spread, hue."""
-    ground = cv2.resize(rng.integers(50, 200, (9, 9, 3), np.uint8), (SIDE, SIDE))
-    image = np.clip(ground + rng.normal(0, 15, ground.shape), 0, 255).astype(np.uint8)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    for label in rng.choice(3, int(rng.integers(1, 3)), replace=False) + 1:
-        r = int(rng.integers(SIDE // 7, SIDE // 4))
-        x, y = (int(v) for v in rng.integers(r, SIDE - r, 2))
-        shape = np.zeros_like(mask)
-        if label == 1:
-            cv2.rectangle(shape, (x - r, y - r // 3), (x + r, y + r // 3), 1, -1)
-            cv2.rectangle(shape, (x - r // 3, y - r), (x + r // 3, y + r), 1, -1)
-        elif label == 2:
-            cv2.circle(shape, (x, y), r, 1, -1)
-        else:
-            cv2.rectangle(shape, (x - r, y - r), (x + r, y + r), 1, -1)
-        hue = np.array([(190, 90, 80), (90, 180, 90), (85, 100, 190)][label - 1])
-        colour = np.clip(hue + rng.normal(0, 35, 3), 0, 255)
-        image[shape > 0] = np.clip(colour + rng.normal(0, 15, (int(shape.sum()), 3)), 0, 255)
-        mask[shape > 0] = label
-    return image, mask
-
-
 def write_scenes(folder: Path, seed: int) -> None:
     """images/, truth/, tags.csv of the training scenes; true.yaml names their true masks, and those of test/."""
     if (folder / "true.yaml").is_file():
         return
-    rng, lines = np.random.default_rng(1000 + seed), []
-    for part, count in ((folder, TRAIN), (folder / "test", TEST)):
-        for name in ("images", "truth"):
-            (part / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            image, mask = scene(rng)
-            cv2.imwrite(str(part / "images" / f"{i:04d}.png"), image[:, :, ::-1])
-            cv2.imwrite(str(part / "truth" / f"{i:04d}.png"), mask)
-            if part == folder:
-                things = cv2.GaussianBlur(
-                    (mask > 0) * np.uint8(255), (0, 0), 2
-                )  # of a network that knows all things
-                cv2.imwrite(str(part / "salient" / f"{i:04d}.png"), things)
-                lines.append(",".join([f"images/{i:04d}.png", *(KINDS[k - 1] for k in np.unique(mask) if k)]))
-    (folder / "tags.csv").write_text("\n".join(lines) + "\n")
-    (folder / "classes.txt").write_text("\n".join(KINDS))
+    rng = np.random.default_rng(1000 + seed)
+    write_tagged(folder, TRAIN, rng, SIDE)
+    write_tagged(folder / "test", TEST, rng, SIDE)
     colours = [[0, 0, 0], [230, 60, 50], [60, 210, 70], [50, 80, 235]]
     names = ("background", *KINDS)
     test = {"images": "test/images", "labels": "test/truth"}

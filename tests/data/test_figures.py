@@ -1,7 +1,9 @@
 """The table of figures: everything that is measured has an entry, and nothing else says what one is called."""
 
+import re
+
 from fixtures.paths import ROOT
-from vss_ros.data.figures import FIGURES, FRAME, PLOTS, figure, heading, shown
+from vss_ros.data.figures import FIGURES, FRAME, PLOTS, STAGES, figure, heading, shown
 from vss_ros.evaluate import counting, dataset, report, worst
 from vss_ros.nodes.watch.board import Board
 from vss_ros.nodes.watch.server import WatchServer
@@ -12,6 +14,11 @@ def test_every_selection_is_of_known_figures():
     assert {name for names in selections for name in names} <= set(FIGURES)
     assert {name for _, names, _ in PLOTS for name in names} <= set(FIGURES)
     assert all((item.note and "…" in item.note) or item.worse <= 0 for item in FRAME.values()), "a range"
+
+
+def test_stages_are_those_that_a_stream_times():
+    stream = (ROOT / "ros2_ws" / "src" / "vss_ros" / "stream" / "stream.py").read_text()
+    assert {*re.findall(r'lap\(frame, "(\w+)"\)', stream), "total"} == set(STAGES)
 
 
 def test_no_title_stands_in_a_second_place():

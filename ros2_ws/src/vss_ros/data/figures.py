@@ -22,6 +22,11 @@ class Figure:
     head: str = ""
 
 
+STAGES = (
+    *("prepare", "flow", "encode", "remember", "drift", "move", "propagate", "decode", "steady", "join"),
+    *("label", "part", "total"),
+)
+"""What a stream's time goes to, in the order of a frame's way."""
 FRAME = {
     "label_change": Figure(
         "Labels that changed since the frame before", "%", note="0…1; motion counts as well"
@@ -74,9 +79,7 @@ FRAME = {
         "Difference to the frame before, moved along the flow", "grey levels", note="mean, 0…255"
     ),
     "motion_trusted": Figure("Frames that the flow explains", worse=-1, note="1, or 0 after a cut"),
-    "<stage>_ms": Figure(
-        "Time of a stage of the network", "ms", note="0…; total_ms is their sum"
-    ),
+    "<stage>_ms": Figure("Time of a stage", "ms", note="0…; of STAGES; total_ms is their sum"),
 }  # fmt: skip
 """Of each frame (`stream.consistency`); one that is not known yet is left out of the frame."""
 FIGURES = {

@@ -30,7 +30,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vss_ros.config import VssError, check, option
-from vss_ros.data.figures import FRAME
+from vss_ros.data.figures import FRAME, STAGES
 from vss_ros.media.bags import BagWriter
 from vss_ros.media.bags.recover import recover
 from vss_ros.media.decode import decode
@@ -47,17 +47,12 @@ TOPICS = {
     "diagnostics": DiagnosticArray,
     "label_info_json": String,
 }
-STAGES = (
-    "prepare_ms",
-    "encode_ms",
-    "remember_ms",
-    "decode_ms",
-    "propagate_ms",
-    "drift_ms",
-    "label_ms",
-    "total_ms",
+COLUMNS = (
+    "stamp",
+    "latency_ms",
+    *(name for name in FRAME if "<" not in name),
+    *(f"{stage}_ms" for stage in STAGES),
 )
-COLUMNS = ("stamp", "latency_ms", *(name for name in FRAME if "<" not in name), *STAGES)
 BACKLOG = 100
 """Messages that may wait for the disk before overlay pictures are left out; masks never are."""
 UNMATCHED = 300
