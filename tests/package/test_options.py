@@ -57,6 +57,26 @@ def test_wrong_words_are_refused_with_the_fix(words, said):
         parse(*words)
 
 
+def test_an_option_may_be_known_by_its_place():
+    @dataclass(frozen=True)
+    class Placed:
+        names: tuple[str, ...] = option((), "which of them", unset="positional")
+        kind: str = option("", "which kind", choices=("a", "b"), unset="positional")
+
+    parser = Parser(prog="placed")
+    add_options(parser, Placed)
+    assert from_options(Placed, parser.parse_args(["x", "y", "a"])) == Placed(("x", "y"), "a")
+    assert re.search(r"names +which of them\n", parser.format_help())
+    with pytest.raises(VssError, match="required: names, kind"):
+        parser.parse_args([])
+
+
+def test_no_command_declares_an_option_by_hand():
+    package = ROOT / "ros2_ws" / "src" / "vss_ros"
+    by_hand = {file.name for file in package.rglob("*.py") if ".add_argument(" in file.read_text()}
+    assert by_hand == {"options.py", "cli.py"}, "the words before a command's own"
+
+
 def test_help_names_defaults_and_ranges():
     parser = argparse.ArgumentParser()
     add_options(parser, Few)

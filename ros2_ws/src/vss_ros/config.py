@@ -91,7 +91,8 @@ def option(
     """A documented dataclass field; `runtime` options may change while the node runs, `inactive` ones while it is
     configured and inactive, all others while it is unconfigured.
 
-    kind: type of one whose default is None; unset: what holds where it is left out, "required" that it must not be.
+    kind: type of one whose default is None; unset: what holds where it is left out; "required": it must not be;
+    "positional": nor that, and a command line knows it by its place (of a tuple, one word or more).
     """
     meta = {
         "kind": kind,

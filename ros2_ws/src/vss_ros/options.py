@@ -37,6 +37,8 @@ class Option:
         elif self.kind is float and self.default is not None:
             shown = f"{self.default:g}"
         shown = self.unset or ("none" if shown in ("", None) else shown)
+        if shown == "positional":
+            return self.help
         shown = shown if shown == "required" else f"default: {shown}"
         return f"{self.help} ({shown}{f', {self.reach}' if self.reach else ''})"
 
@@ -93,7 +95,10 @@ def options_of(config: type, names: Sequence[str] = ()) -> Iterator[Option]:
 
 
 def add_options(parser: Any, config: type, names: Sequence[str] = (), **defaults: Any) -> None:
-    """The options of a config, or those named, as `--NAME`. defaults: where a command has others than the config."""
+    """The options of a config, or those named, as `--NAME` or by their place.
+
+    defaults: where a command has others than the config.
+    """
     for item in options_of(config, names):
         if item.name in defaults:
             item = replace(item, default=defaults[item.name])
@@ -106,8 +111,12 @@ def add_options(parser: Any, config: type, names: Sequence[str] = (), **defaults
             extra = {"nargs": "*", "metavar": item.name.upper()}
         if item.unset == "required":
             extra["required"] = True
-        flag = f"--{item.name.replace('_', '-')}"
-        action = parser.add_argument(flag, default=item.default, **extra)
+        name = f"--{item.name.replace('_', '-')}"
+        if item.unset == "positional":
+            name = item.name
+            extra |= {} if item.choices else {"metavar": name}
+            extra |= {"nargs": "+"} if item.kind is tuple else {}
+        action = parser.add_argument(name, default=item.default, **extra)
         action.help = item.text.replace("%", "%%")  # here, since some releases add the default to a bool's
 
 

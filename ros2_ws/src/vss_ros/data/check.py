@@ -40,6 +40,13 @@ log = logging.getLogger(__name__)
 class CheckConfig:
     """Options of `vss data`, beside the data set's."""
 
+    action: str = option("", "what to do with the data set", choices=("check", "import"), unset="positional")
+    data: tuple[str, ...] = option(
+        (),
+        f"check: {', '.join(('street', *DATASETS, *TAG_SETS))}, or the YAML file or folder of a data set of your own; "
+        f"import: {' or '.join(IMPORTS)}, then the folder (or COCO's .json file) to read, and a new folder to write",
+        unset="positional",
+    )
     split: str | None = option(
         None, "splits, with commas", kind=str, unset="train,val,test, the last if there is one"
     )
@@ -49,14 +56,6 @@ class CheckConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    known = ", ".join(("street", *DATASETS, *TAG_SETS))
-    parser.add_argument("action", choices=("check", "import"), help="what to do with the data set")
-    parser.add_argument(
-        "data",
-        nargs="+",
-        help=f"check: {known}, or the YAML file or folder of a data set of your own; import: {' or '.join(IMPORTS)}, "
-        "then the folder (or COCO's .json file) to read, and a new folder to write",
-    )
     add_options(parser, CheckConfig)
     add_json(parser)
     add_options(parser, DataConfig, ("root", "limit"))

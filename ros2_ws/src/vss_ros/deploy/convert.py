@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 class ConvertConfig:
     """Options of `vss convert`."""
 
+    checkpoints: tuple[str, ...] = option(
+        (),
+        "a folder (or hub id, such as owner/name) of a SegFormer of Hugging Face's, whose config says the rest; "
+        "or .pth files of a paper's authors; DCFM has two, its encoder's and its decoder's",
+        unset="positional",
+    )
     network: str = option("", "of .pth files: dcfm, cffm, mrcfa, segformer, pspnet, stf, mar+pspnet, mar+stf")
     backbone: str = option(
         "",
@@ -44,12 +50,6 @@ class ConvertConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoints",
-        nargs="+",
-        help="a folder (or hub id, such as owner/name) of a SegFormer of Hugging Face's, whose config says the rest; "
-        "or .pth files of a paper's authors; DCFM has two, its encoder's and its decoder's",
-    )
     add_options(parser, ConvertConfig)
 
 

@@ -30,6 +30,7 @@ UNIT = 1e-3
 class ImportConfig:
     """Options of `vss import`."""
 
+    file: Path | None = option(None, "the ONNX file, with its weights in it", kind=Path, unset="positional")
     classes: str = option("", "names with commas, in the order of the ids", unset="required")
     out: Path | None = option(
         None, "card to write (.yaml); the file goes beside it", kind=Path, unset="required"
@@ -48,7 +49,6 @@ class ImportConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="the ONNX file, with its weights in it")
     add_options(parser, ImportConfig)
 
 

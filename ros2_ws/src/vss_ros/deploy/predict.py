@@ -56,8 +56,14 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class FilesConfig:
-    """What `vss predict` reads and writes, beside its input."""
+    """What `vss predict` reads and writes."""
 
+    input: str = option(
+        "",
+        "video, image, folder, recording, street[:SEED]; live: camera:0 (a webcam), /dev/video0, an rtsp://, "
+        "http:// or udp:// address",
+        unset="positional",
+    )
     out: Path | None = option(None, "folder of the masks", kind=Path, unset="required")
     topic: str | None = option(None, "image topic of a recording of several cameras", kind=str)
 
@@ -79,11 +85,6 @@ class Frames:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "input",
-        help="video, image, folder, recording, street[:SEED]; live: camera:0 (a webcam), /dev/video0, an rtsp://, "
-        "http:// or udp:// address",
-    )
     add_options(parser, FilesConfig)
     add_options(parser, PredictConfig)
     add_options(parser, StreamConfig)

@@ -44,6 +44,9 @@ NEXT = 1.0
 class PseudoConfig:
     """Options of `vss pseudo`."""
 
+    recipe: str = option(
+        "", "recipe of an mcis network, by name or path, already trained", unset="positional"
+    )
     out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
     background: str = option("threshold", "what tells it from things", choices=("threshold", "saliency"))
     saliency: Path | None = option(None, "folder of saliency maps, 8 bit, named like the images", kind=Path)
@@ -59,7 +62,6 @@ class PseudoConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe of an mcis network, by name or path, already trained")
     add_options(parser, PseudoConfig)
     add_options(parser, DataConfig, ("root",))
 

@@ -44,6 +44,7 @@ class Table:
 class AblateConfig:
     """Options of `vss ablate`."""
 
+    table: str = option("", "name of a file in config/ablate/, or the path of one", unset="positional")
     data: str = option("", "data set to train and measure on", unset="the recipe's")
     recipe: str = option("", "recipe to vary", unset="the table's")
     seeds: int = option(1, "runs of each row", low=1)
@@ -55,7 +56,6 @@ class AblateConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", help="name of a file in config/ablate/, or the path of one")
     add_options(parser, AblateConfig)
     add_options(parser, DataConfig, ("root", "split", "limit"))
 

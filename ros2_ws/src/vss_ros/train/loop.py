@@ -42,6 +42,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 class TrainConfig:
     """Options of `vss train`, beside the recipe's."""
 
+    recipe: str = option("", "name of a file in config/train/, or the path of one", unset="positional")
     out: Path | None = option(
         None, "folder of checkpoints, curves and the model", kind=Path, unset="runs/<recipe>"
     )
@@ -59,7 +60,6 @@ class TrainConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="name of a file in config/train/, or the path of one")
     add_options(parser, TrainConfig)
     add_options(parser, DataConfig, ("root",))
 

@@ -42,13 +42,13 @@ MEMORY_FILE = "memory.safetensors"
 class MemoryConfig:
     """Options of `vss memory`."""
 
+    recipe: str = option("", "recipe of a mar+… network, by name or path", unset="positional")
     out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
     cache: Path | None = option(None, "folder of clips that `vss train --cache` shares", kind=Path)
     save_every: int = option(200, "clips from one saved state to the next", low=1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe of a mar+… network, by name or path")
     add_options(parser, MemoryConfig)
     add_options(parser, DataConfig, ("root",))
 
