@@ -78,11 +78,12 @@ def test_progress_is_shown_on_a_terminal_unless_quiet():
         "class Terminal(io.StringIO):\n"
         "    def isatty(self): return True\n"
         "log, shown = logging.getLogger('vss_ros'), []\n"
-        "for level in (logging.INFO, logging.WARNING):\n"
+        "for level, options in ((20, {'delay': 0}), (30, {'delay': 0}), (20, {'disable': 1, 'delay': 0}), (20, {})):\n"
         "    log.setLevel(level); end = Terminal()\n"
-        "    assert list(progress(range(3), 'work', file=end)) == [0, 1, 2]\n"
+        "    assert list(progress(range(3), 'work', file=end, **options)) == [0, 1, 2]\n"
         "    shown.append(end.getvalue())\n"
-        "assert 'work: 100%' in shown[0] and '<' in shown[0] and not shown[1], shown\n"
+        "assert 'work: 100%' in shown[0] and '<' in shown[0], shown\n"
+        "assert shown[1:] == ['', '', ''], 'quiet, of another process, and soon over'\n"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr

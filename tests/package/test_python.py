@@ -13,11 +13,14 @@ import pytest
 import torch
 import vss_ros
 from fixtures.paths import ROOT
-from vss_ros.config import StreamConfig, VssError
+from vss_ros.config import RuntimeConfig, StreamConfig, VssError
+from vss_ros.node_config import CountConfig, NodeConfig
+from vss_ros.stream.count import CountOptions
 from vss_ros.stream.load import StreamOptions
 
 SNIPPET = """
 import vss_ros
+from vss_ros.stream.count import load_counter
 
 stream = vss_ros.load_stream("street", backend="auto", keyframe_interval=5)
 for rgb, result in vss_ros.predict("drive.mp4", model="street", policy="fixed"):
@@ -25,13 +28,26 @@ for rgb, result in vss_ros.predict("drive.mp4", model="street", policy="fixed"):
 reveal_type(stream)
 vss_ros.load_stream("street", backned="auto")
 vss_ros.load_stream("street", interval="five")
+load_counter("card.yaml", patches="two")
 """
 
 
-def test_editors_and_type_checkers_know_every_option():
-    kinds = typing.get_type_hints(StreamOptions)
-    own = {"keyframe_interval", "both_sides", "measure_drift"}
-    fields = {item.name: item for item in dataclasses.fields(StreamConfig)}
+OF_STREAM = {"keyframe_interval", "both_sides", "measure_drift"}
+OF_NODES = {item.name for item in dataclasses.fields(NodeConfig)} - {
+    i.name for i in dataclasses.fields(RuntimeConfig)
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "own"),
+    [(StreamOptions, StreamConfig, OF_STREAM), (CountOptions, CountConfig, set())],
+)
+def test_editors_and_type_checkers_know_every_option(options, config, own):
+    kinds = typing.get_type_hints(options)
+    fields = {item.name: item for item in dataclasses.fields(config)}
+    fields = {
+        n: item for n, item in fields.items() if n not in OF_NODES and not n.startswith("disagreement_")
+    }
     assert kinds.keys() == fields.keys() - {"model"} | own
     for name, kind in kinds.items():
         if name in own:
@@ -51,7 +67,8 @@ def test_a_users_lines_are_typed(tmp_path):
     assert 'Revealed type is "numpy.ndarray' in said and "stream.Stream" in said, said + done.stderr
     assert 'Unexpected keyword argument "backned"' in said and 'did you mean "backend"' in said
     assert 'Argument "interval" to "load_stream" has incompatible type "str"' in said
-    assert "Found 2 errors in 1 file" in said
+    assert 'Argument "patches" to "load_counter" has incompatible type "str"' in said
+    assert "Found 3 errors in 1 file" in said
     assert (ROOT / "ros2_ws" / "src" / "vss_ros" / "py.typed").exists()
 
 

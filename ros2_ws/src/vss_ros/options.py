@@ -165,12 +165,12 @@ def plain(value: Any) -> Any:
 
 
 def progress(items: Iterable[Any] | None = None, what: str = "", **options: Any) -> Any:
-    """tqdm's bar on stderr, with the time left: only on a terminal, and only where the log says what goes on
-    (`--quiet`). options: tqdm's."""
+    """tqdm's bar on stderr, with the time left, of work that has lasted two seconds: only on a terminal, and only where
+    the log says what goes on (`--quiet`). options: tqdm's."""
     from tqdm import tqdm
 
-    quiet = not logging.getLogger("vss_ros").isEnabledFor(logging.INFO)
-    return tqdm(items, what or None, disable=True if quiet else None, **options)
+    quiet = options.pop("disable", False) or not logging.getLogger("vss_ros").isEnabledFor(logging.INFO)
+    return tqdm(items, what or None, disable=quiet or None, **{"delay": 2, **options})
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from torch import nn
 from vss_ros.backends.stages import flat_stages
 from vss_ros.networks.cards.imported import Imported, to_stage
 from vss_ros.networks.cards.model import Model
+from vss_ros.options import progress
 
 CPU_OPSET = 20
 TENSORRT_OPSET = 18  # the newest that TensorRT 10.3 reads in full
@@ -23,11 +24,8 @@ def export(model: Model, opset: int = CPU_OPSET, wanted: Container[str] | None =
     if isinstance(model.network, Imported):
         return {"propagate": to_stage(model.network, model.size, model.mean, model.std)}
     stages = flat_stages(model)
-    return {
-        name: to_onnx(module, inputs, opset)
-        for name, (module, inputs) in stages.items()
-        if wanted is None or name in wanted
-    }
+    names = [name for name in stages if wanted is None or name in wanted]
+    return {name: to_onnx(*stages[name], opset) for name in progress(names, "exporting", unit="stage")}
 
 
 @torch.no_grad()

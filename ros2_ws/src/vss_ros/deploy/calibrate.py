@@ -177,7 +177,7 @@ def make_stream(model: Model, args: Any, precision: str) -> Stream:
 def run(stream: Stream, clips: Clips) -> list[np.ndarray]:
     """Labels of every frame at its own size, each clip from a keyframe on."""
     labels = []
-    for clip in clips:
+    for clip in progress(clips, unit="clip", leave=False):
         stream.reset()
         labels += [result.labels for result in stream.run((image, 0.0) for image, _ in clip)]
     return labels

@@ -25,7 +25,7 @@ from vss_ros.deploy.export_readme import readme
 from vss_ros.media.files import read_yaml, write_atomic
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model, open_model
-from vss_ros.options import NetworkConfig, add_options
+from vss_ros.options import NetworkConfig, add_options, progress
 
 TARGETS = {"onnx": "onnx", "exported-program": "pt2"}
 # greatest difference to torch, relative to the greatest output
@@ -88,7 +88,8 @@ def write(args: argparse.Namespace, model: Model, stages: dict) -> None:
     """Stage files, then the card, the README and, last, bundle.yaml that names them all."""
     network, card = model.network, model.card
     listed: dict[str, Any] = {}
-    for name, (module, inputs) in stages.items():
+    bar = progress(stages.items(), "exporting", unit="stage")
+    for name, (module, inputs) in bar:
         content, names = serialise(args, module, inputs)
         file = f"{name}.{TARGETS[args.target]}"
         write_atomic(args.out / file, content)
@@ -100,7 +101,7 @@ def write(args: argparse.Namespace, model: Model, stages: dict) -> None:
             "inputs": described(inputs, names[0]),
             "outputs": described(outputs, names[1]),
         }
-        sys.stdout.write(f"{file}: {len(content) / 1e6:.1f} MB\n")
+        bar.write(f"{file}: {len(content) / 1e6:.1f} MB")
     bundle = {
         "model": card.name if card else "fresh weights",
         "network": f"{card.network}-{card.backbone}" if card else f"{args.network}-{args.backbone}",

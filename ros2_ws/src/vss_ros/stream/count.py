@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,12 @@ from vss_ros.config import VssError, replace
 from vss_ros.node_config import CountConfig
 from vss_ros.stream.finite import NotFinite
 from vss_ros.stream.frame import check_frame
-from vss_ros.stream.load import model_of, open_backend
+from vss_ros.stream.load import RuntimeOptions, model_of, open_backend
 from vss_ros.stream.motion import STRIDE, Motion
 from vss_ros.stream.tiles import Tiles
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FLOW_SIDE = 320
 """Pixels of the longer side of the images that the flow is estimated on, at most."""
@@ -214,15 +217,25 @@ class CountStream:
         return True
 
 
-def load_counter(model: str | Path | None = None, **options: Any) -> CountStream:
+class CountOptions(RuntimeOptions, total=False):
+    """Also those of `CountConfig` that are not a node's."""
+
+    score: float
+    overlap: int
+    patches: int
+    smooth: int
+
+
+def load_counter(model: str | Path | None = None, **options: Unpack[CountOptions]) -> CountStream:
     """A counting stream that is ready to be called; options: those of `CountConfig`. Raises VssError.
 
     counter = load_counter("runs/fish/fish.yaml", patches=1)
     result = counter(rgb, stamp)
     """
+    given: dict[str, Any] = dict(options)
     if model is not None:
-        options["model"] = str(model)
-    return open_counter(replace(CountConfig(), **options))
+        given["model"] = str(model)
+    return open_counter(replace(CountConfig(), **given))
 
 
 def open_counter(config: CountConfig) -> CountStream:

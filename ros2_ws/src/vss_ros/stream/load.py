@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class StreamOptions(TypedDict, total=False):
-    """The types of `StreamConfig`'s fields, where meanings, defaults and ranges stand, for editors and type checkers;
-    `keyframe_interval` is `interval`, and the last two are `Stream`'s."""
+class RuntimeOptions(TypedDict, total=False):
+    """For editors and type checkers: the types of `RuntimeConfig`'s fields, where meanings and ranges stand."""
 
     backend: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
     precision: Literal["auto", "f32", "bf16", "f16", "int8"]
@@ -38,6 +37,11 @@ class StreamOptions(TypedDict, total=False):
     height: int
     width: int
     max_gap: float
+
+
+class StreamOptions(RuntimeOptions, total=False):
+    """Also those of `StreamConfig`; `keyframe_interval` is `interval`, and the last two are `Stream`'s."""
+
     groups: str
     policy: Literal["every", "fixed", "adaptive", "consistency"]
     interval: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import logging
 import math
 import os
 import platform
@@ -25,13 +26,15 @@ from torch.optim.swa_utils import AveragedModel
 from vss_ros.config import VssError, option
 from vss_ros.data.open import open_dataset
 from vss_ros.networks import build, encoder_of
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
 from vss_ros.train.checkpoints import resume, save, start, update_average
 from vss_ros.train.publish import export
 from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
 from vss_ros.train.samples import make_loader
 from vss_ros.train.task import task_of
+
+log = logging.getLogger(__name__)
 
 NO_SCORE = -1e9
 """Before the first validation; finite, as a checkpoint must be."""
@@ -87,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         if not is_first:
             return 0
     card = export(recipe, args, out, name)
-    sys.stderr.write(f"wrote {card}\n")
+    log.info("wrote %s", card)
     return 0
 
 
@@ -95,7 +98,6 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     """Run the loop; → is this the first of all processes?"""
     from lightning.fabric import Fabric
     from lightning.fabric.loggers import TensorBoardLogger
-    from tqdm import tqdm
 
     logger = TensorBoardLogger(out, name="", version="")
     precision: Any = args.precision or recipe.precision
@@ -144,7 +146,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     if args.resume and ((out / "last.ckpt").exists() or not recipe.after):
         state = resume(out / "last.ckpt", network, average, optimiser, recipe)
     batches = make_loader(task.samples(data), recipe, state["step"], rank, world, args.workers)
-    bar = tqdm(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
+    bar = progress(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
     spent = dict.fromkeys(("data", "network", "optimiser", "validation", "checkpoints"), 0.0)
 
     while state["step"] < recipe.steps:
@@ -203,7 +205,9 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             if rank == 0:
                 sample = task.draw(average.module, held_out)
                 logger.experiment.add_image(f"val/{task.picture}", sample, step, dataformats="HWC")
-            bar.write(f"step {step}: loss {mean['loss']:.3f}, val {task.score} {score:.3f}", file=sys.stderr)
+            if rank == 0 and log.isEnabledFor(logging.INFO):
+                line = f"step {step}: loss {mean['loss']:.3f}, val {task.score} {score:.3f}"
+                bar.write(line, file=sys.stderr)
             if score > state["best"]:
                 state["best"] = score
                 if rank == 0:
@@ -216,7 +220,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             spent["checkpoints"] += time.perf_counter() - asked
     bar.close()
     if rank == 0:
-        sys.stderr.write(timing_table(spent))
+        log.info(timing_table(spent))
     logger.finalize("success")
     fabric.barrier()
     return rank == 0
@@ -226,7 +230,7 @@ def timing_table(spent: dict[str, float]) -> str:
     """Seconds of this run by what they went to; "data" is what the network waited for the loader."""
     whole = max(sum(spent.values()), 1e-9)
     rows = [f"{name:12} {seconds:9.1f} s {seconds / whole:7.1%}" for name, seconds in spent.items()]
-    return "\n".join(["where the time went:", *rows, ""])
+    return "\n".join(["where the time went:", *rows])
 
 
 def summed(fabric: Any, part: Tensor) -> Tensor:
