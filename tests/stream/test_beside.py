@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import threading
+import time
+
 import pytest
 from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
+from vss_ros.config import IGNORE, VssError
+from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
@@ -22,6 +26,7 @@ def wrong(result, rgb):
     return float((result.labels != truth)[8:-8, 8:-28].mean())
 
 
+FRAMES = [(window(PICTURE, 4 * t), t / 10) for t in range(3)]
 SCENES = [window(texture(seed), 0) for seed in range(8)]
 
 
@@ -52,3 +57,91 @@ def test_a_keyframe_that_never_had_its_turn_passes_it_on():
     assert backend.calls == ["remember"]
     after = window(texture(1), 16)
     assert wrong(stream(after, 1.4), after) < 0.06
+
+
+def test_a_stream_that_does_not_wait_has_no_labels_until_the_network_answers():
+    hand = ByHand()
+    stream = make(Colours(1), worker=hand, steady=0.7)
+    for begin in (0, 10):
+        stream.beside.waits = False
+        empty = [stream(window(PICTURE, 4 * t), begin + t / 10) for t in range(3)]
+        assert all((r.labels == IGNORE).all() and not r.confidence().any() for r in empty)
+        assert not any(r.is_keyframe for r in empty)
+        assert [r.network_age_ms for r in empty] == pytest.approx([0, 100, 200])
+        hand.turn()
+        frame = window(PICTURE, 12)
+        first = stream(frame, begin + 0.3)
+        assert first.is_keyframe and wrong(first, frame) < 0.06 and first.confidence().any()
+        stream.reset()
+
+
+def test_all_that_the_network_does_is_in_one_thread():
+    """Runtimes prepare memory for each thread that calls them."""
+    seen = set()
+
+    class Watched(Colours):
+        def propagate(self, frame, memories):
+            seen.add(threading.get_ident())
+            return super().propagate(frame, memories)
+
+    with make(Watched()) as stream:
+        for t in range(3):
+            stream(SCENES[t], t / 10)
+        stream.close()
+        stream.reset()
+        with pytest.raises(VssError, match="closed"):
+            stream(SCENES[0], 1.0)
+    assert len(seen) == 1 and threading.get_ident() not in seen
+
+
+def test_a_waiting_job_gives_way_to_a_newer_one_and_every_stream_has_its_turn():
+    order, armed, gate = [], threading.Event(), threading.Event()
+
+    class Slow(Colours):
+        def __init__(self, name):
+            super().__init__()
+            self.label = name
+
+        def propagate(self, frame, memories):
+            if armed.is_set():
+                order.append(self.label)
+                gate.wait(60)
+            return super().propagate(frame, memories)
+
+    worker = Worker()
+    streams = {n: make(Slow(n), interval=1, worker=worker) for n in "abc"}
+
+    def feed(until):
+        for _ in range(10_000):
+            for stream in streams.values():
+                stream(*FRAMES[1])
+            if until():
+                return
+            time.sleep(1e-3)
+        pytest.fail(f"{order}, {worker.waiting}")
+
+    for stream in streams.values():
+        stream(*FRAMES[0])
+    armed.set()
+    feed(lambda: order and len(worker.waiting) == 2)
+    assert len(order) == 1, "one at a time"
+    gate.set()
+    feed(lambda: set(order) == set("abc"))
+    worker.close()
+
+
+def test_what_the_network_raises_reaches_the_caller():
+    class Broken(Colours):
+        def propagate(self, frame, memories):
+            if not works:
+                raise RuntimeError("the network broke")
+            return super().propagate(frame, memories)
+
+    works = True
+    with make(Broken(), interval=1) as stream:
+        stream(*FRAMES[0])
+        works = False
+        with pytest.raises(RuntimeError, match="the network broke"):
+            for _ in range(200):
+                stream(*FRAMES[1])
+        assert stream(*FRAMES[2]).labels.shape == SIZE, "it lives on"

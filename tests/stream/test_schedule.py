@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import vss_ros
 from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
 from vss_ros.config import IGNORE, StreamConfig, VssError
-from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval, LabelDrift
 from vss_ros.stream.load import open_stream
 from vss_ros.stream.motion import Motion
@@ -173,50 +171,6 @@ def test_live_equals_simulated_when_the_thread_is_driven_by_hand():
             live.after()
         else:
             live.owed = None  # the network is busy
-
-
-def test_a_waiting_job_gives_way_to_a_newer_one_and_every_stream_has_its_turn():
-    order, gate = [], threading.Event()
-
-    class Slow(Colours):
-        def __init__(self, name):
-            super().__init__()
-            self.label = name
-
-        def propagate(self, frame, memories):
-            if threading.current_thread() is not threading.main_thread():
-                order.append(self.label)
-                gate.wait(5)
-            return super().propagate(frame, memories)
-
-    worker = Worker()
-    streams = {n: make(Slow(n), interval=1, schedule="beside", worker=worker) for n in "abc"}
-    for rgb, stamp in frames()[:6]:
-        for stream in streams.values():
-            stream(rgb, stamp)
-    assert order == ["a"], "one at a time"
-    assert len(worker.waiting) == 2
-    gate.set()
-    for rgb, stamp in frames()[6:]:
-        for stream in streams.values():
-            stream(rgb, stamp)
-    worker.close()
-    assert set(order) == set("abc")
-
-
-def test_what_the_network_raises_reaches_the_caller():
-    class Broken(Colours):
-        def propagate(self, frame, memories):
-            if threading.current_thread() is not threading.main_thread():
-                raise RuntimeError("the network broke")
-            return super().propagate(frame, memories)
-
-    with make(Broken(), interval=1, schedule="beside") as stream:
-        stream(*frames()[0])
-        with pytest.raises(RuntimeError, match="the network broke"):
-            for _ in range(200):
-                stream(*frames()[1])
-        assert stream(*frames()[2]).labels.shape == SIZE, "it lives on"
 
 
 def test_what_nobody_has_seen_is_named():

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from vss_ros.config import IGNORE
+
 
 def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Class of the greatest upsampled logit, the first one of equals.
@@ -35,10 +37,13 @@ def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The same of probabilities (h, w, C): only classes that reach 1/C somewhere can be the greatest anywhere.
 
-    In 8 bits, twice as fast as float32: a border between two classes moves by a fraction of a pixel at most.
+    In 8 bits, twice as fast as float32: a border between two classes moves by a fraction of a pixel at most. 255 where
+    no class has any probability.
     """
     planes = cv2.split(cv2.convertScaleAbs(probabilities, alpha=255))
     candidates = [i for i, plane in enumerate(planes) if cv2.minMaxLoc(plane)[1] >= 255 // len(planes)]
+    if not candidates:
+        return np.full(size, IGNORE, np.uint8)
     found = labels([np.stack([planes[i] for i in candidates])[None]], size)
     if len(candidates) == len(planes):
         return found

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from vss_ros.config import VssError
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame
 from vss_ros.stream.memory import Memories, Memory
@@ -69,7 +72,15 @@ class Worker:
                 atexit.register(self.close)  # a runtime that is inside as the interpreter ends aborts it
                 self.thread = threading.Thread(target=self.work, name="network", daemon=True)
                 self.thread.start()
-            self.changed.notify()
+            self.changed.notify_all()
+
+    def run(self, stream: int, job: Job) -> None:
+        """Have a job run and wait for it: runtimes prepare themselves for each thread, so all run in one."""
+        self.offer(stream, job)
+        with self.changed:
+            self.changed.wait_for(lambda: job.finished or self.closed)
+        if not job.finished:
+            raise VssError("the stream is closed: expected no more frames")
 
     def withdraw(self, stream: int) -> None:
         """Forget the job of this stream that has not started."""
@@ -88,13 +99,15 @@ class Worker:
                 job = self.waiting.pop(self.order.popleft())
                 job.started = True
             job()
+            with self.changed:
+                self.changed.notify_all()
 
     def close(self) -> None:
         """End the thread once its present job is done."""
         atexit.unregister(self.close)
         with self.changed:
             self.closed = True
-            self.changed.notify()
+            self.changed.notify_all()
         if self.thread and self.thread is not threading.current_thread():
             self.thread.join(1.0)  # a network that hangs must not keep a robot from stopping
 
@@ -103,13 +116,15 @@ class Beside:
     """The network's turns for one stream.
 
     delay: frames until an answer joins, which makes it deterministic and needs no thread; 0 takes it when the worker
-    is through with it.
+    is through with it. waits: whether the first frame waits for the network; else frames have no labels until it is
+    there, and none is late.
     """
 
     def __init__(self, backend: Any, memories: Memories, motion: Motion, worker: Worker, delay: int):
         self.backend, self.memories, self.motion = backend, memories, motion
-        self.worker, self.delay = worker, delay
+        self.worker, self.delay, self.waits = worker, delay, True
         self.runs = 0
+        self.blank = False  # the newest answer is none
         self.job: Job | None = None
         self.cut = False
 
@@ -119,7 +134,7 @@ class Beside:
         self.worker.withdraw(id(self))
 
     def answer(self, frame: Frame, newest: Answer | None, strength: float) -> tuple[Answer, bool]:
-        """The network's newest answer, and whether it joins with this frame; the first frame waits for it.
+        """The network's newest answer, and whether it joins with this frame; the first one is waited for, see `waits`.
 
         It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `blend`.
         What saw no more than that answer before a cut is dropped; what saw a later scene joins even if there was
@@ -132,8 +147,13 @@ class Beside:
             self.cut = True
         job = self.job
         if newest is None:
-            job = self.make(frame, key=True)
-            job()
+            job = self.job = self.make(frame, key=True)
+            self.blank = not (self.waits or self.delay)
+            if self.blank:
+                self.worker.offer(id(self), job)
+                nothing = np.zeros((*self.motion.cells, 1), np.float32)
+                return Answer(frame.index, frame.stamp, nothing, job.track, job.track), False
+            job() if self.delay else self.worker.run(id(self), job)
         elif job is None or not job.finished or frame.index < job.index + self.delay:
             return newest, False
         assert job is not None
@@ -147,10 +167,11 @@ class Beside:
         self.memories.prune(self.runs)
         self.runs += 1
         track = job.track
-        if strength and newest and frame.step and frame.step.trusted:
+        if strength and newest and not self.blank and frame.step and frame.step.trusted:
             alike = self.motion.likeness(newest.sight)
             values = blend(track.move(values), newest.track.move(newest.values), alike, strength)
             track = self.motion.track()
+        self.blank = False
         return Answer(job.index, job.stamp, values, track, job.track), True
 
     @property

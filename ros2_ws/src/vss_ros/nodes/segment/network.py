@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vss_ros.config import PARTS, VssError, child_command, missing, replace
@@ -179,4 +180,9 @@ def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
     streams = [stream, *(stream.another() for _ in range(cameras - 1))]
     for number, each in enumerate(streams):
         each.phase = number * each.policy.longest // cameras
+        if each.beside:
+            cv2.setNumThreads(1)  # others would wait for the cores that the network has
+            each.beside.waits = (
+                auto is not None
+            )  # who takes over from another had better wait than show nothing
     return streams
