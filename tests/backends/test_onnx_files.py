@@ -1,9 +1,12 @@
 """Exported stages are found again by the card alone: the network is not built, torch not loaded."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fixtures.paths import run_python
+from vss_ros.backends import onnx_files
 from vss_ros.backends.onnx_files import index_path, recall, stage_files
 from vss_ros.networks.cards.card import StoredNetwork
 from vss_ros.networks.cards.model import open_model
@@ -73,17 +76,43 @@ def test_an_index_that_is_none(tmp_path, content):
     assert recall(tmp_path / "index.json") == {}
 
 
-def test_a_process_with_exported_stages_never_loads_torch(tiny_card):
+@pytest.mark.parametrize("exports", [True, False])
+def test_where_another_process_cannot_export_this_one_does(cache, tiny_card, monkeypatch, exports):
+    """It fails, or ends well and leaves nothing."""
+    asked = []
+    monkeypatch.setattr(onnx_files, "sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr(
+        onnx_files, "child_command", lambda *words: asked.append(words) or [str(exports).lower()]
+    )
+    found = stage_files(open_model(tiny_card))
+    assert asked and found["decode"].read_bytes() == b"decode"
+
+
+def test_a_cache_that_cannot_be_written_has_no_other_process_export(tiny_card, tmp_path, monkeypatch):
+    (tmp_path / "onnx").write_text("a file")
+    monkeypatch.setattr(onnx_files, "child_command", lambda *_: pytest.fail("asked"))
+    assert not onnx_files.export_apart(open_model(tiny_card), tmp_path / "onnx")
+
+
+def test_the_other_process_makes_the_whole_stage_beside_its_parts(cache, tiny_card, no_network, monkeypatch):
+    assert not onnx_files.main([str(tiny_card), "64", "96", "4"])
+    no_network()
+    parts, whole = (stage_files(replace(open_model(tiny_card), parts=n)) for n in (4, 1))
+    assert "remember4of4" in parts and "remember" in whole
+
+
+def test_a_process_that_runs_exported_stages_loads_neither_torch_nor_what_draws_or_exports(tiny_card):
     """Its labels are those of the process that exported them."""
     lines = f"""
 import sys
 import numpy as np
 from vss_ros import load_stream
-stream = load_stream({str(tiny_card)!r}, backend="onnxruntime", schedule="at_once")
+stream = load_stream({str(tiny_card)!r}, backend="onnxruntime", schedule="at_once", height=64, width=96)
 frames = np.random.default_rng(0).integers(0, 256, (6, 64, 96, 3), np.uint8)
 sums = [int(stream(frame, i / 30).labels.astype(int).sum()) for i, frame in enumerate(frames)]
 """
     here: dict = {}
     exec(lines, here)
-    there = run_python(f"{lines}\nprint(*sums, 'torch' in sys.modules)").stdout.split()
-    assert there == [*map(str, here["sums"]), "False"] and len(there) == 7
+    heavy = "[m for m in ('torch', 'onnx', 'onnxscript', 'scipy', 'matplotlib') if m in sys.modules]"
+    there = run_python(f"{lines}\nprint(*sums, {heavy})").stdout.split()
+    assert there == [*map(str, here["sums"]), "[]"] and len(there) == 7

@@ -1,7 +1,7 @@
 """Where a network's stages lie as ONNX files: exported once, in a cache that survives damage and concurrent writers.
 
 Files that are there already are found by their card, without building the network: a process that only runs them does
-not load torch.
+not load torch, which takes some 450 MB that it never gives back. Where they are not, another process makes them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from vss_ros.config import VssError, cache_dir, missing
+from vss_ros.config import VssError, cache_dir, child_command, missing
 from vss_ros.media.files import evict, foreign, own_folder, read_bytes, write_atomic
-from vss_ros.networks.cards.model import Model
+from vss_ros.networks.cards.model import Model, open_model
 
 LIMIT = 2 << 30
 """Bytes of all exported stages together; those not used for longest go first."""
@@ -31,16 +34,17 @@ PACKAGE = Path(__file__).parents[1]
 log = logging.getLogger(__name__)
 
 
-def stage_files(model: Model) -> dict[str, Path]:
+def stage_files(model: Model, apart: bool = True) -> dict[str, Path]:
     """Paths of the stages of `stage_names`, exported once.
 
     A file is found by the hash of weights, input shape, normalisation, code and exporter; a damaged one is rebuilt.
+    apart: in a process of its own, if this one has not loaded torch and the other can leave them in the cache.
     """
     folder = cache_dir() / "onnx"
     index = index_path(folder, model)
-    paths = recall(index) if index else {}
-    if paths and all(map(is_intact, paths.values())):
-        touch(paths)
+    if paths := recall(index):
+        return paths
+    if apart and "torch" not in sys.modules and export_apart(model, folder) and (paths := recall(index)):
         return paths
     try:
         from vss_ros.backends import onnx_export
@@ -84,6 +88,35 @@ def stage_files(model: Model) -> dict[str, Path]:
         ) from error
 
 
+def export_apart(model: Model, folder: Path) -> bool:
+    """Have a process fill the cache with a card's stages; False where it cannot, for whatever reason: the same done
+    here then says why."""
+    if not (model.stored and model.source):
+        return False
+    try:
+        own_folder(folder)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, VssError):
+        return False
+    log.info("exporting %s for %d×%d (once), in a process of its own", model.stored.card.network, *model.size)
+    arguments = [model.source, *map(str, (*model.size, model.parts))]
+    command = child_command("vss_ros.backends.onnx_files", *arguments)
+    environment = {**os.environ, "VSS_DIES_WITH": "this process"}
+    return not subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ).returncode
+
+
+def main(arguments: list[str]) -> int:
+    """What `export_apart` runs: the model's name or card, height, width, parts. Of stages in parts the whole one is
+    made, too: schedule auto may come to want it, and this process has loaded torch already."""
+    height, width, parts = map(int, arguments[1:])
+    model = open_model(arguments[0], (height, width))
+    for number in sorted({1, parts}):
+        stage_files(replace(model, parts=number), apart=False)
+    return 0
+
+
 def touch(paths: dict[str, Path]) -> None:
     with contextlib.suppress(OSError):  # a read-only cache cannot say when it was last used
         for path in paths.values():
@@ -105,8 +138,17 @@ def index_path(folder: Path, model: Model) -> Path | None:
     return folder / f"{digest.hexdigest()[:32]}.json"
 
 
-def recall(index: Path) -> dict[str, Path]:
-    """The files of an index, in the order of use; {} where there is none that can be trusted."""
+def recall(index: Path | None) -> dict[str, Path]:
+    """The files of an index, in the order of use; {} where one of them is none that can be trusted."""
+    paths = listed(index) if index else {}
+    if not all(map(is_intact, paths.values())):
+        return {}
+    touch(paths)
+    return paths
+
+
+def listed(index: Path) -> dict[str, Path]:
+    """The files that an index names; {} where it cannot be trusted."""
     try:
         if any(foreign(item.lstat(), item) for item in (index.parent, index)):
             return {}

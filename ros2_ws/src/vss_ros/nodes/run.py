@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from vss_ros.config import VssError
-from vss_ros.nodes import shared_memory
+from vss_ros.nodes import heap, shared_memory
 
 MODULES = {
     "segment": "vss_ros.nodes.segment.node",
@@ -87,6 +87,7 @@ def serve(name: str, args: list[str] | None) -> int:
     for number in signals:  # a shell's background job starts with SIGINT ignored
         signal.signal(number, signal.SIG_DFL)
     give_logs_a_home()
+    heap.share()
     sys.setswitchinterval(SWITCH)
     module = importlib.import_module(MODULES[name])
     import rclpy

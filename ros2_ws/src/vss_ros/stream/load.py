@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
+from vss_ros.backends.gpu.present import has_cuda
 from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
 from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
@@ -89,7 +90,7 @@ def open_stream(
     config: StreamConfig, both_sides: bool = False, measure_drift: bool = False, auto: Auto | None = None
 ) -> Stream:
     """`load_stream` for a config that exists already. auto: what its schedule auto is to be, not to be measured."""
-    model = model_of(config, parts_of(config))
+    model = model_of(config, parts_of(config, auto))
     if model.card and model.card.task != "segmentation":
         raise VssError(f"model {config.model}: its task is {model.card.task}, expected segmentation")
     backend = open_backend(model, spare(config, auto.schedule if auto else config.schedule))
@@ -107,6 +108,7 @@ def open_stream(
         log.info("schedule %s: %s", auto.schedule, auto.why)
         if auto.schedule == "beside":
             del trial, backend  # one network in memory at a time
+            model = dataclasses.replace(model, parts=parts_of(config, auto))
             backend = open_backend(model, spare(config, "beside"))
     stream = make(backend, schedule=auto.schedule, delay=config.delay, parts=auto.parts)
     stream.configure(config)
@@ -133,9 +135,11 @@ def model_of(config: RuntimeConfig, parts: int = 1) -> Model:
     return dataclasses.replace(model, calibration=int8_files.find(folder, model.card, model.size))
 
 
-def parts_of(config: StreamConfig) -> int:
-    """How many stages `remember` is cut into, for the schedules that may run them one a frame."""
-    return PARTS if config.schedule in ("auto", "parts") else 1
+def parts_of(config: StreamConfig, auto: Auto | None = None) -> int:
+    """How many stages `remember` is cut into: for the schedules that may run them one a frame, since buffers between
+    them take memory. auto: what schedule auto is, once that is known; engines on a GPU are built before it is."""
+    schedule = auto.schedule if auto and not has_cuda() else config.schedule
+    return PARTS if schedule in ("auto", "parts") else 1
 
 
 def open_backend(model: Model, config: RuntimeConfig) -> Any:

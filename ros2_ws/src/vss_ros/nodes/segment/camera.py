@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo
 
 from vss_ros.media.decode import ImageError, decode
 from vss_ros.node_config import NodeConfig
+from vss_ros.nodes import heap
 from vss_ros.nodes.segment.health import Health
 from vss_ros.nodes.segment.publish import LOG_PERIOD
 from vss_ros.nodes.segment.rectify import Undistort
@@ -176,6 +177,8 @@ class Worker:
             each.stream.close()
             each.stream, each.applied = stream, None
         if successors:
+            del stream
+            heap.trim()
             self.node.get_logger().info(self.start.news)
         camera.stream.configure(self.config)
         auto = getattr(camera.stream, "auto", None)

@@ -6,8 +6,6 @@ the engines meanwhile, and the node takes the new stream between two frames.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -22,6 +20,7 @@ import numpy as np
 
 from vss_ros.config import PARTS, VssError, child_command, missing, replace
 from vss_ros.node_config import NodeConfig, SegmentConfig
+from vss_ros.nodes import heap
 from vss_ros.nodes.segment.constant import ConstantStream
 
 log = logging.getLogger(__name__)
@@ -60,6 +59,7 @@ class Start:
         """The streams that replace the fallback's, if they are there and not taken yet."""
         successor, self.successor = self.successor, []
         if successor:
+            self.streams = successor  # what they replace is not held any longer
             self.reason = self.progress = ""
         return successor
 
@@ -146,8 +146,7 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    heap.trim()
 
 
 def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
