@@ -50,6 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     data = open_dataset("camvid", "val", None, (360, 480))
     video = next(iter(data.videos()))
     frames = [np.ascontiguousarray(image) for image, *_ in itertools.islice(video.frames, TIMED)]

@@ -97,6 +97,12 @@ FIGURES = {
     "mVC_16": Figure("Video consistency over 16 frames", "%", -1),
     "TC": Figure("Temporal consistency along the flow", "%", -1),
     "agreement": Figure("Labels as those of float32", "%", -1),
+    "keyframe_change": Figure(
+        "Labels that changed at a keyframe",
+        "%",
+        note="0…1; how far it lies above the next is the refresh jump",
+    ),
+    "other_change": Figure("Labels that changed at any other frame", "%", note="0…1"),
     "drop_share": Figure("Frames that got no mask", "%"),
     "delay_ms": Figure("From the image's publication to its mask's arrival", "ms"),
     "stale_ms": Figure("Age of the newest mask when the frame was published", "ms"),

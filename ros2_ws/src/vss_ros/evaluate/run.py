@@ -173,6 +173,9 @@ class Record:
         row = {"index": self.frames, "stamp": stamp, **figures}
         self.lines.write(json.dumps(row, allow_nan=False) + "\n")
         self.means.add(figures)
+        if "label_change" in figures:
+            kind = "keyframe_change" if result.is_keyframe else "other_change"
+            self.means.add({kind: figures["label_change"]})
         self.times.add(result.is_keyframe, total)
         self.digest.update(labels.tobytes())
         shown = overlay(rgb, labels, self.card.palette)
