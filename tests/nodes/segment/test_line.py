@@ -54,7 +54,8 @@ def node():
 
     context = rclpy.Context()
     rclpy.init(context=context)
-    node = LifecycleNode("segment", context=context)
+    # not "segment": what a load freezes outlives its test, and its services would answer for a later test's node
+    node = LifecycleNode("line", context=context)
     yield node
     node.destroy_node()
     context.try_shutdown()
