@@ -46,7 +46,7 @@ setup(
     install_requires=[
         "numpy>=1.23,<3",
         # 5.x breaks cv_bridge; headless because a robot has no screen. Holes: 4.8.0 (CVE-2023-4863), 4.10 and 4.11
-        # (CVE-2025-53644); beside ROS from apt, which has NumPy 1, 4.12 cannot be had.
+        # (CVE-2025-53644). Beside ROS from apt, which has NumPy 1, this gives 4.9; from 4.12 on wheels ask for NumPy 2.
         "opencv-python-headless>=4.8.1,!=4.10.*,!=4.11.*,<5",
         "pyyaml>=6,<7",
         "mcap>=1.6,<2",  # the official reader and writer of mcap; brings lz4 and zstandard

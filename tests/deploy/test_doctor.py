@@ -60,6 +60,29 @@ def test_opencv_that_does_not_import_with_this_numpy(monkeypatch, versions):
     assert text.endswith("config/constraints.txt 'numpy<2'")
 
 
+@pytest.mark.parametrize(
+    ("opencv", "hole"),
+    [("4.8.0", "CVE-2023-4863"), ("4.10.0", "CVE-2025-53644"), ("4.11.0", "CVE-2025-53644")]
+    + [(version, "") for version in ("4.8.1", "4.9.0", "4.12.0", "4.14.0", "5.0.0")],
+)
+def test_an_opencv_with_a_known_hole_is_named(monkeypatch, versions, opencv, hole):
+    """Another wheel than ours may have written it over ours; what a distribution ships, it mends."""
+    numpy = "1.26.4"
+    answer = lambda *a, **k: subprocess.CompletedProcess([], 0, f"{numpy} {opencv}\n", "")  # noqa: E731
+    monkeypatch.setattr(doctor.subprocess, "run", answer)
+    versions(opencv_contrib_python="4.10.0.84", opencv_python_headless="4.9.0.80", numpy=numpy)
+    found = [text for level, text in levels(doctor.arrays) if level == "warn" and "hole" in text]
+    assert len(found) == bool(hole)
+    if hole:
+        assert (
+            hole in found[0] and "headless==4.9.*" in found[0] and "uninstall -y opencv-python-h" in found[0]
+        )
+        numpy = "2.2.0"
+        assert "headless>=4.12,<5" in str(levels(doctor.arrays))
+    versions(numpy=numpy)
+    assert "hole" not in str(levels(doctor.arrays))
+
+
 @pytest.mark.parametrize(("version", "level"), [("79.0.1", "ok"), ("80.9.0", "FAIL"), ("84.2.1", "FAIL")])
 def test_setuptools_that_colcon_cannot_link_with(versions, monkeypatch, version, level):
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())

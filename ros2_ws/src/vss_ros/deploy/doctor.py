@@ -10,6 +10,7 @@ import argparse
 import glob
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,18 @@ REQUIRED = ("numpy", "cv2", "yaml", "tqdm", "safetensors", "mcap", "rosbags", "s
 RUNTIME = ("openvino", "onnx", "onnxscript")
 """Of the fastest backend of a CPU."""
 SHARED_MEMORY = 40e6  # bytes: two segments of config/fastdds.xml
+OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""Wheels that all write into one folder cv2, the last installed over the others; distributions mend theirs."""
+HOLES = (
+    ((0, 0, 0), (4, 8, 1), "CVE-2023-4863: a WebP image writes beyond its memory"),
+    ((4, 10, 0), (4, 12, 0), "CVE-2025-53644: a JPEG image writes beyond its memory"),
+)
+"""Of OpenCV's wheels: from one release up to, not including, another."""
 # Versions are read as text: a child that dies of a wrong pair of binaries must not take us along.
 PROBE = "import numpy, cv2; print(numpy.__version__, cv2.__version__)"
 
@@ -74,12 +87,28 @@ def arrays() -> Iterator[Finding]:
         built = "; it is built for NumPy 1" if numpy.startswith("2") else ""
         yield Finding("FAIL", f"OpenCV does not import with NumPy {numpy}{built}: {reason}", fix)
         return
-    yield Finding("ok", "NumPy {}, OpenCV {}".format(*child.stdout.split()))
+    numpy, opencv = child.stdout.split()
+    yield Finding("ok", f"NumPy {numpy}, OpenCV {opencv}")
+    yield from holes(numpy, opencv)
     if find_spec("cv_bridge") is not None and find_spec("simplejpeg") is not None:
         from vss_ros.media.decode import cv_bridge_is_sound
 
         if not cv_bridge_is_sound():
             yield Finding("warn", f"cv_bridge crashes with NumPy {numpy}: rare encodings are refused", fix)
+
+
+def holes(numpy: str, opencv: str) -> Iterator[Finding]:
+    """Known holes of the OpenCV that is imported, which need not be the one that we ask for."""
+    wheels = [name for name in OPENCV if installed(name)]
+    version = tuple(int(number) for number in re.findall(r"\d+", opencv)[:3])
+    for first, mended, hole in HOLES if wheels else ():
+        if first <= version < mended:
+            # what is built for NumPy 1 ends with 4.11
+            wanted = (
+                "'opencv-python-headless>=4.12,<5'" if numpy >= "2" else "'opencv-python-headless==4.9.*'"
+            )
+            fix = f"pip uninstall -y {' '.join(wheels)}; pip install {wanted}"
+            yield Finding("warn", f"OpenCV {opencv} has a known hole, {hole}", fix)
 
 
 def runtimes() -> Iterator[Finding]:
