@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 from fixtures.bags import TOPIC, write_db3, write_mcap, write_metadata, write_ros1
-from fuzz.test_images import mutate
+from fixtures.fuzz import mutate_bytes
 from mcap.writer import CompressionType
 from vss_ros.config import VssError
 from vss_ros.media.bags import BagReader
@@ -61,7 +61,7 @@ def test_recordings(tmp_path, shape):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     slowest, read = 0.0, 0
     for _ in range(COUNT):
-        path.write_bytes(mutate(rng, sound))
+        path.write_bytes(mutate_bytes(rng, sound))
         started = time.perf_counter()
         try:
             with BagReader(tmp_path) as bag:
@@ -80,7 +80,7 @@ def test_recovery(tmp_path):
     path = mcap(tmp_path)
     sound = path.read_bytes()
     for _ in range(COUNT):
-        path.write_bytes(mutate(rng, sound))
+        path.write_bytes(mutate_bytes(rng, sound))
         try:
             count = recover(path)
         except VssError:
