@@ -16,9 +16,9 @@ from vss_ros.data.street.street import CLASSES
 from vss_ros.evaluate import dataset
 from vss_ros.evaluate.dataset import evaluate, streamed
 from vss_ros.evaluate.settings import parse_intervals, parse_modes
+from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
 
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
 from vss_ros.config import IGNORE, VssError
+from vss_ros.media.motion import Motion
 from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
 
 PICTURE = texture()

@@ -11,8 +11,8 @@ import pytest
 from vss_ros.config import IGNORE
 from vss_ros.data import metrics
 from vss_ros.data.figures import FRAME
+from vss_ros.media.motion import Motion
 from vss_ros.stream.consistency import RING, Consistency
-from vss_ros.stream.motion import Motion
 
 CLASSES = ("road", "car", "sky")
 

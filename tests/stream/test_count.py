@@ -87,7 +87,7 @@ def test_points_move_along_until_it_is_their_turn():
 
 
 def test_points_that_leave_the_picture_are_gone_and_a_cut_starts_anew():
-    """Along the flow of `stream.motion`, as everything else that is remembered."""
+    """Along the flow of `media.motion`, as everything else that is remembered."""
     base = texture(3)
     stream = counter(patches=1)
     frame = window(base, 0, size=(128, 192))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import vss_ros
 from fixtures.paths import ROOT
-from vss_ros.config import VssError
+from vss_ros.config import StreamConfig, VssError
 from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.groups import Groups
 
@@ -78,7 +78,7 @@ def test_a_stream_answers_with_groups(tmp_path, tiny_card, rng):
     assert stream.card.classes == ["free", "obstacle"]
     result = stream(frame)
     np.testing.assert_array_equal(result.labels, np.array([0, 1, 0], np.uint8)[expected])
-    stream.group("")
+    stream.prepare(StreamConfig())
     stream.reset()
     np.testing.assert_array_equal(stream(frame).labels, expected)
     assert stream.card.classes == plain.card.classes

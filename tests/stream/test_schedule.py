@@ -9,9 +9,9 @@ import pytest
 import vss_ros
 from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
 from vss_ros.config import IGNORE, StreamConfig, VssError
+from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval, LabelDrift
 from vss_ros.stream.load import open_stream
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.schedule import Auto, Costs, measure
 from vss_ros.stream.stream import Stream
 

@@ -9,8 +9,8 @@ import pytest
 from fixtures.motion import SIZE, Colours
 from vss_ros import cli
 from vss_ros.deploy.bench import schedules
+from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
 
 

@@ -12,6 +12,9 @@ import numpy as np
 
 from vss_ros.config import IGNORE
 
+EXPONENT = 80.0
+"""Logits of at most this size need no shift before the exponential: float32 holds e^±87."""
+
 
 def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Class of the greatest upsampled logit, the first one of equals.
@@ -76,3 +79,15 @@ def upsampled(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def total(logits: Sequence[np.ndarray]) -> np.ndarray:
     return sum(logits[1:], logits[0])[0]
+
+
+def probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Softmax of the mean of the passes, each (1, C, h, w) → (h, w, C) float32."""
+    planes = logits[0][0] if len(logits) == 1 else np.mean([x[0] for x in logits], 0)
+    classes, *size = planes.shape
+    x = planes.reshape(classes, -1).astype(np.float32, copy=False)
+    if not cv2.norm(x, cv2.NORM_INF) < EXPONENT:
+        x = x - x.max(0)
+    x = cv2.exp(x)
+    x *= 1 / x.sum(0)
+    return cv2.transpose(x).reshape(*size, classes)

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from vss_ros.backends import labels as label
-from vss_ros.backends import move as maps
 from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.backends.gpu.present import CUDA, has_onnx_cuda
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
+from vss_ros.media.motion import move_memory
 from vss_ros.networks.cards.model import Model
 
 log = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ class OnnxBackend(Backend):
         size = sum(cv2.norm(k, cv2.NORM_L1) for _, k in pairs)
         return sum(cv2.norm(f, k, cv2.NORM_L1) for f, k in pairs) / max(size, 1e-12)
 
-    move = staticmethod(maps.move_memory)
+    move = staticmethod(move_memory)
     labels = staticmethod(label.labels)
     confidence = staticmethod(label.confidence)
-    probabilities = staticmethod(maps.probabilities)
+    probabilities = staticmethod(label.probabilities)
 
 
 def load_openvino(files: Mapping[str, Path], precision: str, threads: int) -> Stages:

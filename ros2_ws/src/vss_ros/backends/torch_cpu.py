@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vss_ros.backends import move
 from vss_ros.backends.base import Backend
+from vss_ros.backends.labels import probabilities
 from vss_ros.backends.stages import Encode, drift, remember_parts
 from vss_ros.config import VssError
+from vss_ros.media.motion import move_memory
 from vss_ros.networks.cards.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -62,7 +63,7 @@ class TorchBackend(Backend):
         return self.decode(self.encode(frame), memories)
 
     def move(self, memory: tuple[Tensor, ...], flow: np.ndarray) -> tuple[Tensor, ...]:
-        moved = move.move_memory([tensor.float().numpy() for tensor in memory], flow)
+        moved = move_memory([tensor.float().numpy() for tensor in memory], flow)
         return tuple(torch.from_numpy(x).to(tensor.dtype) for x, tensor in zip(moved, memory, strict=True))
 
     @torch.inference_mode()
@@ -80,7 +81,7 @@ class TorchBackend(Backend):
         return (resized[0, 0] * 255).round().to(torch.uint8).numpy()
 
     def probabilities(self, logits: Sequence[Tensor]) -> np.ndarray:
-        return move.probabilities([x.numpy() for x in logits])
+        return probabilities([x.numpy() for x in logits])
 
     def upsampled(self, logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return F.interpolate(sum(logits), size=size, mode="bilinear", align_corners=False)

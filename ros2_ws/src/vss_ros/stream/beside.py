@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import VssError
+from vss_ros.media.motion import Motion, Track, blend
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame
 from vss_ros.stream.memory import Memories, Memory
-from vss_ros.stream.motion import Motion, Track, blend
 
 NICE = 5
 """Of the network's thread, so that the answers get a core at once."""

@@ -8,9 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.backends.move import grid
 from vss_ros.config import IGNORE
-from vss_ros.stream.motion import TOLERANCE, Step
+from vss_ros.media.motion import TOLERANCE, Step, grid
 
 WINDOWS = (8, 16)
 RING = 16

@@ -1,7 +1,7 @@
 """Counting over a stream of frames: patches answered in turn, points carried along in between, counts smoothed.
 
 A large image never blocks: each frame answers only so many patches, the one longest unanswered first. What was found
-in the others moves along the optical flow of `stream.motion` until it is their turn.
+in the others moves along the optical flow of `media.motion` until it is their turn.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vss_ros.backends.move import move_points
 from vss_ros.config import VssError, replace
+from vss_ros.media.motion import STRIDE, Motion, move_points
 from vss_ros.node_config import CountConfig
 from vss_ros.stream.finite import NotFinite
 from vss_ros.stream.frame import check_frame
 from vss_ros.stream.load import RuntimeOptions, model_of, open_backend
-from vss_ros.stream.motion import STRIDE, Motion
 from vss_ros.stream.tiles import Tiles
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
+from vss_ros.media.motion import Step, Track
 from vss_ros.stream.keyframes import input_change
-from vss_ros.stream.motion import Step, Track
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vss_ros.backends.move import grid
 from vss_ros.config import IGNORE, StreamConfig
+from vss_ros.media.motion import grid
 
 
 @dataclass(frozen=True)

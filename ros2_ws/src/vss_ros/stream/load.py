@@ -14,9 +14,9 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.backends.gpu.present import has_cuda
 from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
+from vss_ros.media.motion import Motion
 from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.schedule import Auto, measure
 from vss_ros.stream.stream import Stream
 
@@ -112,7 +112,7 @@ def open_stream(
             backend = open_backend(model, spare(config, "beside"))
     stream = make(backend, schedule=auto.schedule, delay=config.delay, parts=auto.parts)
     stream.configure(config)
-    stream.group(config.groups)
+    stream.prepare(config)
     stream.auto = auto
     return stream
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vss_ros.stream.motion import Track
+from vss_ros.media.motion import Track
 
 
 @dataclass

@@ -14,8 +14,7 @@ from vss_ros.config import IGNORE, VssError
 from vss_ros.data.published.cityscapes import CITYSCAPES_IDS
 from vss_ros.media import draw
 from vss_ros.media.files import write_atomic
-from vss_ros.stream.frame import Frame
-from vss_ros.stream.motion import Step
+from vss_ros.media.motion import Step
 
 
 @dataclass
@@ -117,36 +116,3 @@ def decode_mask(mask: np.ndarray, kind: str, palette: Sequence[Sequence[int]]) -
     for number, colour in enumerate(palette):
         labels[(mask == colour[::-1]).all(axis=2)] = number
     return labels
-
-
-def answered(
-    frame: Frame,
-    labels: np.ndarray,
-    key: int,
-    key_stamp: float,
-    is_key: bool,
-    drift: float | None,
-    confidence: Callable[[], np.ndarray],
-    network_age_ms: float,
-    card: Any,
-) -> Result:
-    """The answer for a frame. key, key_stamp: index and stamp of the keyframe that it reuses; card: names and colours
-    of the labels."""
-    return Result(
-        labels,
-        frame.stamp,
-        frame.index,
-        is_key,
-        frame.index - key,
-        (frame.stamp - key_stamp) * 1e3,
-        network_age_ms,
-        frame.times,
-        frame.reset,
-        frame.step,
-        drift,
-        frame.input_drift,
-        frame.feature_drift,
-        confidence,
-        frame.source,
-        card.palette if card else (),
-    )

@@ -6,6 +6,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 
 from vss_ros.backends import labels as label
 from vss_ros.config import IGNORE, StreamConfig, VssError
+from vss_ros.media.motion import Motion, Track
 from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
@@ -21,14 +23,13 @@ from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, receive
 from vss_ros.stream.groups import Groups
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
-from vss_ros.stream.motion import Motion, Track
-from vss_ros.stream.result import Result, answered
+from vss_ros.stream.result import Result
 
 UNSEEN = 0.5
 """Likeness to what the network saw below which a moved pixel is new: a difference of about 20 grey levels."""
 
 
-class Stream:
+class Stream(AbstractContextManager["Stream"]):
     """Runs a backend over the frames of one camera and keeps what later frames reuse.
 
     One backend may serve many streams, each used by one thread. `policy`, `max_gap`, `measure_drift`, `steady` and
@@ -92,13 +93,8 @@ class Stream:
         return self.groups.card if self.groups else self.model_card
 
     def prepare(self, config: StreamConfig) -> None:
-        """Take the options that may change while a node is inactive."""
-        self.group(config.groups)
-
-    def group(self, path: str) -> None:
-        """Answer with the groups of a file (see `Groups`), or with the model's classes again if it is "".
-        Raises VssError if the file does not fit the model."""
-        self.groups = Groups(self.model_card, path) if path and self.model_card else None
+        """Take the options that may change while a node is inactive. Raises VssError (see `Groups`)."""
+        self.groups = Groups(self.model_card, config.groups) if config.groups and self.model_card else None
 
     def another(self) -> Stream:
         """A stream for another camera, with the same options, on the same backend and by the same worker."""
@@ -126,9 +122,7 @@ class Stream:
         self.keyframe: Keyframe | None = None
         self.newest: Answer | None = None
         self.before: np.ndarray | None = None  # probabilities of the frame before
-        self.key_labels: tuple[np.ndarray, Track | None] | None = (
-            None  # of the newest keyframe that is answered
-        )
+        self.key_labels: tuple[np.ndarray, Track | None] | None = None  # of the newest keyframe answered
         self.label_drift = 0.0
         self.landed = False  # a memory came with the frame before
         self.owed: Frame | None = None  # the frame whose `after` has not run
@@ -139,9 +133,6 @@ class Stream:
         """End the thread of schedule beside; the stream must not be fed any more."""
         if self.beside:
             self.beside.worker.close()
-
-    def __enter__(self) -> Stream:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -220,10 +211,7 @@ class Stream:
 
     def flush(self) -> list[Result]:
         """Answers for the frames that still wait, with the later frames they lack left out."""
-        done = []
-        while self.pending:
-            done.append(self.answer(self.pending.popleft()))
-        return done
+        return [self.answer(self.pending.popleft()) for _ in range(len(self.pending))]
 
     # A frame comes in
 
@@ -233,9 +221,7 @@ class Stream:
     def is_due(self, frame: Frame) -> bool:
         """Is the frame to be a keyframe?"""
         if self.both_sides and isinstance(self.policy, LabelDrift):
-            raise VssError(
-                "policy consistency decides by the answers, which both_sides makes wait: use fixed or adaptive"
-            )
+            raise VssError("policy consistency: both_sides makes answers wait; use fixed or adaptive")
         key = self.keyframe
         if key is None or not (self.backend.keeps or self.motion):
             return True
@@ -279,10 +265,8 @@ class Stream:
         read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
         alone = not self.backend.keeps and not self.lookahead
         if self.motion and (self.steady or alone):
-            values = self.motion.steady(
-                self.backend.probabilities(logits), self.before, frame.step, self.steady
-            )
-            self.before = values
+            values = self.backend.probabilities(logits)
+            self.before = values = self.motion.steady(values, self.before, frame.step, self.steady)
             self.lap(frame, "steady")
             read, sure, source = label.labels_of, label.confidence_of, values
             if alone:
@@ -346,4 +330,21 @@ class Stream:
         if self.measure_drift or isinstance(self.policy, LabelDrift):
             there, track = self.key_labels
             drift = self.label_drift = label_drift(labels, there, track.flow if track else None)
-        return answered(frame, labels, key, key_stamp, is_key, drift, confidence, network_age_ms, self.card)
+        return Result(
+            labels,
+            frame.stamp,
+            frame.index,
+            is_key,
+            frame.index - key,
+            (frame.stamp - key_stamp) * 1e3,
+            network_age_ms,
+            frame.times,
+            frame.reset,
+            frame.step,
+            drift,
+            frame.input_drift,
+            frame.feature_drift,
+            confidence,
+            frame.source,
+            self.card.palette if self.card else (),
+        )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vss_ros.config import VssError
-from vss_ros.stream.motion import Motion
+from vss_ros.media.motion import Motion
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import Recipe
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.gpu.graphs import Graph, Transfer
-from vss_ros.backends.move import resize_flow
 from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
 from vss_ros.config import VssError
+from vss_ros.media.motion import resize_flow
 from vss_ros.networks.cards.model import Model
 
 Tensors = tuple[Tensor, ...]

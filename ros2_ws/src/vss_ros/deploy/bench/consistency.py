@@ -7,8 +7,8 @@ from statistics import median
 from types import SimpleNamespace
 
 from vss_ros.data.street.street import CLASSES, Street
+from vss_ros.media.motion import Motion
 from vss_ros.stream.consistency import Consistency
-from vss_ros.stream.motion import Motion
 
 SIZES = ((480, 640), (1024, 2048))
 FRAMES = 24

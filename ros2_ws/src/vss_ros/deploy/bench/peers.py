@@ -13,10 +13,10 @@ from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.config import PARTS
 from vss_ros.data.street.street import Street
+from vss_ros.media.motion import Motion
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
-from vss_ros.stream.motion import Motion
 from vss_ros.stream.stream import Stream
 
 FRAMES = 24

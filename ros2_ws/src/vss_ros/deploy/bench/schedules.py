@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from vss_ros.backends.choose import make_backend
-from vss_ros.backends.labels import labels_of
-from vss_ros.backends.move import move, move_memory, probabilities
+from vss_ros.backends.labels import labels_of, probabilities
 from vss_ros.config import PARTS, child_command
 from vss_ros.data.street.street import Street
 from vss_ros.deploy.convert import parse_size
+from vss_ros.media.motion import Motion, Step, blend, move, move_memory
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
-from vss_ros.stream.motion import Motion, Step, blend
 from vss_ros.stream.stream import Stream
 
 SIZES = ((360, 480, 11), (512, 1024, 19))

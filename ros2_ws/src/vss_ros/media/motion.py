@@ -4,24 +4,29 @@ Keyframe features move along it, so that a memory fits the frame that reads it; 
 answers steady and lets a frame be answered that no network saw. Feature propagation along flow is DFF's (Zhu et al.,
 "Deep Feature Flow for Video Recognition", CVPR 2017), whose flow is a trained network; here it is DIS (Kroeger et
 al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), which needs no training and 0.3 ms of one core.
+
+A flow is (h, w, 2) float32: for each cell, how far in x and y from it, in cells, the same thing lies in the map that
+is moved (backward flow). Maps are channels-last since `cv2.remap` then moves all channels of a cell at once.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
-
-from vss_ros.backends.move import grid, move, resize_flow
 
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+CHANNELS = 512  # of one call of OpenCV
+INVERSION = 5  # steps
 STRIDE = 4
 """Pixels of the network's input a cell of the flow: the finest at which the networks here remember and answer."""
 SMALLEST = 32
@@ -201,3 +206,50 @@ def blend(now: np.ndarray, moved: np.ndarray, alike: np.ndarray, strength: float
         moved[rows] *= weight[rows]
         moved[rows] += now[rows]
     return moved
+
+
+@lru_cache(maxsize=16)
+def grid(size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 2) float32: each cell's own (x, y)."""
+    return np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0])), -1).astype(np.float32)
+
+
+def move(array: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The map resampled bilinearly at x + flow(x), its border replicated. array: (h, w) or (h, w, C)."""
+    place = grid(flow.shape[:2]) + flow
+    if array.ndim < 3 or array.shape[2] <= CHANNELS:
+        moved = cv2.remap(array, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return moved.reshape(array.shape)  # OpenCV drops a single channel
+    slices = range(0, array.shape[2], CHANNELS)
+    return np.concatenate([move(np.ascontiguousarray(array[..., i : i + CHANNELS]), flow) for i in slices], 2)
+
+
+def move_points(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Where points (N, 2), x and y in cells of the map that a flow leads to, lie in the map that it starts from.
+
+    The inverse of x + flow(x), by fixed points, which five steps find where the flow changes less than its place does.
+    """
+    places = points = points.astype(np.float32)
+    for _ in range(INVERSION if len(points) else 0):
+        there = cv2.remap(
+            flow, places[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        ).reshape(-1, 2)
+        places = points - there
+    return places
+
+
+def move_memory(memory: Sequence[np.ndarray], flow: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A memory of maps (1, h, w, D), each moved along the flow resized to it."""
+    return tuple(move(tensor[0], resize_flow(flow, tensor.shape[1:3]))[None] for tensor in memory)
+
+
+def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The flow on another grid (h, w), in cells of that grid."""
+    before = flow.shape[:2]
+    if before == tuple(size):
+        return flow
+    shrinks = before[0] > size[0]
+    resized = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    x, y = size[1] / before[1], size[0] / before[0]
+    resized *= np.float32(x) if x == y else np.array([x, y], np.float32)  # by one number it takes a third
+    return resized
