@@ -8,7 +8,7 @@ import stat
 import pytest
 from fixtures.paths import give_away
 from vss_ros.config import VssError, fits
-from vss_ros.media.files import own_folder, read_bytes, read_yaml
+from vss_ros.media.files import check_input, own_folder, read_bytes, read_yaml
 
 
 def test_only_plain_files_up_to_a_limit_are_read(tmp_path):
@@ -21,6 +21,18 @@ def test_only_plain_files_up_to_a_limit_are_read(tmp_path):
     for other in ("/dev/zero", "/dev/tty", tmp_path, tmp_path / "pipe", tmp_path / "none", "a\0b"):
         with pytest.raises(VssError, match="cannot be read"):
             read_bytes(other, 1)
+
+
+def test_an_input_is_a_plain_file_or_a_folder(tmp_path):
+    check_input(tmp_path, "a bag")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for other in ("pipe", "loop", "zero", "x" * 300, "a\0b"):
+        with pytest.raises(VssError, match="cannot be read"):
+            check_input(tmp_path / other, "a bag")
+    with pytest.raises(VssError, match="no such file or folder; expected a bag"):
+        check_input(tmp_path / "none", "a bag")
 
 
 def test_yaml_of_plain_values_with_few_aliases_is_read(tmp_path):

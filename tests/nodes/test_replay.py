@@ -267,12 +267,3 @@ def test_a_calibration_of_another_size_is_refused(environment, pictures, tmp_pat
         _, errors = replay.communicate(timeout=30)
     assert replay.returncode == 1
     assert "expected a calibration for 160x120, got one for 640x480" in errors
-
-
-def test_options_are_refused_while_it_plays():
-    from rclpy.parameter import Parameter
-    from vss_ros.nodes.replay import refuse_change
-
-    answer = refuse_change([Parameter("rate", value=2.0)])
-    assert not answer.successful and "rate: replay reads its options only at start" in answer.reason
-    assert refuse_change([Parameter("use_sim_time", value=True)]).successful

@@ -42,6 +42,36 @@ def test_doctor_and_models(capsys):
     assert models["street"]["network"] == "dcfm" and len(models["street"]["size"]) == 2
 
 
+@pytest.mark.parametrize("suffix", [".mcap", ".mp4", ".png", ""])
+@pytest.mark.parametrize("kind", ["pipe", "long", "loop", "control"])
+def test_an_input_that_is_no_file_is_one_line_at_once(capfd, caplog, tmp_path, kind, suffix):
+    """Pipes never end, and what a file's name holds does not reach the terminal."""
+    path = tmp_path / (f"{'x' * 300}{suffix}" if kind == "long" else f"a\x1b[31m{suffix}")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "control":
+        path.write_bytes(b"nothing")
+    for words in (
+        ["predict", str(path)],
+        ["evaluate", "--bag", str(path)],
+        ["import", str(path), "--classes", "a"],
+    ):
+        out = tmp_path / "out.yaml"
+        assert cli.main([*words, "--out", str(out), "--quiet"]) == 1
+        said = "".join(capfd.readouterr()) + caplog.text
+        assert "Traceback" not in said and "\x1b" not in said
+        assert ("xxx" if kind == "long" else "?[31m") in said
+
+
+def test_an_onnx_file_of_more_than_protobuf_holds_is_not_read(capsys, tmp_path):
+    with (tmp_path / "a.onnx").open("wb") as file:
+        file.truncate(3 << 30)
+    words = ["import", str(tmp_path / "a.onnx"), "--classes", "a", "--out", str(tmp_path / "a.yaml")]
+    assert cli.main(words) == 1 and "expected at most 2147483648 bytes" in capsys.readouterr().err
+
+
 @pytest.fixture
 def own_set(tmp_path):
     for part in ("images", "labels"):

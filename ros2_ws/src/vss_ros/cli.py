@@ -93,6 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
     except VssError as error:
         print(f"vss {command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `vss models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes once more as it ends
+        return 1
+    except OSError as error:  # a full disk, a name that is too long, a folder that may not be written
+        where = f": {error.filename}" if error.filename else ""
+        print(f"vss {command}: {VssError(f'{error.strerror or error}{where}')}", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("vss_ros"):
             raise

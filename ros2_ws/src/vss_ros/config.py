@@ -34,6 +34,9 @@ MAX_PIXELS = 2**26
 class VssError(Exception):
     """The user's input or environment is at fault; the message names what was expected, what came and the fix."""
 
+    def __str__(self) -> str:  # the names of others' files must not steer a terminal
+        return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in super().__str__())
+
 
 def share_dir() -> Path:
     """Folder with launch/, config/, rviz/ and models/: a checkout, or `share/vss_ros` of a pip or colcon install."""

@@ -73,8 +73,9 @@ def test_an_address_that_cannot_be_had_is_one_line(server):
     taken = server()
     with pytest.raises(VssError, match=r"cannot listen on 127.0.0.1:\d+: .*choose another --host or --port"):
         WatchServer(Board(), "127.0.0.1", taken.server_address[1])
-    with pytest.raises(VssError, match=r"cannot listen on nowhere\.invalid"):
-        WatchServer(Board(), "nowhere.invalid", 0)
+    for nowhere in ("nowhere.invalid", "x" * 5000, "a..b"):
+        with pytest.raises(VssError, match=f"cannot listen on {nowhere[:9]}"):
+            WatchServer(Board(), nowhere, 0)
 
 
 def test_a_picture_is_waited_for_and_is_the_newest(server):

@@ -15,6 +15,7 @@ from vss_ros.data.camera import open_camera
 from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import is_bag, natural_key
 from vss_ros.media.decode import ImageError, check_size, decode_compressed
+from vss_ros.media.files import check_input
 from vss_ros.media.quiet import quiet_opencv
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -41,8 +42,7 @@ def open_source(
     if name == "street" or name.startswith("street:"):
         return _street(name, fps)
     path = Path(path).expanduser()
-    if not path.exists():
-        raise VssError(f"{path}: no such file; expected a video, a folder of images, a rosbag2 or 'street'")
+    check_input(path, "a video, a folder of images, a rosbag2 or 'street'")
     if is_bag(path):
         return open_camera(path, topic, fps, max_pixels)
     if path.is_dir():

@@ -16,12 +16,14 @@ from vss_ros.data.own.labels import distinct
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.media.files import read_bytes, write_atomic
-from vss_ros.networks.cards.card import WEIGHTS_BYTES, ModelCard, write_card
+from vss_ros.networks.cards.card import ModelCard, write_card
 from vss_ros.networks.cards.imported import CHOICES, named, parse
 from vss_ros.options import add_options
 from vss_ros.stream.load import load_stream
 
 log = logging.getLogger(__name__)
+ONNX_BYTES = 2 << 30
+"""What a message of protobuf, which an ONNX file with its weights in it is, holds at most."""
 UNIT = 1e-3
 """How far from 1 a pixel's probabilities may add up."""
 
@@ -56,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".yaml":
         raise VssError(f"--out: expected the path of a card ending in .yaml, got {args.out}")
     classes = [name.strip() for name in args.classes.split(",")]
-    content = read_bytes(args.file, WEIGHTS_BYTES)
+    content = read_bytes(args.file, ONNX_BYTES)
     options, size = look(content, args, len(classes))
     card = ModelCard(
         name=args.out.stem,

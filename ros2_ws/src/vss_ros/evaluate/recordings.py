@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vss_ros.config import InputConfig, StreamConfig, VssError, option, replace
+from vss_ros.config import InputConfig, StreamConfig, VssError, brief, option, replace
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     if args.live and not failures:
         evaluate_live(tasks[0], args.live.absolute())
     for line in merged(failures):
-        log.error("%s", line)
+        log.error("%s", brief(line, 2000))
     table, page = write_report(args.out, merged(failures))
     args.result = json.loads((args.out / "report.json").read_text())
     log.info("\n%s\nwrote %s", table, page)

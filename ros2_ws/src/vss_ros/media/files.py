@@ -84,6 +84,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_input(path: Path, expected: str) -> None:
+    """Raise VssError for what is neither a plain file nor a folder: pipes and sockets never end, some devices neither.
+
+    expected: what the user may give, for the message.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise VssError(f"{path}: no such file or folder; expected {expected}") from None
+    except (OSError, ValueError) as error:  # a loop of links, a name that is too long; a NUL in it
+        raise VssError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise VssError(f"{path}: cannot be read: it is no plain file; expected {expected}")
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """Content of a plain file of at most `limit` bytes; never waits for a pipe or reads a device. Raises VssError."""
     try:

@@ -28,7 +28,9 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 
 def is_live(text: str) -> bool:
     """camera:0, /dev/video0 or an address of `ADDRESSES`."""
-    return text.startswith((*ADDRESSES, "camera:")) or Path(text).is_char_device()
+    return text.startswith((*ADDRESSES, "camera:")) or (
+        text.startswith("/dev/") and Path(text).is_char_device()
+    )
 
 
 def open_capture(address: str) -> cv2.VideoCapture:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, TypeVar
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -15,37 +16,48 @@ from vss_ros.config import VssError, replace
 Config = TypeVar("Config")
 
 
-def declare(node: Node, kind: type[Config]) -> Config:
+def declare(node: Node, kind: type[Config], fixed: bool = True) -> Config:
     """Declare a parameter for each field of `kind`; the config that the node's overrides make.
 
+    fixed: the node reads them only now: a later change, which would do nothing, is refused.
     Raises VssError for a value of the wrong type or outside of its range.
     """
     values = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         try:
-            values[item.name] = declare_one(node, item)
+            values[item.name] = declare_one(node, item, fixed)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise VssError(refusal(item, node, error)) from error
     warn_unknown(node, set(values))
+    if fixed:
+        node.add_on_set_parameters_callback(functools.partial(refuse, node.get_name(), set(values)))
     return kind(**values)
 
 
-def declare_one(node: Node, item: dataclasses.Field) -> Any:
+def refuse(node: str, names: set[str], parameters: list[Parameter]) -> SetParametersResult:
+    own = ", ".join(parameter.name for parameter in parameters if parameter.name in names)
+    reason = f"{own}: {node} reads its options only at start; start it again" if own else ""
+    return SetParametersResult(successful=not own, reason=reason)
+
+
+def declare_one(node: Node, item: dataclasses.Field, fixed: bool) -> Any:
+    about = describe(item, fixed)
     if item.default != ():
-        return node.declare_parameter(item.name, item.default, describe(item)).value
+        return node.declare_parameter(item.name, item.default, about).value
     kind = Parameter.Type.STRING_ARRAY  # an empty list has no type of its own
-    value: Any = node.declare_parameter(item.name, kind, describe(item)).value
+    value: Any = node.declare_parameter(item.name, kind, about).value
     if value is None:
         node.set_parameters([Parameter(item.name, kind, [])])
     return tuple(value or ())
 
 
-def describe(item: dataclasses.Field) -> ParameterDescriptor:
+def describe(item: dataclasses.Field, fixed: bool) -> ParameterDescriptor:
     """Description, range and choices of one field, as `ros2 param describe` and rqt show them."""
     meta = item.metadata
     when = "only while unconfigured"
     when = "at any time" if meta["runtime"] else "while not active" if meta["inactive"] else when
-    descriptor = ParameterDescriptor(description=f"{meta['help']} (may change {when})")
+    when = "read at start" if fixed else f"may change {when}"
+    descriptor = ParameterDescriptor(description=f"{meta['help']} ({when})")
     if meta["choices"]:
         descriptor.additional_constraints = "one of: " + ", ".join(meta["choices"])
     if meta["low"] is not None and isinstance(item.default, float):

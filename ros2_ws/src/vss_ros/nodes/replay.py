@@ -18,7 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -101,7 +100,6 @@ class Replay(Node):
             self.images = self.create_publisher(CompressedImage, name, qos)
         else:
             self.images = self.create_publisher(Image, "image", qos)
-        self.add_on_set_parameters_callback(refuse_change)
         self.buffer = array("B")
         self.published = 0
         try:
@@ -242,12 +240,6 @@ class Replay(Node):
         self.stopped.set()
         self.player.join(timeout)
         return not self.player.is_alive()
-
-
-def refuse_change(parameters: list[Any]) -> SetParametersResult:
-    own = [parameter.name for parameter in parameters if parameter.name in ReplayConfig.__dataclass_fields__]
-    reason = f"{', '.join(own)}: replay reads its options only at start; start it again" if own else ""
-    return SetParametersResult(successful=not own, reason=reason)
 
 
 def make_node() -> Replay:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError
-from vss_ros.media.files import read_yaml
+from vss_ros.media.files import check_input, read_yaml
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 METADATA = "metadata.yaml"
@@ -107,8 +107,7 @@ def promised(folder: Path) -> dict[str, int]:
 
 def files_of(path: Path) -> list[Path]:
     """The storage files of one recording, in order; VssError with the right advice where there is none."""
-    if not path.exists():
-        raise VssError(f"{path}: no such file or folder; expected a rosbag2")
+    check_input(path, "a rosbag2")
     if path.is_file():
         return [path]
     found = groups(path)

@@ -51,7 +51,7 @@ class SegmentNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__(self.node_name)
-        self.config: Any = parameters.declare(self, self.options)
+        self.config: Any = parameters.declare(self, self.options, fixed=False)
         self.add_on_set_parameters_callback(self.on_parameters)
         self.loader = Loader(self)
         self.start: Start | None = None

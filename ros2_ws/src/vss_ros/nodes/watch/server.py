@@ -152,9 +152,10 @@ class WatchServer(ThreadingHTTPServer):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             self.address_family, address = found[0][0], found[0][4]
             super().__init__(address, Handler)  # type: ignore[arg-type]
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+            reason = getattr(error, "strerror", None) or error
             raise VssError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
+                f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
             ) from error
         self.board = board
         self.links: dict[socket.socket, Link] = {}
