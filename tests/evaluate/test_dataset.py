@@ -96,8 +96,8 @@ def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
 @pytest.mark.parametrize(
     ("k", "late", "ages"),
     [
-        (3, {"schedule": "parts", "parts": 2}, (2, 3, 4)),
-        (2, {"schedule": "parts", "parts": 1}, (1, 2)),
+        (3, {"schedule": "parts"}, (2, 3, 4)),
+        (2, {"schedule": "parts"}, (2, 3)),
         (1, {"schedule": "beside", "delay": 2}, (2, 3)),
         (1, {"schedule": "beside", "delay": 1}, (1,)),
     ],

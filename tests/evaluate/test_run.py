@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from fixtures.recordings import evaluate, lines, record
 
-__all__ = ["evaluate"]  # a fixture
-
 
 def test_the_refresh_jump_with_and_without_motion(evaluate, tmp_path):
     """Both runs in one report, side by side."""

@@ -164,10 +164,6 @@ def fits(value: Any, kind: Any) -> bool:
     return value.isprintable() if origin is str else True
 
 
-PARTS = 4
-"""Stages that a keyframe's deep layers are cut into for schedule parts, and most frames that they are spread over."""
-
-
 @dataclass(frozen=True)
 class RuntimeConfig:
     """Which network runs over a stream of frames, and on what."""
@@ -305,9 +301,9 @@ class StreamConfig(RuntimeConfig):
     )
     parts: int = option(
         2,
-        "schedule parts: frames over which a keyframe's deep layers are spread; auto takes the fewest that keep up",
-        low=1,
-        high=PARTS,
+        "schedule parts: pieces that a keyframe's deep layers are cut into, one after the answer of each frame",
+        low=2,
+        high=16,
     )
     rate: float = option(
         30.0,

@@ -15,7 +15,7 @@ from vss_ros.stream.schedule import Auto, Costs
 
 pytestmark = pytest.mark.ros
 
-COSTS = Costs(38, 12, 7, 4)
+COSTS = Costs(38, 12, 14, 2)
 
 
 def rate_of(periods, auto, problem=""):
@@ -53,7 +53,7 @@ def seconds(cameras, periods, begin, spent=(), is_keyframe=True):
 )
 def test_by_the_stamps_of_the_first_seconds(hz, chosen, expected):
     periods = [1 / x if x else 0 for x in hz]
-    rate, cameras, opened = rate_of(periods, Auto(chosen, "assumed", COSTS, 1 + (chosen == "parts")))
+    rate, cameras, opened = rate_of(periods, Auto(chosen, "assumed", COSTS))
     said = [rate.look(seconds(cameras, periods, 100 + t)) for t in range(6)]
     assert said[0] == "" and sum(map(bool, said)) == 1, "once, after enough stamps"
     assert f"images come at {sum(hz):.1f} Hz" in "".join(said)
@@ -70,10 +70,8 @@ def test_by_the_stamps_of_the_first_seconds(hz, chosen, expected):
     [("at_once", 20, "at_once"), ("at_once", 35, "parts"), ("parts", 5, "at_once"), ("parts", 24, "beside")],
 )
 def test_answers_that_take_longer_than_measured_count(chosen, spent, expected):
-    """Other processes may take the machine's time: a keyframe of 20 ms, another frame of 6, parts of 3.5."""
-    rate, cameras, opened = rate_of(
-        [1 / 30], Auto(chosen, "assumed", Costs(20, 6, 3.5, 4), 1 + (chosen == "parts"))
-    )
+    """Other processes may take the machine's time: a keyframe of 20 ms, another frame of 6, parts of 7."""
+    rate, cameras, opened = rate_of([1 / 30], Auto(chosen, "assumed", Costs(20, 6, 7, 2)))
     for t in range(6):
         rate.look(seconds(cameras, [1 / 30], 100 + t, [spent] * 6, chosen == "at_once"))
     assert [auto.schedule for auto in opened] == ([expected] if expected != chosen else [])

@@ -26,7 +26,11 @@ class BuildConfig:
 
     precision: str = option("f16", "f32, f16, bf16 or int8; auto is f16")
     calibration: Path | None = option(None, "int8: folder of `vss calibrate`", kind=Path, unset="its own")
-    parts: int = option(1, "engines that a keyframe's deep layers become: 4 for schedule parts", low=1)
+    parts: int = option(
+        1,
+        "engines that a keyframe's deep layers become: the node's `parts` for its schedules parts and auto",
+        low=1,
+    )
     force: bool = option(False, "build anew what the cache holds already")
     limit: float = option(engines.LIMIT / 1e9, "GB of all cached engines together", low=0.0)
 

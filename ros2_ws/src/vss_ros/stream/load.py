@@ -13,7 +13,7 @@ from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
 from vss_ros.backends.gpu.present import has_cuda
-from vss_ros.config import PARTS, RuntimeConfig, StreamConfig, VssError, replace
+from vss_ros.config import RuntimeConfig, StreamConfig, VssError, replace
 from vss_ros.media.motion import Motion
 from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import make_policy
@@ -97,20 +97,28 @@ def open_stream(
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
     make = partial(Stream, card=model.card, both_sides=both_sides, measure_drift=measure_drift, motion=motion)
     if config.schedule != "auto":
-        auto = Auto(config.schedule, "", parts=config.parts)
+        auto = Auto(config.schedule, "")
     elif motion is None or both_sides or backend.lookahead:
         auto = Auto("at_once", "without motion, or where answers wait for later frames, nothing may be late")
     elif auto is None:
+        cameras = len(getattr(config, "cameras", ())) or 1
+        asked = make_policy(config, 0).longest, 1 / (config.rate * cameras)
         trial = make(backend)
         trial.configure(config)
-        cameras = len(getattr(config, "cameras", ())) or 1
-        auto = measure(trial).choose(make_policy(config, 0).longest, 1 / (config.rate * cameras))
+        costs = measure(trial)
+        del trial  # one network in memory at a time
+        auto = costs.choose(*asked)
+        if auto.schedule != "at_once" and backend.parts == 1 and backend.keeps == 1:
+            del backend
+            backend = open_backend(dataclasses.replace(model, parts=config.parts), config)
+            auto = costs.cut(backend).choose(*asked)
         log.info("schedule %s: %s", auto.schedule, auto.why)
         if auto.schedule == "beside":
-            del trial, backend  # one network in memory at a time
-            model = dataclasses.replace(model, parts=parts_of(config, auto))
-            backend = open_backend(model, spare(config, "beside"))
-    stream = make(backend, schedule=auto.schedule, delay=config.delay, parts=auto.parts)
+            del backend
+            backend = open_backend(
+                dataclasses.replace(model, parts=parts_of(config, auto)), spare(config, "beside")
+            )
+    stream = make(backend, schedule=auto.schedule, delay=config.delay)
     stream.configure(config)
     stream.prepare(config)
     stream.auto = auto
@@ -136,10 +144,12 @@ def model_of(config: RuntimeConfig, parts: int = 1) -> Model:
 
 
 def parts_of(config: StreamConfig, auto: Auto | None = None) -> int:
-    """How many stages `remember` is cut into: for the schedules that may run them one a frame, since buffers between
-    them take memory. auto: what schedule auto is, once that is known; engines on a GPU are built before it is."""
-    schedule = auto.schedule if auto and not has_cuda() else config.schedule
-    return PARTS if schedule in ("auto", "parts") else 1
+    """How many stages `remember` is cut into: only to run them one a frame, since buffers between them take memory and
+    on a CPU half as much time again. auto: what schedule auto is, once that is known; engines on a GPU are built before
+    it is."""
+    if config.schedule == "auto" and has_cuda():
+        return config.parts
+    return config.parts if (auto.schedule if auto else config.schedule) == "parts" else 1
 
 
 def open_backend(model: Model, config: RuntimeConfig) -> Any:

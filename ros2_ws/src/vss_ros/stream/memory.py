@@ -19,21 +19,18 @@ class Memory:
 
 @dataclass
 class Chain:
-    """A memory that is computed in parts. frames: how many had their turn."""
+    """A memory that is computed in parts, `done` of them so far."""
 
     index: int
     memory: Memory
-    frames: int = 0
+    done: int = 0
 
 
 class Memories:
-    """Memories by the index of their frames. `passes` gives a decode what it reads, moved to the newest frame.
+    """Memories by the index of their frames. `passes` gives a decode what it reads, moved to the newest frame."""
 
-    frames: over how many frames the parts of a memory are spread; at most one a part.
-    """
-
-    def __init__(self, backend: Any, frames: int):
-        self.backend, self.frames = backend, min(frames, backend.parts)
+    def __init__(self, backend: Any):
+        self.backend = backend
         self.kept: dict[int, Memory] = {}
         self.reset()
 
@@ -50,14 +47,13 @@ class Memories:
         self.chain = Chain(index, Memory(stamp, features, track))
 
     def part(self) -> bool:
-        """Run what one frame has to do for the chain; whether the memory is there with it."""
+        """Run the next part of the chain; whether the memory is there with it."""
         if self.chain is None:
             return False
         chain = self.chain
-        for i in turn(chain.frames, self.frames, self.backend.parts):
-            chain.memory.values = self.backend.remember_part(i, chain.memory.values)
-        chain.frames += 1
-        if chain.frames < self.frames:
+        chain.memory.values = self.backend.remember_part(chain.done, chain.memory.values)
+        chain.done += 1
+        if chain.done < self.backend.parts:
             return False
         self.put(chain.index, chain.memory)
         return True
@@ -86,8 +82,3 @@ class Memories:
         past = sorted(index for index in self.kept if index <= t)
         for old in past[: max(0, len(past) - self.backend.keeps)]:
             del self.kept[old]
-
-
-def turn(frame: int, frames: int, parts: int) -> range:
-    """Which of so many parts run after the answer of a frame, counted from 0, of so many frames."""
-    return range(-(-frame * parts // frames), -(-(frame + 1) * parts // frames))

@@ -6,6 +6,7 @@ moved to the newest frame.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,8 +55,15 @@ class Costs:
         """The same on a machine that is so many times as slow."""
         return Costs(self.key * factor, self.nonkey * factor, self.part * factor, self.parts)
 
+    def cut(self, backend: Any, rounds: int = 4) -> Costs:
+        """The same with the parts of this backend, timed, if it has some."""
+        if backend.parts < 2 or backend.keeps != 1:
+            return self
+        part = float(np.median([longest_part(backend) for _ in range(rounds)][1:]))
+        return dataclasses.replace(self, part=part, parts=backend.parts)
+
     def choose(self, interval: int, period: float) -> Auto:
-        """At once where a keyframe fits into the period between two frames in seconds, in the fewest parts that do if
+        """At once where a keyframe fits into the period between two frames in seconds, in parts where each does and
         what is remembered is then not too old, else beside. interval: most frames from one keyframe to the next; 0
         takes one as soon as the one before is remembered."""
         budget, between = period * 1e3 * MARGIN, f"the {period * 1e3:.0f} ms between two frames"
@@ -63,23 +71,19 @@ class Costs:
         if self.key <= budget:
             return Auto("at_once", f"{key} of {between}", self)
         late = int(self.key / (period * 1e3)) + 1  # frames, of an answer beside
-        for frames in range(2, self.parts + 1):
-            longest = self.nonkey + self.part * -(-self.parts // frames)
-            age = frames + (max(interval, frames) - 1) / 2
-            if longest <= budget and age <= WORTH * (late + (late - 1) / 2):
-                part = f"a frame with one of {frames} parts of it {longest:.0f} ms of {between}"
-                return Auto("parts", f"{key}, {part}", self, frames)
+        longest, age = self.nonkey + self.part, self.parts + (max(interval, self.parts) - 1) / 2
+        if self.parts > 1 and longest <= budget and age <= WORTH * (late + (late - 1) / 2):
+            return Auto("parts", f"{key}, a frame with a part of it {longest:.0f} ms of {between}", self)
         return Auto("beside", f"{key}, too much for {between}", self)
 
 
 @dataclass(frozen=True)
 class Auto:
-    """What schedule auto chose, and why; costs: None where there was nothing to measure; parts: of schedule parts."""
+    """What schedule auto chose, and why; costs: None where there was nothing to measure."""
 
     schedule: str
     why: str
     costs: Costs | None = None
-    parts: int = 1
 
 
 def measure(stream: Any, rounds: int = 4) -> Costs:
@@ -94,7 +98,6 @@ def measure(stream: Any, rounds: int = 4) -> Costs:
     picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     keys: list[float] = []
     others: list[float] = []
-    parts: list[float] = []
     for number in range(rounds):
         stream.reset()
         stream.feed(picture, 0.0)
@@ -102,18 +105,15 @@ def measure(stream: Any, rounds: int = 4) -> Costs:
         for shift, found in ((1, keys), (2, others)):
             result = stream.feed(np.roll(picture, shift, 1), shift * 1e-3)[0]
             found += [result.times["total"]] * (number > 0)
-        parts += [longest_part(stream.backend, picture)] * (number > 0)
     stream.reset()
     stream.policy = policy
-    key, nonkey, part = (float(np.median(found)) for found in (keys, others, parts))
-    return Costs(key, nonkey, part, stream.backend.parts if stream.backend.keeps == 1 else 1)
+    return Costs(float(np.median(keys)), float(np.median(others))).cut(stream.backend, rounds)
 
 
-def longest_part(backend: Any, frame: np.ndarray) -> float:
-    """Milliseconds of the longest call of `remember_part`; 0 where there is only one."""
-    if not backend.keeps or backend.parts < 2:
-        return 0.0
-    state, times = backend.encode(frame), [time.perf_counter()]
+def longest_part(backend: Any) -> float:
+    """Milliseconds of the longest call of `remember_part`."""
+    state = backend.encode(np.zeros((*backend.size, 3), np.uint8))
+    times = [time.perf_counter()]
     for i in range(backend.parts):
         state = backend.remember_part(i, state)
         times.append(time.perf_counter())

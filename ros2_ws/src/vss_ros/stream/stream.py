@@ -38,10 +38,10 @@ class Stream(AbstractContextManager["Stream"]):
     motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of
     networks without memory, and of schedule beside); None leaves everything where it lies.
     steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
-    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: they are spread over
-    the `after()` of so many frames (`parts`) from the keyframe on. beside: every answer is the network's newest one
-    moved, while a thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the
-    network's answer joins exactly so many frames later, without a thread.
+    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
+    in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
+    thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the network's answer
+    joins exactly so many frames later, without a thread.
     hide_unseen: label 255 what the motion shows and no network has seen.
     measure_drift: give each result its drifts; features are then computed apart from the logits, which makes a
     non-key frame about 5 % slower.
@@ -62,7 +62,6 @@ class Stream(AbstractContextManager["Stream"]):
         steady: float = 0.0,
         schedule: str = "at_once",
         delay: int = 0,
-        parts: int = 2,
         hide_unseen: bool = False,
         worker: Worker | None = None,
     ):
@@ -72,9 +71,10 @@ class Stream(AbstractContextManager["Stream"]):
         self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
         self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
+        self.answers_move = not backend.keeps  # between keyframes; else each frame is decoded
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)
-        self.memories = Memories(backend, parts)
+        self.memories = Memories(backend)
         self.beside: Beside | None = None
         if schedule == "beside" and motion:
             self.beside = Beside(backend, self.memories, motion, worker or Worker(), delay)
@@ -82,7 +82,7 @@ class Stream(AbstractContextManager["Stream"]):
 
     def configure(self, config: StreamConfig) -> None:
         """Take over the options that may change between two frames."""
-        own = self.memories.frames if self.schedule == "parts" else self.backend.interval
+        own = self.backend.parts if self.schedule == "parts" else self.backend.interval
         self.policy = make_policy(config, own)
         self.max_gap, self.hide_unseen = config.max_gap, config.hide_unseen
         self.steady = config.steady if self.motion else 0.0
@@ -99,7 +99,7 @@ class Stream(AbstractContextManager["Stream"]):
     def another(self) -> Stream:
         """A stream for another camera, with the same options, on the same backend and by the same worker."""
         other = copy.copy(self)
-        other.memories = Memories(self.backend, self.memories.frames)
+        other.memories = Memories(self.backend)
         other.motion = self.motion.another() if self.motion else None
         if self.beside and other.motion:
             turns = self.beside.worker, self.beside.delay
@@ -263,7 +263,7 @@ class Stream(AbstractContextManager["Stream"]):
             check_finite(self.backend, logits)
         is_key, self.landed = self.landed or key == frame.index, False
         read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
-        alone = not self.backend.keeps and not self.lookahead
+        alone = self.answers_move and not self.lookahead
         if self.motion and (self.steady or alone):
             values = self.backend.probabilities(logits)
             self.before = values = self.motion.steady(values, self.before, frame.step, self.steady)
@@ -272,7 +272,7 @@ class Stream(AbstractContextManager["Stream"]):
             if alone:
                 track = self.motion.track()
                 self.newest = Answer(frame.index, frame.stamp, values, track, track)
-                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+                self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
         labels = read(source, frame.size)
         self.lap(frame, "label")
         confidence = lambda: sure(source, frame.size)  # noqa: E731

@@ -11,7 +11,6 @@ import torch
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
-from vss_ros.config import PARTS
 from vss_ros.data.street.street import Street
 from vss_ros.media.motion import Motion
 from vss_ros.networks import build
@@ -79,7 +78,7 @@ def contestants(network: torch.nn.Module, size: tuple[int, int], classes: int) -
     precisions = ("f32", "bf16") if cpu_has_bf16() else ("f32",)
     for name, ours in (("ours", network), ("ours, DCFM-MobileNetV1", mobile)):
         for precision in precisions:
-            backend = make_backend(Model(ours, size, parts=PARTS), "openvino", precision=precision)
+            backend = make_backend(Model(ours, size, parts=2), "openvino", precision=precision)
             for kind, interval, steady, schedule in SCHEDULES:
                 if schedule != "parts" or backend.parts > 1:
                     options: dict[str, Any] = {

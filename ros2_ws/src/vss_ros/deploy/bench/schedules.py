@@ -15,7 +15,7 @@ import torch
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.labels import labels_of, probabilities
-from vss_ros.config import PARTS, child_command
+from vss_ros.config import child_command
 from vss_ros.data.street.street import Street
 from vss_ros.deploy.convert import parse_size
 from vss_ros.media.motion import Motion, Step, blend, move, move_memory
@@ -207,7 +207,7 @@ def processes(spec: Sequence[str], count: int, frames: int) -> tuple[float, floa
 def open_backend(network: str, backbone: str, classes: str, size: str, runtime: str, precision: str) -> Any:
     """A backend for a network of random weights, cut into parts; everything as on a command line."""
     torch.manual_seed(0)  # the same weights in each process: exported stages are found again
-    model = Model(build(network, backbone, int(classes)).eval(), parse_size(size), parts=PARTS)
+    model = Model(build(network, backbone, int(classes)).eval(), parse_size(size), parts=2)
     return make_backend(model, runtime, precision=precision)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vss_ros.config import PARTS, VssError, child_command, missing, replace
+from vss_ros.config import VssError, child_command, missing, replace
 from vss_ros.node_config import NodeConfig, SegmentConfig
 from vss_ros.nodes import heap
 from vss_ros.nodes.segment.constant import ConstantStream
@@ -118,8 +118,8 @@ def build_command(config: NodeConfig) -> list[str]:
     command = child_command("vss_ros.cli", "build", "--model", config.model)
     command += ["--precision", precision]
     command += ["--calibration", config.calibration] if config.calibration else []
-    in_parts = getattr(config, "schedule", "") in ("auto", "parts")
-    command += ["--parts", str(PARTS)] if in_parts else []
+    parts = getattr(config, "parts", 1) if getattr(config, "schedule", "") in ("auto", "parts") else 1
+    command += ["--parts", str(parts)] if parts > 1 else []
     return command + (["--size", f"{config.height}x{config.width}"] if config.height else [])
 
 

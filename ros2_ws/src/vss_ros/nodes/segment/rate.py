@@ -43,7 +43,7 @@ class Rate:
         interval = make_policy(self.start.config, 0).longest
         auto = before.costs.times(slower).choose(interval, 1 / rate)
         auto = replace(auto, why=f"images come at {rate:.1f} Hz, {auto.why}")
-        if (auto.schedule, auto.parts) != (before.schedule, before.parts):
+        if auto.schedule != before.schedule:
             self.start.reschedule(auto)
             return f"schedule {auto.schedule} instead of {before.schedule}: {auto.why}"
         for camera in self.cameras:
