@@ -64,20 +64,16 @@ def write_recipe(folder: Path, **changes) -> Path:
     return path
 
 
+def words(recipe: Path, root: Path, workers: int) -> list[str]:
+    options = {"out": recipe.parent / "run", "root": root, "accelerator": "cpu", "workers": workers}
+    options |= {"precision": "32-true"}
+    return [str(recipe), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
 def arguments(recipe: Path, root: Path, *more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
-    fixed = [
-        "--out",
-        str(recipe.parent / "run"),
-        "--root",
-        str(root),
-        "--accelerator",
-        "cpu",
-        "--workers",
-        "0",
-    ]
-    return parser.parse_args([str(recipe), *fixed, "--precision", "32-true", *more])
+    return parser.parse_args([*words(recipe, root, 0), *more])
 
 
 def losses(folder: Path) -> list[float]:
@@ -108,27 +104,7 @@ def test_training_lowers_the_loss_and_writes_a_model(tmp_path, root):
 
 
 def start(recipe: Path, root: Path, *more: str) -> subprocess.Popen:
-    fixed = [
-        "--out",
-        str(recipe.parent / "run"),
-        "--root",
-        str(root),
-        "--accelerator",
-        "cpu",
-        "--workers",
-        "1",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "vss_ros.cli",
-        "train",
-        str(recipe),
-        *fixed,
-        "--precision",
-        "32-true",
-        *more,
-    ]
+    command = [sys.executable, "-m", "vss_ros.cli", "train", *words(recipe, root, 1), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
