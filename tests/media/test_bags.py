@@ -4,14 +4,13 @@ import logging
 import shutil
 import sqlite3
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fixtures.bags import write_sqlite
 from fixtures.paths import find_data
 from vss_ros.config import VssError
-from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, mcap, natural_key, typestore, unpack
+from vss_ros.media.bags import IMAGE, BagReader, BagWriter, is_bag, mcap, typestore, unpack
 
 RECORDINGS = {  # folder: messages that each topic must yield
     "svo_mono8_mcap": {"/imu/data": 19, "/camera/camera_info": 6, "/camera/image_raw": 5},
@@ -243,12 +242,6 @@ def test_what_counts_as_a_bag(tmp_path):
     assert not is_bag(tmp_path) and not is_bag(path / "metadata.yaml")
     shutil.rmtree(path)
     assert not is_bag(path)
-
-
-def test_natural_order():
-    names = ["frame_10.png", "frame_9.png", "a.png", "frame_009b.png"]
-    files = sorted((SimpleNamespace(name=name) for name in names), key=natural_key)
-    assert [file.name for file in files] == ["a.png", "frame_9.png", "frame_009b.png", "frame_10.png"]
 
 
 def test_masks_of_one_class_are_no_bomb(tmp_path, monkeypatch):

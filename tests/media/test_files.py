@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from fixtures.paths import give_away
 from vss_ros.config import VssError, fits
-from vss_ros.media.files import check_input, own_folder, read_bytes, read_yaml
+from vss_ros.media.files import check_input, natural_key, own_folder, read_bytes, read_yaml
 
 
 def test_only_plain_files_up_to_a_limit_are_read(tmp_path):
@@ -82,3 +83,9 @@ def test_a_folder_of_ours_is_closed_to_others_and_one_of_others_is_refused(tmp_p
     give_away(monkeypatch, folder)
     with pytest.raises(VssError, match="belongs to user"):
         own_folder(folder)
+
+
+def test_natural_order():
+    names = ["frame_10.png", "frame_9.png", "a.png", "frame_009b.png"]
+    found = sorted(map(Path, names), key=natural_key)
+    assert [path.name for path in found] == ["a.png", "frame_9.png", "frame_009b.png", "frame_10.png"]

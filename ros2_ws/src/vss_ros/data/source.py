@@ -13,9 +13,9 @@ import numpy as np
 from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.camera import open_camera
 from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
-from vss_ros.media.bags import is_bag, natural_key
+from vss_ros.media.bags import is_bag
 from vss_ros.media.decode import ImageError, check_size, decode_compressed
-from vss_ros.media.files import check_input
+from vss_ros.media.files import check_input, natural_key
 from vss_ros.media.quiet import quiet_opencv
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -18,6 +19,11 @@ from vss_ros.config import VssError, brief, fits
 
 YAML_BYTES, YAML_NODES = 1 << 20, 50_000
 """Greatest YAML file that is read, and how many values it may hold with its aliases written out."""
+
+
+def natural_key(path: Path) -> list[Any]:
+    """Sort key under which frame_10 follows frame_9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -20,8 +20,7 @@ from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.data.clips import read_image
 from vss_ros.data.own.exports import VOID
 from vss_ros.data.own.labels import distinct
-from vss_ros.media.bags import natural_key
-from vss_ros.media.files import new_folder, read_bytes, write_atomic
+from vss_ros.media.files import natural_key, new_folder, read_bytes, write_atomic
 from vss_ros.options import progress
 
 log = logging.getLogger(__name__)

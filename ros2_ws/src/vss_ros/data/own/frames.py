@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vss_ros.config import VssError
 from vss_ros.data.clips import Frame
-from vss_ros.media.bags import natural_key
+from vss_ros.media.files import natural_key
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NUMBER = re.compile(r"\d+")

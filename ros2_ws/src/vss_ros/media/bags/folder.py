@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vss_ros.config import VssError
-from vss_ros.media.files import check_input, read_yaml
+from vss_ros.media.files import check_input, natural_key, read_yaml
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 METADATA = "metadata.yaml"
-
-
-def natural_key(path: Path) -> list[Any]:
-    """Sort key under which frame_10 follows frame_9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def is_storage(path: Path) -> bool:
