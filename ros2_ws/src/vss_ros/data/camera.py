@@ -13,6 +13,7 @@ from typing import Any
 from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import CAMERA_INFO, COMPRESSED, IMAGE, PACKET, BagReader
+from vss_ros.media.bags.folder import listing
 from vss_ros.media.decode import decode
 from vss_ros.media.packets import PacketDecoder
 
@@ -41,8 +42,8 @@ def find_topic(bag: BagReader, topic: str) -> str:
     if below:
         return max(below, key=lambda name: bag.topics[name][1])
     if not found:
-        raise VssError(f"{bag.path}: no images, its topics are {', '.join(sorted(bag.topics)) or 'none'}")
-    raise VssError(f"{bag.path}: no images on {topic!r}; expected one of {', '.join(found)}")
+        raise VssError(f"{bag.path}: no images, its topics are {listing(sorted(bag.topics)) or 'none'}")
+    raise VssError(f"{bag.path}: no images on {topic!r}; expected one of {listing(found)}")
 
 
 def cameras(bag: BagReader) -> list[str]:
@@ -73,9 +74,9 @@ def open_camera(
     with BagReader(path) as bag:
         found = [find_topic(bag, topic)] if topic else cameras(bag)
         if not found:
-            raise VssError(f"{path}: no images, its topics are {', '.join(sorted(bag.topics)) or 'none'}")
+            raise VssError(f"{path}: no images, its topics are {listing(sorted(bag.topics)) or 'none'}")
         if len(found) > 1:
-            raise VssError(f"{path}: has several image topics; choose one: topic {', '.join(found)}")
+            raise VssError(f"{path}: has several image topics; choose one: topic {listing(found)}")
         chosen = found[0]
         kind, length = bag.topics[chosen]
         camera_info = _camera_info(bag, chosen)

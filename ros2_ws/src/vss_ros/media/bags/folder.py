@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.media.files import check_input, natural_key, read_yaml
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 METADATA = "metadata.yaml"
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names of topics or files for an error, of bounded length: a recording can hold 60,000."""
+    return brief(", ".join(names), 1000)
 
 
 def is_storage(path: Path) -> bool:
@@ -92,7 +98,8 @@ def metadata(folder: Path) -> dict[str, Any]:
 def promised(folder: Path) -> dict[str, int]:
     """{topic: number of messages} by metadata.yaml."""
     found = {}
-    for topic in metadata(folder).get("topics_with_message_count") or []:
+    topics = metadata(folder).get("topics_with_message_count")
+    for topic in topics if isinstance(topics, list) else ():
         try:
             found[str(topic["topic_metadata"]["name"])] = int(topic["message_count"])
         except (KeyError, TypeError, ValueError):
@@ -111,6 +118,6 @@ def files_of(path: Path) -> list[Path]:
         missing = f": {METADATA} lists {names}, copy them, too" if names else ""
         raise VssError(f"{path}: expected a rosbag2, got a folder without .mcap or .db3 files{missing}")
     if len(found) > 1 and not listed(path):
-        names = ", ".join(file.name for group in found for file in group)
+        names = listing(file.name for group in found for file in group)
         raise VssError(f"{path}: expected one recording, the folder holds several; name one of {names}")
     return found[0]

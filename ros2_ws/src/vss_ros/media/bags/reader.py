@@ -11,7 +11,7 @@ from typing import Any
 
 from vss_ros.config import VssError
 from vss_ros.media.bags import mcap, ros1, sqlite
-from vss_ros.media.bags.folder import files_of, promised
+from vss_ros.media.bags.folder import files_of, listing, promised
 from vss_ros.media.bags.messages import SERIALIZATIONS, deserialize, typestore
 from vss_ros.media.bags.unpack import ZSTD, decompress, unpack_file
 
@@ -106,11 +106,13 @@ class BagReader:
         """
         missing = sorted(set(topics) - set(self.topics))
         if missing:
-            raise VssError(f"{self.path}: no topic {', '.join(missing)}; expected one of {list(self.topics)}")
+            raise VssError(
+                f"{self.path}: no topic {', '.join(missing)}; expected one of {listing(self.topics)}"
+            )
         unknown = {self.topics[topic][0] or "a message without a type" for topic in topics}
         unknown -= set(typestore().types)
         if unknown:
-            raise VssError(f"{self.path}: cannot decode {', '.join(unknown)}; choose topics of common types")
+            raise VssError(f"{self.path}: cannot decode {listing(unknown)}; choose topics of common types")
         seen, damaged, first = 0, 0, ""
         for file in self._files:
             kinds = file.topics
