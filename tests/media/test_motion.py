@@ -162,6 +162,16 @@ def test_the_flow_of_frames_of_another_size_than_the_network(size):
         assert np.abs(step.flow[INNER] - (1, 0)).mean() < 0.1
 
 
+@pytest.mark.parametrize(("ages", "expected"), [((0, 0), 0.7), ((0, 1), 1.4 / 1.7), ((4, 0), 0.35 / 0.65)])
+def test_the_filter_keeps_more_of_what_a_newer_keyframe_gave(rng, ages, expected):
+    motion = Motion(SIZE)
+    now, before = rng.random((2, *CELLS, 3), dtype=np.float32)
+    motion.steady(before, None, None, 0.7, ages[0])
+    found = motion.steady(now, before, step_of(np.zeros((*CELLS, 2))), 0.7, ages[1])
+    assert np.allclose(found, (1 - expected) * now + expected * before, atol=1e-5)
+    assert np.array_equal(motion.steady(now, before, step_of(np.zeros((*CELLS, 2))), 0.0, 9), now), "0 is off"
+
+
 def test_probabilities_and_their_labels(rng):
     passes = [4 * rng.standard_normal((1, 7, 12, 16), dtype=np.float32) for _ in range(2)]
     passes[0][:, 3] = -50  # a class that is nowhere

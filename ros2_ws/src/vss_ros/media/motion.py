@@ -87,6 +87,7 @@ class Motion:
         self.grey: np.ndarray | None = None  # of the newest frame, at `image`
         self.small: np.ndarray | None = None  # the same at `cells`
         self.tracks: weakref.WeakSet[Track] = weakref.WeakSet()
+        self.age = 0  # of what the frame before read
 
     def track(self) -> Track:
         """Follow the newest frame from now on, as long as the track is held."""
@@ -102,9 +103,15 @@ class Motion:
         return cv2.resize(values, self.cells[::-1], interpolation=kind).reshape(*self.cells, -1)
 
     def steady(
-        self, values: np.ndarray, before: np.ndarray | None, step: Step | None, strength: float
+        self, values: np.ndarray, before: np.ndarray | None, step: Step | None, strength: float, age: int = 0
     ) -> np.ndarray:
-        """A frame's probabilities (h', w', C) on the cells, drawn towards those of the frame before, see `blend`."""
+        """A frame's probabilities (h', w', C) on the cells, drawn towards those of the frame before, see `blend`.
+
+        age: frames since the keyframe that this frame's read. Of older ones less is kept, of newer ones more: twice
+        the odds.
+        """
+        odds, self.age = 2.0 ** ((age > self.age) - (age < self.age)), age
+        strength = strength * odds / (1 - strength + strength * odds)
         values = self.fit(values)
         if before is None or step is None or not step.trusted or not strength:
             return values

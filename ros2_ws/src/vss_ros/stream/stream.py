@@ -261,12 +261,12 @@ class Stream(AbstractContextManager["Stream"]):
         logits = self.logits(frame, passes)
         if frame.due or not self.backend.keeps:
             check_finite(self.backend, logits)
-        is_key, self.landed = self.landed or key == frame.index, False
+        is_key, self.landed, age = self.landed or key == frame.index, False, frame.index - key
         read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
         alone = self.answers_move and not self.lookahead
         if self.motion and (self.steady or alone):
             values = self.backend.probabilities(logits)
-            self.before = values = self.motion.steady(values, self.before, frame.step, self.steady)
+            self.before = values = self.motion.steady(values, self.before, frame.step, self.steady, age)
             self.lap(frame, "steady")
             read, sure, source = label.labels_of, label.confidence_of, values
             if alone:
