@@ -125,6 +125,17 @@ def test_weights_to_start_from_are_tensors_by_name(tmp_path, content):
         load_initial(build("dcfm", "mit_b0", 3), str(tmp_path / "a.pth"))
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t * float("nan"), lambda t: t / 0, lambda t: t.to(torch.complex64)]
+)
+def test_weights_that_are_no_finite_numbers_are_no_start(tmp_path, spoil):
+    network = torch.nn.Linear(2, 2)
+    state = network.state_dict()
+    torch.save({**state, "weight": spoil(state["weight"])}, tmp_path / "a.pth")
+    with pytest.raises(VssError, match=r"init: .*weight holds values that are no finite real numbers"):
+        load_initial(network, str(tmp_path / "a.pth"))
+
+
 def test_weights_and_statistics_are_averaged_and_indices_stay():
     from torch.optim.swa_utils import AveragedModel
     from vss_ros.networks import build

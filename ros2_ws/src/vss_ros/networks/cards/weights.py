@@ -101,6 +101,9 @@ def is_plain(value: Any, depth: int = 8) -> bool:
 def restore(module: nn.Module, tensors: Any, name: object) -> None:
     """Put tensors into a network of the same names and shapes; VssError says which file does not fit."""
     try:
+        for key, value in tensors.items():
+            if value.is_complex() or not value.float().isfinite().all():
+                raise VssError(f"{name}: {brief(key)} holds values that are no finite real numbers")
         module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise VssError(f"{name} does not fit the network: {brief(error, 600)}") from error
