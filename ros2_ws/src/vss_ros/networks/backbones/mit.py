@@ -171,7 +171,8 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 def init_transformer(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        # The authors cut this off at ±2, which is a hundred deviations: the same values, ten times as fast.
+        nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
