@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 log = logging.getLogger(__name__)
+# That of a stage which hands its inputs on, as some encoders do, is no fault.
+warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
 
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 CAPTURE = threading.RLock()
@@ -97,8 +99,6 @@ def captured(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[torch
     allocator in its capture, so that the process slowly runs out of memory.
     """
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    # of a stage that hands its inputs on, which is no fault
-    warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
     # thread_local: another thread may go on using the GPU, as a node does that switches over to this backend
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
