@@ -61,3 +61,42 @@ def test_a_split_without_labels_is_no_error(data, caplog):
     caplog.set_level(logging.INFO)
     (data / "mine.yaml").write_text(YAML + "test: {images: images}\n")
     assert check(data, "--split", "test", "--limit", "3") == 0 and "0 labelled frames" in caplog.text
+
+
+def points(tmp_path, caplog, lines: str) -> int:
+    caplog.set_level(logging.INFO)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 48, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((20, 48, 3), np.uint8))
+    (tmp_path / "train.csv").write_text("image,x,y\n" + lines)
+    return cli.main(
+        ["data", "check", "points", "--root", str(tmp_path), "--split", "train", "--out", str(tmp_path)]
+    )
+
+
+def test_points_are_counted_and_those_that_nobody_can_mean_are_warned_of(tmp_path, caplog):
+    assert points(tmp_path, caplog, "a.png,3,4\na.png,3,4\na.png,48,4\nb.png,1,1\n") == 0
+    assert "2 images, read 2, sizes 48x32 (1), 48x20 (1)" in caplog.text
+    assert "3 objects, 1.5 an image, at most 2; 0 images without any" in caplog.text
+    assert "the mean always has an MAE of 0.50" in caplog.text
+    assert (
+        "WARN: 1 points lie outside" in caplog.text and "WARN: 1 points lie exactly on another" in caplog.text
+    )
+    sheet = cv2.imread(str(tmp_path / "points_train.jpg"))
+    assert sheet.max() > 100  # rings on black
+
+
+def test_points_without_any_object_or_with_a_broken_image(tmp_path, caplog):
+    assert points(tmp_path, caplog, "a.png,,\nb.png,,\n") == 0
+    assert "WARN: no object in any image" in caplog.text
+    (tmp_path / "b.png").write_bytes(b"no image")
+    check = ["data", "check", "points", "--root", str(tmp_path), "--split", "train", "--out", str(tmp_path)]
+    assert cli.main(check) == 1 and "broken: " in caplog.text and "b.png" in caplog.text
+
+
+def test_rendered_points_are_checked_as_well(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert (
+        cli.main(["data", "check", "street_points", "--split", "val", "--limit", "1", "--out", str(tmp_path)])
+        == 0
+    )
+    assert "street_points val: 60 images, read 1, sizes 480x360 (1)" in caplog.text

@@ -16,7 +16,7 @@ from vss_ros.data.street.street import Street
 def folder(tmp_path, text: str):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 30, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((10, 10, 3), np.uint8))
-    (tmp_path / "train.csv").write_text(text)
+    (tmp_path / "train.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     return tmp_path
 
 
@@ -34,11 +34,34 @@ def test_csv_with_an_image_without_objects(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("image,x\na.png,1\n", "columns image,x,y"), ("image,x,y\na.png,1,left\n", "line 2: expected numbers")],
+    [
+        ("", r"expected a header with image,x,y, separated by commas, got ''"),
+        ("image,x\na.png,1\n", "expected a header with image,x,y"),
+        ("image;x;y\na.png;1;2\n", "separated by commas, got 'image;x;y'"),
+        ("image,x,y\n", "found none"),
+        ("image,x,y\na.png,1,left\n", "line 2: expected numbers"),
+        ("image,x,y\na.png,1\n", "line 2: expected numbers x,y .* got '1', ''"),
+        ("image,x,y\na.png,nan,3\n", "line 2: expected numbers"),
+        ("image,x,y\na.png,3,5,4\n", "line 2: expected 3 values, got 4: .* decimal point"),
+        ("image,x,y\na.png,1,2\n,3,4\n", "line 3: expected image,x,y, got no image"),
+        ("image,x,y\ngone.png,1,2\n", "line 2: expected an image's path in .*; there is no 'gone.png'"),
+        (
+            "image,x,y\nnäh.png,1,2\n".encode("latin-1"),
+            "expected text in UTF-8, got byte 0xe4 at 11; save it",
+        ),
+    ],
 )
 def test_broken_csv_is_named(tmp_path, text, words):
     with pytest.raises(VssError, match=words):
         point_csv(folder(tmp_path, text), "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_as_programs_write_it(tmp_path, encoding):
+    """Excel's mark at the beginning, blanks, upper case, CRLF, more columns, blank lines."""
+    text = "Image, X ,Y,note\r\na.png, 3.5 ,4,\r\n\r\nb.png,,,none\r\n"
+    data = point_csv(folder(tmp_path, text.encode(encoding)), "train")
+    assert [data.read(i)[1].tolist() for i in range(len(data))] == [[[3.5, 4.0]], []]
 
 
 def test_iocfish5k_layout(tmp_path):

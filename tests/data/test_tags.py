@@ -117,7 +117,7 @@ def test_broken_ranges_are_named(tmp_path, text, words):
 
 def test_missing_images_and_unknown_tags_are_named(tmp_path):
     (tmp_path / "tags.csv").write_text("image,tag\ngone.png,chair\n")
-    with pytest.raises(VssError, match=r"line 2: .*gone\.png does not exist"):
+    with pytest.raises(VssError, match=r"line 2: expected image,class,…; there is no .*gone\.png"):
         tagged_files(tmp_path, "train")
     cv2.imwrite(str(tmp_path / "gone.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "classes.txt").write_text("floor\n")
@@ -128,3 +128,17 @@ def test_missing_images_and_unknown_tags_are_named(tmp_path):
 def test_average_precision_by_hand():
     assert average_precision(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.1])) == pytest.approx((1 + 2 / 3) / 2)
     assert np.isnan(average_precision(np.zeros(2), np.ones(2)))
+
+
+def test_lists_as_programs_write_them(tmp_path):
+    """Excel's mark at the beginning, other encodings, a line for each tag of an image."""
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    lines = "Image,tag\r\na.png,chair\r\nb.png,floor\r\na.png,person\r\na.png,chair\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "tags.csv").write_bytes(lines.encode(encoding))
+        data = tagged_files(tmp_path, "train")
+        assert [entry.tags for entry in data.entries] == [("chair", "person"), ("floor",)]
+    (tmp_path / "tags.csv").write_bytes("a.png,Stühle\n".encode("latin-1"))
+    with pytest.raises(VssError, match="expected text in UTF-8, got byte 0xfc at 8; save it as UTF-8"):
+        tagged_files(tmp_path, "train")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures.paths import give_away
 from vss_ros.config import VssError, fits
-from vss_ros.media.files import check_input, natural_key, own_folder, read_bytes, read_yaml
+from vss_ros.media.files import check_input, natural_key, own_folder, read_bytes, read_text, read_yaml
 
 
 def test_only_plain_files_up_to_a_limit_are_read(tmp_path):
@@ -89,3 +89,17 @@ def test_natural_order():
     names = ["frame_10.png", "frame_9.png", "a.png", "frame_009b.png"]
     found = sorted(map(Path, names), key=natural_key)
     assert [path.name for path in found] == ["a.png", "frame_9.png", "frame_009b.png", "frame_10.png"]
+
+
+def test_text_of_a_program_that_marks_its_encoding(tmp_path):
+    file = tmp_path / "list.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes("näh,1\n".encode(encoding))
+        assert read_text(file) == "näh,1\n"
+    file.write_bytes(b"n\xe4h")
+    with pytest.raises(
+        VssError, match=r"list\.csv: expected text in UTF-8, got byte 0xe4 at 1; save it as UTF-8"
+    ):
+        read_text(file)
+    with pytest.raises(VssError, match="cannot be read"):
+        read_text(tmp_path)

@@ -23,12 +23,14 @@ from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.own.annotations import write_set
 from vss_ros.data.own.coco import read_coco
 from vss_ros.data.own.labelme import read_labelme
+from vss_ros.data.points import POINT_SETS, StreetPoints, inside
 from vss_ros.data.tags import TAG_SETS, check_tags
-from vss_ros.media.draw import contact_sheet, jpeg, overlay
+from vss_ros.media.draw import contact_sheet, draw_points, jpeg, overlay
 from vss_ros.media.files import write_atomic
 from vss_ros.options import DataConfig, add_json, add_options, progress
 
 IMPORTS = {"coco": read_coco, "labelme": read_labelme}
+NAMED = ("street", *DATASETS, "street_points", *POINT_SETS, *TAG_SETS)
 
 SHOWN = 14
 """Frames on a contact sheet."""
@@ -43,7 +45,7 @@ class CheckConfig:
     action: str = option("", "what to do with the data set", choices=("check", "import"), unset="positional")
     data: tuple[str, ...] = option(
         (),
-        f"check: {', '.join(('street', *DATASETS, *TAG_SETS))}, or the YAML file or folder of a data set of your own; "
+        f"check: {', '.join(NAMED)}, or the YAML file or folder of a data set of your own; "
         f"import: {' or '.join(IMPORTS)}, then the folder (or COCO's .json file) to read, and a new folder to write",
         unset="positional",
     )
@@ -81,15 +83,17 @@ def main(args: argparse.Namespace) -> int:
                 raise
             log.info("test: none, and nothing else needs it: %s", error)
             continue
-        report = check(data, args.limit)
+        counts = name in POINT_SETS or isinstance(data, StreetPoints)
+        report = (check_points if counts else check)(data, args.limit)
         args.result.append({key: value for key, value in report.items() if key != "pictures"})
         broken += len(report["broken"])
-        log.info("%s", format_report(report))
-        if report["pictures"]:
+        log.info("%s", (format_points if counts else format_report)(report))
+        if pictures := report["pictures"]:
             path = args.out / f"{Path(name).stem}_{split}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            first = legend(data, report["shares"], report["pictures"][0].shape)
-            write_atomic(path, jpeg(contact_sheet([first, *report["pictures"]])))
+            if not counts:
+                pictures = [legend(data, report["shares"], pictures[0].shape), *pictures]
+            write_atomic(path, jpeg(contact_sheet(pictures)))
             log.info("  look at %s", path)
     return 1 if broken else 0
 
@@ -140,6 +144,61 @@ def check(data: Any, limit: int = 0) -> dict[str, Any]:
         "pictures": pictures,
         "notes": list(getattr(data, "notes", ())),
     }
+
+
+def check_points(data: Any, limit: int = 0) -> dict[str, Any]:
+    """Read every image with points (or `limit` of them): how many each has, which of them can be meant by nobody."""
+    counts, outside, twice, broken, pictures = [], 0, 0, [], []
+    sizes: Counter = Counter()
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(limit or len(data), len(data))).astype(int))
+    shown = set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
+    for i in progress(chosen, data.name, leave=False):
+        try:
+            image, points = getattr(data, "read_all", data.read)(int(i))
+        except VssError as error:
+            broken.append(str(error))
+            continue
+        within = points[inside(points, image.shape[:2])]
+        counts.append(len(within))
+        outside += len(points) - len(within)
+        twice += len(within) - len(np.unique(within, axis=0))
+        sizes[image.shape[:2]] += 1
+        if i in shown:
+            pictures.append(fitted(draw_points(image, within)))
+    return {
+        "name": data.name,
+        "images": len(data),
+        "read": len(chosen),
+        "objects": sum(counts),
+        "most": max(counts, default=0),
+        "mean": float(np.mean(counts or [0])),
+        "always_the_mean": float(np.abs(np.array(counts or [0]) - np.mean(counts or [0])).mean()),
+        "empty": counts.count(0),
+        "outside": outside,
+        "twice": twice,
+        "sizes": dict(sizes),
+        "broken": broken,
+        "pictures": pictures,
+    }
+
+
+def format_points(report: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in report["sizes"].items())
+    lines = [
+        f"{report['name']}: {report['images']} images, read {report['read']}, sizes {sizes or 'none'}",
+        f"  {report['objects']} objects, {report['mean']:.1f} an image, at most {report['most']}; "
+        f"{report['empty']} images without any; to say the mean always has an MAE of {report['always_the_mean']:.2f}",
+    ]
+    if not report["objects"]:
+        lines.append("  WARN: no object in any image; there is nothing to learn")
+    if report["outside"]:
+        lines.append(
+            f"  WARN: {report['outside']} points lie outside of their image and are left out; expected pixels x,y "
+            "from the image's upper left corner"
+        )
+    if report["twice"]:
+        lines.append(f"  WARN: {report['twice']} points lie exactly on another one; each counts")
+    return "\n".join([*lines, *(f"  broken: {error}" for error in report["broken"])])
 
 
 def fitted(picture: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ in pixels, the middle of the first pixel at 0.5.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from vss_ros.config import VssError
 from vss_ros.data.clips import need_folder, need_frames, read_image
 from vss_ros.data.street.instances import road_users
 from vss_ros.data.street.streets import make_street
+from vss_ros.media.files import read_text
 
 PALETTE = np.array([[255, 70, 40]], np.uint8)
 
@@ -40,9 +42,13 @@ class PointFiles:
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Points outside of the image are left out."""
+        image, points = self.read_all(i)
+        return image, points[inside(points, image.shape[:2])]
+
+    def read_all(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(self.images[i], cv2.IMREAD_COLOR)[:, :, ::-1]
         points = np.array(self.points(self.images[i]), np.float32).reshape(-1, 2)
-        return np.ascontiguousarray(image), points[inside(points, image.shape[:2])]
+        return np.ascontiguousarray(image), points
 
 
 def inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -59,7 +65,7 @@ def iocfish5k(root: Path, split: str) -> PointFiles:
     names = root / f"{split}_id.txt"
     if not names.is_file():
         raise VssError(f"iocfish5k: expected {names} with one image's id a line")
-    paths = [images / f"{name}.jpg" for name in names.read_text().split()]
+    paths = [images / f"{name}.jpg" for name in read_text(names).split()]
     need_frames(paths, names, "<id>")
 
     def points(path: Path) -> list[tuple[float, float]]:
@@ -82,28 +88,46 @@ def point_csv(root: Path, split: str) -> PointFiles:
     if not file.is_file():
         raise VssError(f"points: expected {file} with the header image,x,y and a line an object")
     found: dict[Path, list[tuple[float, float]]] = {}
-    with file.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if not {"image", "x", "y"} <= set(rows.fieldnames or ()):
-            raise VssError(f"{file}: expected the columns image,x,y, got {','.join(rows.fieldnames or ())}")
-        for row in rows:
-            points = found.setdefault(root / (row["image"] or ""), [])
-            if not row["x"] and not row["y"]:
-                continue
-            try:
-                points.append((float(row["x"]), float(row["y"])))
-            except (TypeError, ValueError):
-                raise VssError(
-                    f"{file}, line {rows.line_num}: expected numbers x,y in pixels, got {row['x']!r}, {row['y']!r}"
-                ) from None
+    rows = csv.reader(read_text(file).splitlines())
+    header = [name.strip().lower() for name in next(rows, [])]
+    if not {"image", "x", "y"} <= set(header):
+        raise VssError(
+            f"{file}: expected a header with image,x,y, separated by commas, got {','.join(header)!r}"
+        )
+    for cells in rows:
+        if not any(cells):
+            continue
+        where, row = f"{file}, line {rows.line_num}", dict(zip(header, map(str.strip, cells), strict=False))
+        if len(cells) > len(header):  # 3,5 for 3.5, or a comma in a name
+            raise VssError(
+                f"{where}: expected {len(header)} values, got {len(cells)}: {','.join(cells)!r}; write a decimal "
+                "point, and put names with a comma into quotes"
+            )
+        if row["image"] and root / row["image"] not in found:
+            if not (root / row["image"]).is_file():
+                raise VssError(f"{where}: expected an image's path in {root}; there is no {row['image']!r}")
+            found[root / row["image"]] = []
+        if not row["image"]:
+            raise VssError(f"{where}: expected image,x,y, got no image: {','.join(cells)!r}")
+        place = row.get("x", ""), row.get("y", "")
+        if place != ("", ""):
+            found[root / row["image"]].append(to_point(where, *place))
     need_frames(list(found), file, "<path of an image>")
     thing = root / "class.txt"
-    return PointFiles(
-        f"points {split}",
-        thing.read_text().strip() if thing.is_file() else "object",
-        sorted(found),
-        lambda path: found[path],
-    )
+    name = read_text(thing).strip() if thing.is_file() else ""
+    return PointFiles(f"points {split}", name or "object", sorted(found), lambda path: found[path])
+
+
+def to_point(where: str, x: str, y: str) -> tuple[float, float]:
+    try:
+        point = float(x), float(y)
+    except ValueError:
+        point = math.nan, math.nan
+    if not all(map(math.isfinite, point)):
+        raise VssError(
+            f"{where}: expected numbers x,y in pixels, or both empty for an image without objects, got {x!r}, {y!r}"
+        )
+    return point
 
 
 # first seed, seeds, frames a seed, video frames between them; no seed of one split is in another

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ import numpy as np
 from vss_ros.config import VssError
 from vss_ros.data.clips import Files, Frame, need_frames, read_image
 from vss_ros.data.source import open_source
-from vss_ros.media.files import read_yaml, write_atomic
+from vss_ros.media.files import read_text, read_yaml, write_atomic
 
 HELD_OUT = 10
 """Every how manyth image of one tags.csv is not trained on."""
@@ -91,7 +91,7 @@ def tagged_files(root: Path, split: str) -> TaggedFiles:
     entries = read_csv(file)
     need_frames(entries, file, "<path of an image>,<class>,…")
     order = root / "classes.txt"
-    named = order.read_text().split("\n") if order.is_file() else sorted({t for e in entries for t in e.tags})
+    named = read_text(order).split("\n") if order.is_file() else sorted({t for e in entries for t in e.tags})
     classes = [name.strip() for name in named if name.strip()]
     unknown = sorted({tag for e in entries for tag in e.tags} - set(classes))
     if unknown:
@@ -104,19 +104,22 @@ def tagged_files(root: Path, split: str) -> TaggedFiles:
 
 def read_csv(file: Path) -> list[Tagged]:
     entries = []
-    with file.open(newline="") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
-            cells = [cell.strip() for cell in row if cell.strip()]
-            if not cells or (number == 1 and cells[0] == "image"):
-                continue
-            image = file.parent / cells[0]
-            if not image.is_file():
-                raise VssError(f"{file}, line {number}: {image} does not exist")
-            sequence, _, stamp = image.stem.rpartition("_")
-            timed = sequence and stamp.endswith("ms") and stamp[:-2].isdigit()
-            placed = (sequence, int(stamp[:-2]) / 1e3) if timed else ("", 0.0)
-            entries.append(Tagged(image, tuple(cells[1:]), *placed))
-    return entries
+    for number, row in enumerate(csv.reader(read_text(file).splitlines()), 1):
+        cells = [cell.strip() for cell in row if cell.strip()]
+        if not cells or (number == 1 and cells[0].lower() == "image"):
+            continue
+        image = file.parent / cells[0]
+        if not image.is_file():
+            raise VssError(f"{file}, line {number}: expected image,class,…; there is no {image}")
+        sequence, _, stamp = image.stem.rpartition("_")
+        timed = sequence and stamp.endswith("ms") and stamp[:-2].isdigit()
+        placed = (sequence, int(stamp[:-2]) / 1e3) if timed else ("", 0.0)
+        entries.append(Tagged(image, tuple(cells[1:]), *placed))
+    tags: dict[Path, tuple[str, ...]] = {}  # an image may have a line for each of its tags
+    for entry in entries:
+        tags[entry.image] = (*tags.get(entry.image, ()), *entry.tags)
+    first = {entry.image: entry for entry in reversed(entries)}
+    return [replace(first[image], tags=tuple(dict.fromkeys(all_))) for image, all_ in tags.items()]
 
 
 def voc_tags(root: Path, split: str) -> TaggedFiles:
@@ -126,7 +129,7 @@ def voc_tags(root: Path, split: str) -> TaggedFiles:
     if not file.is_file():
         raise VssError(f"voc_tags: expected {file} with lines such as `2007_000032 0 14`")
     entries = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         name, *labels = line.split() or [""]
         if not name:
             continue

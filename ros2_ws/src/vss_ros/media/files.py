@@ -105,6 +105,19 @@ def check_input(path: Path, expected: str) -> None:
         raise VssError(f"{path}: cannot be read: it is no plain file; expected {expected}")
 
 
+def read_text(path: Path) -> str:
+    """A list that someone wrote: UTF-8, or what Excel calls Unicode. Raises VssError."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VssError(
+            f"{path}: expected text in UTF-8, got byte {content[error.start]:#04x} at {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise VssError(f"{path}: cannot be read: {error}") from None
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """Content of a plain file of at most `limit` bytes; never waits for a pipe or reads a device. Raises VssError."""
     try:
