@@ -9,7 +9,7 @@ import pytest
 from fixtures.bags import START, STEP, image, write_mcap, write_ros1
 from fixtures.paths import find_data
 from vss_ros.config import VssError
-from vss_ros.data.camera import cameras
+from vss_ros.data.camera import ANSWERS, cameras
 from vss_ros.data.source import open_source
 from vss_ros.media.bags import COMPRESSED, IMAGE, PACKET, BagReader, BagWriter, typestore
 
@@ -174,18 +174,40 @@ def test_the_base_topic_stands_for_its_compressed_one(tmp_path):
     ("topics", "expected"),
     [
         (["/a/image_raw", "/b/image_raw"], ["/a/image_raw", "/b/image_raw"]),
-        (["/a/image_raw", "/segmentation/mask", "/segmentation/label_info_json"], ["/a/image_raw"]),
+        (["/a/image_raw", "/segmentation/image", "/segmentation/label_info_json"], ["/a/image_raw"]),
+        (
+            ["/a/image_raw", *(f"/s/front/{name}" for name in ANSWERS), "/s/overlay/compressed"],
+            ["/a/image_raw"],
+        ),
         (["/a/image_raw", "/a/depth:16UC1", "/a/far:32FC1"], ["/a/image_raw"]),
         (["/a/depth:16UC1"], ["/a/depth"]),
     ],
 )
 def test_the_cameras_of_a_recording(tmp_path, topics, expected):
     with BagWriter(tmp_path / "bag") as bag:
-        for topic in topics:
-            name, _, encoding = topic.partition(":")
-            bag.write(name, IMAGE, image(0, encoding or "mono8"), 1)
+        write_images(bag, topics)
     with BagReader(tmp_path / "bag") as bag:
         assert cameras(bag) == expected
+
+
+def write_images(bag, topics):
+    for topic in topics:
+        name, _, encoding = topic.partition(":")
+        if name.endswith("/compressed"):
+            png = np.frombuffer(cv2.imencode(".png", flat(0))[1].tobytes(), np.uint8)
+            bag.write(name, COMPRESSED, typestore().types[COMPRESSED](image(0).header, "png", png), 1)
+        else:
+            bag.write(name, IMAGE, image(0, encoding or "mono8"), 1)
+
+
+@pytest.mark.parametrize("topics", [["/s/mask", "/s/overlay/compressed"], ["/s/image", "/s/label_info_json"]])
+def test_a_recording_of_answers_alone_has_no_camera(tmp_path, topics):
+    """What `vss demo` and the recorder write."""
+    with BagWriter(tmp_path / "bag") as bag:
+        write_images(bag, topics)
+    with pytest.raises(VssError, match=f"no camera, only answers .*{topics[0]}.*name one of these as topic"):
+        open_source(tmp_path / "bag")
+    assert open_source(tmp_path / "bag", topics[0]).length == 1
 
 
 @pytest.mark.parametrize(("encoder", "name"), [("libx264", "libx264"), ("libx265", "hevc;bgr8;bgr8;nv12")])

@@ -23,6 +23,8 @@ NO_PICTURES = ("32FC1", "64FC1", "16UC1", "32SC1")
 """Encodings of depth and labels: such a topic is read when it is named, not as one camera of several."""
 LABELS = "/label_info_json"
 """What the segment node publishes beside its masks: the images below the same name are its answers."""
+ANSWERS = ("mask", "confidence", "color_mask", "overlay", "flicker", "density")
+"""The nodes' images by name, for a recording that holds some of their topics alone."""
 CLOCK_JUMP = 10 * 10**9
 """Nanoseconds that the header's clock may gain or lose on the recorder's from one image to the next."""
 
@@ -47,17 +49,27 @@ def find_topic(bag: BagReader, topic: str) -> str:
 
 
 def cameras(bag: BagReader) -> list[str]:
-    """A topic of each camera: of a raw topic and its compressed forms the one with the most images."""
-    found = image_topics(bag)
-    ours = [name.removesuffix(LABELS) for name in bag.topics if name.endswith(LABELS)]
-    found = [name for name in found if not name.startswith(tuple(f"{node}/" for node in ours))] or found
+    """A topic of each camera: of a raw topic and its compressed forms the one with the most images.
+
+    What our nodes answered is no camera. Raises VssError where there is none.
+    """
+    images = image_topics(bag)
+    if not images:
+        raise VssError(f"{bag.path}: no images, its topics are {listing(sorted(bag.topics)) or 'none'}")
+    nodes = tuple(name.removesuffix(LABELS) + "/" for name in bag.topics if name.endswith(LABELS))
+    base = {name: name.rsplit("/", 1)[0] if bag.topics[name][0] != IMAGE else name for name in images}
+    found = [n for n in images if not n.startswith(nodes) and base[n].rsplit("/", 1)[-1] not in ANSWERS]
+    if not found:
+        raise VssError(
+            f"{bag.path}: no camera, only answers of a segment node ({listing(images)}); give the recording of its "
+            "camera, or name one of these as topic"
+        )
     if len(found) > 1:
         found = [name for name in found if not _is_depth(bag, name)] or found
     best: dict[str, str] = {}
     for name in found:
-        base = name.rsplit("/", 1)[0] if bag.topics[name][0] != IMAGE else name
-        if base not in best or bag.topics[name][1] > bag.topics[best[base]][1]:
-            best[base] = name
+        if base[name] not in best or bag.topics[name][1] > bag.topics[best[base[name]]][1]:
+            best[base[name]] = name
     return list(best.values())
 
 
@@ -73,8 +85,6 @@ def open_camera(
     """The pictures of one camera of a recording; see `open_source`."""
     with BagReader(path) as bag:
         found = [find_topic(bag, topic)] if topic else cameras(bag)
-        if not found:
-            raise VssError(f"{path}: no images, its topics are {listing(sorted(bag.topics)) or 'none'}")
         if len(found) > 1:
             raise VssError(f"{path}: has several image topics; choose one: topic {listing(found)}")
         chosen = found[0]
