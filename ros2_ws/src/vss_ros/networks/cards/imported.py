@@ -15,7 +15,8 @@ from vss_ros.config import VssError, brief, missing
 from vss_ros.networks.cards.reading import OfOnnx
 
 log = logging.getLogger(__name__)
-OUTPUTS = ("logits", "probabilities", "labels")
+OUTPUTS = ("logits", "probabilities", "labels", "logit", "probability")
+"""The last two are one map: of the second of two classes."""
 LAYOUTS = ("nchw", "nhwc")
 CHOICES = {"input_layout": LAYOUTS, "output_layout": LAYOUTS, "output": OUTPUTS, "channels": ("rgb", "bgr")}
 OPSET = 13
@@ -80,14 +81,20 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
 
     mean, std: of RGB in 0–1. Whatever the file's own layout, channels and kind of output, it is said in the graph.
     """
+    import onnx.compose
     from onnx import TensorProto, helper, numpy_helper
 
     model, options = upgraded(parse(network.content)), network.options
+    model.ir_version = max(model.ir_version, 4)  # before it weights had to be inputs, too
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    prefix = "own." if any(name.startswith(("in0", "vss_")) for name in names) else ""
+    if prefix:
+        model = onnx.compose.add_prefix(model, prefix)
     graph = model.graph
     held = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in held]
-    entry = named(inputs, options["input"], "input")
-    result = named(list(graph.output), options["output_name"], "output")
+    entry = named(inputs, options["input"] and prefix + options["input"], "input")
+    result = named(list(graph.output), options["output_name"] and prefix + options["output_name"], "output")
     kind = entry.type.tensor_type.elem_type
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info("in0", TensorProto.UINT8, [1, *size, 3]))
@@ -106,11 +113,16 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
         nodes.append(helper.make_node(op, source, [name], **attributes))
         return name
 
-    before = step(first, "Cast", [before], "vss_float", to=TensorProto.FLOAT)
-    before = step(first, "Mul", [before, constant("vss_scale", scale)], "vss_scaled")
-    before = step(
-        first, "Add", [before, constant("vss_shift", -np.asarray(mean) / np.asarray(std))], "vss_normal"
-    )
+    if kind in (
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.DOUBLE,
+    ):  # others take the pixels as they are
+        before = step(first, "Cast", [before], "vss_float", to=TensorProto.FLOAT)
+        before = step(first, "Mul", [before, constant("vss_scale", scale)], "vss_scaled")
+        before = step(
+            first, "Add", [before, constant("vss_shift", -np.asarray(mean) / np.asarray(std))], "vss_normal"
+        )
     if options["channels"] == "bgr":
         before = step(
             first, "Gather", [before, constant("vss_bgr", [2, 1, 0], np.int64)], "vss_order", axis=3
@@ -119,9 +131,11 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
         before = step(first, "Transpose", [before], "vss_planes", perm=[0, 3, 1, 2])
     step(first, "Cast", [before], entry.name, to=kind)
     nodes = [*first, *graph.node]
-    after = result.name
+    after, kind = result.name, options["output"]
     rank = len(result.type.tensor_type.shape.dim)
-    if options["output"] == "labels":
+    if rank == (2 if kind == "labels" else 3):
+        after = step(last, "Unsqueeze", [after, constant("vss_batch", [0], np.int64)], "vss_batched")
+    if kind == "labels":
         if rank == 4:  # with a channel: its only one is taken
             axis = 1 if options["output_layout"] == "nchw" else 3
             after = step(last, "Gather", [after, constant("vss_first", 0, np.int64)], "vss_ids", axis=axis)
@@ -135,9 +149,17 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
         after = step(last, "Cast", [after], "vss_out", to=TensorProto.FLOAT)
         if options["output_layout"] == "nhwc":
             after = step(last, "Transpose", [after], "vss_classes", perm=[0, 3, 1, 2])
-        if options["output"] == "probabilities":
-            after = step(last, "Max", [after, constant("vss_least", [LEAST])], "vss_positive")
-            after = step(last, "Log", [after], "vss_log")
+        if kind.startswith("probabilit"):
+            least = constant("vss_least", [LEAST])
+            positive = step(last, "Max", [after, least], "vss_positive")
+            rest, after = after, step(last, "Log", [positive], "vss_log")
+        if kind == "probability":
+            rest = step(last, "Sub", [constant("vss_one", [1.0]), rest], "vss_rest")
+            rest = step(last, "Log", [step(last, "Max", [rest, least], "vss_rest_positive")], "vss_rest_log")
+            after = step(last, "Sub", [after, rest], "vss_logit")
+        if kind in ("logit", "probability"):
+            zero = step(last, "Sub", [after, after], "vss_zero")
+            after = step(last, "Concat", [zero, after], "vss_two", axis=1)
     del graph.node[:]
     graph.node.extend([*nodes, *last])
     del graph.output[:]
