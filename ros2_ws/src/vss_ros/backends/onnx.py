@@ -21,6 +21,7 @@ from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 from vss_ros.media.motion import move_memory
 from vss_ros.networks.cards.model import Model
+from vss_ros.options import progress
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,9 @@ def load_openvino(files: Mapping[str, Path], precision: str, threads: int) -> St
 
         return run
 
-    return {stage: load(path) for stage, path in files.items()}
+    return {
+        stage: load(path) for stage, path in progress(files.items(), "compiling", unit="stage", leave=False)
+    }
 
 
 def load_onnxruntime(files: Mapping[str, Path], precision: str, threads: int) -> Stages:
@@ -135,7 +138,9 @@ def load_onnxruntime(files: Mapping[str, Path], precision: str, threads: int) ->
 
         return run
 
-    return {stage: load(path) for stage, path in files.items()}
+    return {
+        stage: load(path) for stage, path in progress(files.items(), "compiling", unit="stage", leave=False)
+    }
 
 
 def whole(outputs: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
 from vss_ros.networks.cards.card import ModelCard, read_card, write_card
 from vss_ros.networks.cards.model import Model, open_model
-from vss_ros.options import DataConfig, NetworkConfig, add_options, progress
+from vss_ros.options import DataConfig, NetworkConfig, add_json, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, CalibrateConfig)
     add_options(parser, NetworkConfig, ("size",))
     add_options(parser, DataConfig, ("root",))
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -76,6 +78,7 @@ def main(args: argparse.Namespace) -> int:
     report["command"] = "vss calibrate " + shlex.join(sys.argv[2:])
     if args.write_card:
         note(args.model, args.precision, report)
+    args.result = report
     sys.stdout.write(table(report))
     return 0
 
@@ -199,7 +202,8 @@ def compare(labels: list, reference: list, clips: Clips, card: ModelCard) -> dic
 def pick_clips(args: argparse.Namespace) -> tuple[Clips, Clips]:
     """Two lists of clips spread over what the source shows, taken in turn by greedy farthest-point selection."""
     source = open_source(args.frames, args.topic)
-    looks = np.stack([look(rgb) for rgb, _ in source])
+    passes = partial(progress, source, total=source.length, unit="frame")
+    looks = np.stack([look(rgb) for rgb, _ in passes("choosing clips")])
     wanted = 2 * args.clips
     starts = farthest(looks[: len(looks) - args.interval + 1], wanted, args.interval)
     if len(starts) < 2:
@@ -211,7 +215,7 @@ def pick_clips(args: argparse.Namespace) -> tuple[Clips, Clips]:
         log.warning("%s: has %d clips of %d frames, not %d", source.name, len(starts), args.interval, wanted)
     clip_of = {start + age: n for n, start in enumerate(starts) for age in range(args.interval)}
     clips: Clips = [[] for _ in starts]
-    for index, (rgb, _) in enumerate(source):
+    for index, (rgb, _) in enumerate(passes("reading clips")):
         if index in clip_of:
             clips[clip_of[index]].append((rgb.copy(), None))
     return clips[::2], clips[1::2]

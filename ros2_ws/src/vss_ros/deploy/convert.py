@@ -19,7 +19,7 @@ from vss_ros.networks.cards.authors import authors_options, from_authors, load_r
 from vss_ros.networks.cards.card import ModelCard, save_model
 from vss_ros.networks.cards.hugging_face import find_folder, read_pretrained, read_weights
 from vss_ros.networks.cards.weights import read_state
-from vss_ros.options import add_options
+from vss_ros.options import add_options, progress
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,6 @@ def from_folder(folder: Path, args: argparse.Namespace) -> Path:
         )
     size = parse_size(args.size) if args.size else found.size
     known = {tuple(CITYSCAPES_CLASSES): CITYSCAPES_PALETTE.tolist()}
-    network = build("segformer", found.backbone, len(found.classes), width=found.width)
     card = ModelCard(
         name=args.out.stem,
         network="segformer",
@@ -97,15 +96,19 @@ def from_folder(folder: Path, args: argparse.Namespace) -> Path:
         std=found.std,
         training={"converted from": args.checkpoints},
     )
-    load_renamed(network, read_weights(folder), [])
     log.info("segformer-%s, %d classes, %dx%d", found.backbone, len(found.classes), *size)
-    return save_model(network, card, args.out.parent, half=False)
+    with progress(total=3, what="converting", unit="step") as bar:
+        network = build("segformer", found.backbone, len(found.classes), width=found.width)
+        bar.update()
+        load_renamed(network, read_weights(folder), [])
+        bar.update()
+        return save_model(network, card, args.out.parent, half=False)
 
 
 def from_checkpoints(paths: Sequence[Path], args: argparse.Namespace) -> Path:
     """A card of what a paper's authors publish; it says nothing of the classes but their number."""
     tensors: dict[str, Tensor] = {}
-    for path in paths:
+    for path in progress(paths, "reading", unit="file"):
         tensors.update(with_prefix(args.network, read_state(path)))
     network = from_authors(args.network, args.backbone, args.classes, tensors)
     card = ModelCard(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import re
 import shlex
 import statistics
@@ -25,6 +26,8 @@ from vss_ros.data.figures import figure, heading
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.options import DataConfig, add_options
 from vss_ros.train.recipe import Recipe, read_recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,5 +205,6 @@ def described(args: argparse.Namespace) -> list[str]:
 
 def vss(*arguments: str) -> None:
     """A command in a process of its own, so that it leaves no memory behind."""
-    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *arguments]).returncode:
+    quiet = [] if log.isEnabledFor(logging.INFO) else ["--quiet"]
+    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *arguments, *quiet]).returncode:
         raise VssError(f"vss {arguments[0]} failed; the same `vss ablate` goes on from there")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vss_ros.networks.cards.weights import read_safetensors
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
 
+log = logging.getLogger(__name__)
 # Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
 HOLDERS = ("", "pspnet.", "network.")
 PASSED_ON = (
@@ -71,7 +72,7 @@ def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
         return
     for i, (command, source, folder, done) in enumerate(commands, 1):
         place = f"{Path(args.recipe).stem}: stage {i} of {len(commands)}: vss {command} {source}"
-        sys.stderr.write(f"{place}: {'done' if done else 'now'} ({folder})\n")
+        log.info("%s: %s (%s)", place, "done" if done else "now", folder)
         if not done and (command, source) != ("train", args.recipe):
             run(command, source, folder, args)
 
@@ -84,7 +85,7 @@ def beside(recipe: str, other: str) -> str:
 
 def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> None:
     """A stage in a process of its own, so that it leaves no memory and no process group behind."""
-    line = [command, recipe, "--out", str(folder)]
+    line = [command, recipe, "--out", str(folder), *["--quiet"] * (not log.isEnabledFor(logging.INFO))]
     for option in ("root",) if command == "pseudo" else ("root", "cache"):
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":

@@ -99,6 +99,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     from lightning.fabric import Fabric
     from lightning.fabric.loggers import TensorBoardLogger
 
+    logging.getLogger("lightning.fabric").propagate = False  # it writes its lines itself
     logger = TensorBoardLogger(out, name="", version="")
     precision: Any = args.precision or recipe.precision
     fabric = Fabric(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from vss_ros.data.street.street import CLASSES, Street
 from vss_ros.media.motion import Motion
+from vss_ros.options import progress
 from vss_ros.stream.consistency import Consistency
 
 SIZES = ((480, 640), (1024, 2048))
@@ -25,7 +26,7 @@ def measure(height: int, width: int) -> list[str]:
     frames = [street.frame(t) for t in range(FRAMES)]
     spent: list[float] = []
     moving: list[float] = []
-    for _ in range(ROUNDS):
+    for _ in progress(range(ROUNDS), f"figures, {width}×{height}"):
         meter, motion = Consistency(CLASSES), Motion((height, width))
         for t, (rgb, labels) in enumerate(frames):
             start = time.perf_counter()

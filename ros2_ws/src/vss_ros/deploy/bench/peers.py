@@ -15,6 +15,7 @@ from vss_ros.data.street.street import Street
 from vss_ros.media.motion import Motion
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
+from vss_ros.options import progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -47,7 +48,7 @@ def compare(network: torch.nn.Module, size: tuple[int, int], classes: int, round
     frames = [street.frame(t)[0] for t in range(FRAMES)]
     runners = contestants(network, size, classes)
     spent: dict[str, list[list[float]]] = {name: [] for name in runners}
-    for turn in range(rounds + 1):
+    for turn in progress(range(rounds + 1), "peers"):
         for name, run in runners.items():
             times = []
             for t, frame in enumerate(frames):

@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from vss_ros.options import progress
+
 
 def of_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(q.shape, k.shape, v.shape)
@@ -139,7 +141,7 @@ def stage_rows(
 ) -> dict[str, dict[str, float]]:
     """By stage: median ms, GFLOP, MB that must be moved, MB of unfused operators, least ms, and share reached."""
     rows = {}
-    for name, (stage, inputs) in stages.items():
+    for name, (stage, inputs) in progress(stages.items(), "roofline", unit="stage"):
         needs = cost(stage, inputs)
         taken = median(times(partial(stage, *inputs), device, count))
         least = needs.least_ms(rates)

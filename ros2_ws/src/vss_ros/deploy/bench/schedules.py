@@ -21,6 +21,7 @@ from vss_ros.deploy.convert import parse_size
 from vss_ros.media.motion import Motion, Step, blend, move, move_memory
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
+from vss_ros.options import progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -69,7 +70,7 @@ def costs_of(size: tuple[int, int], classes: int, rounds: int) -> list[str]:
     def steady(before: np.ndarray, step: Step) -> np.ndarray:
         return blend(probabilities([logits]), move(before, step.flow), step.likeness, STEADY)
 
-    for _ in range(rounds):
+    for _ in progress(range(rounds), f"motion, {size[1]}×{size[0]}"):
         motion.reset()
         motion.step(frames[0])
         track, values = motion.track(), probabilities([logits])
@@ -92,7 +93,8 @@ def latency(backend: Any, frames: int, rate: float = 0.0) -> list[list[str]]:
     """
     clip = clip_of(backend.size)
     rows = []
-    for schedule in ("at_once", "parts", "beside") if backend.parts > 1 else ("at_once", "beside"):
+    schedules = ("at_once", "parts", "beside") if backend.parts > 1 else ("at_once", "beside")
+    for schedule in progress(schedules, "latency"):
         options: dict[str, Any] = {"motion": Motion(backend.size), "steady": STEADY, "schedule": schedule}
         with Stream(backend, FixedInterval(2 if schedule == "parts" else 5), **options) as stream:
             hz = rate or held(stream, clip)
@@ -178,7 +180,7 @@ def cameras(spec: Sequence[str], counts: Sequence[int], frames: int) -> list[lis
     `open_backend`. One camera is measured again before each, since other processes' load comes and goes."""
     backend = open_backend(*spec)
     rows = []
-    for count in counts:
+    for count in progress(counts, "cameras"):
         alone, *_ = throughput(backend, 1, frames)
         rate, *rounds = throughput(backend, count, frames)
         many = processes(spec, count, frames // count)
