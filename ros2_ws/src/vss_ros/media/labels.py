@@ -56,6 +56,7 @@ def decode_labels(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode_label_file(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W) uint8 class ids of an image file in memory: grey of 8 or 16 bit, palette (PNG), or in one channel."""
     check_size(*image_size(data), max_pixels)
+    check_lossless(data)
     scale = 1
     if data.startswith(PNG):
         data, scale = _palette_as_grey(data)
@@ -69,21 +70,24 @@ def decode_label_file(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return labels // scale if scale > 1 else labels
 
 
-def palette_ids(data: bytes) -> np.ndarray | None:
-    """(H, W) uint8 ids of a PNG with a palette; None for any other image."""
-    if not data.startswith(PNG) or data[25] != PALETTE:
-        return None
-    return decode_label_file(data)
+def check_lossless(data: bytes) -> None:
+    if data.startswith(b"\xff\xd8") or data[12:16] == b"VP8 ":
+        raise ImageError("expected a mask as PNG, got JPEG or lossy WebP, which changes ids along every edge")
+
+
+def is_palette(data: bytes) -> bool:
+    """Whether it is a PNG with a palette."""
+    return data.startswith(PNG) and data[25] == PALETTE
 
 
 def _palette_as_grey(data: bytes) -> tuple[bytes, int]:
-    """A palette PNG with its ids as grey values, and what the decoder multiplies these with; any other as it is.
+    """A palette PNG with its ids as grey values; any other as it is; and what the decoder multiplies these with.
 
     Decoders answer a palette's colours, but the very same data under a header that says grey gives the ids.
     """
     depth, colour = data[24], data[25]
     if colour != PALETTE:
-        return data, 1
+        return data, 255 // (2**depth - 1) if colour == 0 else 1
     out = [PNG]
     for kind, content in png_chunks(data):
         if kind == b"IHDR":

@@ -32,10 +32,17 @@ def read_export(folder: Path, split: str) -> tuple[list[Frame], Labels]:
         raise VssError(f"data set {folder}: {error}") from None
 
 
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except ValueError as error:
+        raise VssError(f"{path}: expected text in UTF-8: {brief(error)}") from None
+
+
 def cvat(folder: Path, split: str) -> tuple[list[Frame], Labels]:
     """labelmap.txt holds `name:r,g,b:parts:actions`; ImageSets/Segmentation/<split>.txt the names of the frames."""
     classes, ignored = [], []
-    for line in (folder / "labelmap.txt").read_text().splitlines():
+    for line in read_text(folder / "labelmap.txt").splitlines():
         name, _, rest = line.partition(":")
         if not name or name.startswith("#"):
             continue
@@ -50,11 +57,14 @@ def cvat(folder: Path, split: str) -> tuple[list[Frame], Labels]:
     listing = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listing.is_file():
         kinds = sorted(path.stem for path in listing.parent.glob("*.txt"))
-        raise VssError(f"split {split}: expected {listing}; there are {', '.join(kinds) or 'none'}")
+        raise VssError(
+            f"split {split}: expected {listing}; there are {', '.join(kinds) or 'none'}: give CVAT's tasks the subsets "
+            "train and val, or divide the names among these files"
+        )
     images = {path.relative_to(folder / "JPEGImages").with_suffix("").as_posix(): path
               for path in files_below(folder / "JPEGImages")}  # fmt: skip
     masks: dict[Path, Path | None] = {}
-    for name in listing.read_text().splitlines():
+    for name in read_text(listing).splitlines():
         mask = folder / "SegmentationClass" / f"{name}.png"
         if name.strip() and name not in images:
             raise VssError(
@@ -80,7 +90,7 @@ def roboflow(folder: Path, split: str) -> tuple[list[Frame], Labels]:
     if at is None or not (at / "_classes.csv").is_file():
         raise VssError(f"split {split}: expected the folder {folder / split} with _classes.csv")
     classes, ignored = [], []
-    for row in list(csv.reader((at / "_classes.csv").read_text().splitlines()))[1:]:
+    for row in list(csv.reader(read_text(at / "_classes.csv").splitlines()))[1:]:
         if len(row) < 2 or not row[0].strip().isdigit():
             raise VssError(f"{at / '_classes.csv'}: expected `pixel value, class`, got {brief(row)}")
         value, name = int(row[0]), row[1].strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from vss_ros.data.clips import Frame
 from vss_ros.media.files import natural_key
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PHOTOS = (".jpeg", ".jpg")
 NUMBER = re.compile(r"\d+")
 
 
@@ -21,8 +23,10 @@ def find_frames(images: Path, masks: Path | None, video: str) -> list[Frame]:
     if masks is not None and not masks.is_dir():
         raise VssError(f"expected the folder {masks}")
     labelled = {}
+    together = masks is not None and masks.resolve() == images.resolve()
     for path in files_below(masks) if masks else []:
-        labelled[path.relative_to(masks).with_suffix("")] = path  # type: ignore[arg-type]
+        if not together or path.suffix.lower() not in PHOTOS:
+            labelled[path.relative_to(masks).with_suffix("")] = path  # type: ignore[arg-type]
     found = [path for path in files_below(images) if path not in set(labelled.values())]
     if not found:
         raise VssError(f"{images}: expected images ({' '.join(IMAGES)}), found none")
@@ -31,12 +35,21 @@ def find_frames(images: Path, masks: Path | None, video: str) -> list[Frame]:
     )
     lost = set(labelled) - {p.relative_to(images).with_suffix("") for p in found}
     if lost:
-        raise VssError(f"{masks}: {len(lost)} masks have no image, such as {min(lost)}")
+        raise VssError(
+            f"{masks}: {len(lost)} masks have no image, such as {min(lost)}: name both alike, up to the suffix"
+        )
     return frames
 
 
 def files_below(folder: Path) -> list[Path]:
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file()]
+    """Images at any depth, also behind links; what is hidden is none (of macOS, of editors). Raises VssError."""
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        above = {Path(at).resolve(), *(path.resolve() for path in Path(at).parents)}  # a link may lead back
+        folders[:] = [n for n in folders if not n.startswith(".") and Path(at, n).resolve() not in above]
+        found += [Path(at, n) for n in names if Path(n).suffix.lower() in IMAGES and not n.startswith(".")]
+    if lost := [path for path in found if not path.is_file()]:
+        raise VssError(f"{lost[0]}: expected a file, got a link to nothing; {len(lost)} such")
     return sorted(found, key=lambda path: (str(path.parent), natural_key(path)))
 
 

@@ -64,7 +64,10 @@ def find_image(name: Any, file: Path, base: Path) -> Path:
     for path in (stated, *beside):
         if path.suffix.lower() in IMAGES and path.is_relative_to(base) and path.is_file():
             return path
-    raise VssError(f"{file}: expected its image {brief(repr(name))} below {base}, or beside it")
+    raise VssError(
+        f"{file}: expected its image {brief(repr(name))} below {base}, or beside it; "
+        "labelme_export_json writes the one that a file holds itself (imageData)"
+    )
 
 
 def checked(shapes: Any, file: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from vss_ros.config import IGNORE, VssError, brief, fits
 from vss_ros.data.clips import read_image
 from vss_ros.media.image_size import ImageError
-from vss_ros.media.labels import palette_ids
+from vss_ros.media.labels import check_lossless, decode_label_file, is_palette
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Labels:
 
     def decode(self, mask: np.ndarray) -> np.ndarray:
         """Mask (H, W) of 8 or 16 bit, or (H, W, 3…4) as OpenCV reads it → (H, W) uint8. VssError names what is none."""
+        if mask.dtype.kind not in "ui":
+            raise VssError(f"expected whole numbers as ids, got a mask of {mask.dtype}")
         if mask.ndim == 3 and (self.colours or not is_grey(mask)):
             return self.of_colours(mask)
         grey = mask[..., 0] if mask.ndim == 3 else mask
@@ -69,12 +71,14 @@ def is_grey(mask: np.ndarray) -> bool:
 
 def read_mask(path: Path, keep_ids: bool) -> np.ndarray:
     """A mask as OpenCV reads it, but a PNG with a palette as its ids where these say which class a pixel is."""
-    mask = read_image(path, cv2.IMREAD_UNCHANGED)
+    mask, data = read_image(path, cv2.IMREAD_UNCHANGED), path.read_bytes()
     try:
-        ids = palette_ids(path.read_bytes()) if keep_ids and mask.ndim == 3 else None
+        check_lossless(data)
+        if (mask.ndim == 2 and mask.dtype == np.uint8) or (keep_ids and is_palette(data)):
+            return decode_label_file(data)  # OpenCV scales ids of 1, 2 and 4 bits
     except ImageError as error:
         raise VssError(f"{path}: {error}") from None
-    return mask if ids is None else ids
+    return mask
 
 
 def read_classes(classes: Any, ignore: Any = ()) -> Labels:
@@ -110,6 +114,14 @@ def read_classes(classes: Any, ignore: Any = ()) -> Labels:
     if not isinstance(ignore, list):
         raise VssError(f"ignore: expected a list of ids or colours, got {brief(repr(ignore))}")
     ignored = {tuple(value) if isinstance(value, list) else value for value in ignore}
+    if twice := ignored & {*ids, *colours}:
+        raise VssError(f"ignore: {brief(sorted(map(str, twice)))} is a class, too: leave one of the two out")
+    if IGNORE not in {*ids, *ignored} and (IGNORE,) * 3 in colours and not any("id" in c for c in classes):
+        white = names[colours[(IGNORE,) * 3]]
+        raise VssError(
+            f"classes: {white} is white, and 255 in a grey mask means no label: give the classes their `id` "
+            f"({white}: 255 where masks hold 0 and 255), or say `ignore: [255]`"
+        )
     return Labels(names, drawn, ids, colours, frozenset(ignored | ({IGNORE} - set(ids))))
 
 
