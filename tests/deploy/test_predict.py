@@ -78,6 +78,16 @@ def test_a_resumed_run_answers_no_frame_twice_and_its_video_is_whole(tmp_path, f
     assert predict(model, frames, out, "--png", "color", "--video") == 0 and len(fed) == 1
 
 
+def test_masks_keep_their_images_names_where_one_image_is_damaged(tmp_path, frames):
+    model = write_model(tmp_path)
+    assert predict(model, frames, tmp_path / "all", "--no-motion") == 0
+    (frames / "city_1_leftImg8bit.png").write_bytes(b"damaged")
+    assert predict(model, frames, tmp_path / "some", "--no-motion") == 0
+    masks = {path.name: path.read_bytes() for path in (tmp_path / "some").glob("*.png")}
+    assert sorted(masks) == ["city_0_leftImg8bit.png", "city_2_leftImg8bit.png"]
+    assert all((tmp_path / "all" / name).read_bytes() == mask for name, mask in masks.items())
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path, frames, capsys):
     model, out = write_model(tmp_path), tmp_path / "masks"
     assert predict(model, frames, frames) == 1

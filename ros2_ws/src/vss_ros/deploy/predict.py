@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import StreamConfig, VssError, check, option
+from vss_ros.data.pictures import Source
 from vss_ros.data.source import image_files, open_source
 from vss_ros.media.draw import overlay
 from vss_ros.media.files import write_atomic
@@ -78,6 +79,13 @@ class Frames:
     names: list[str] | None = None
     live: bool = False
 
+    def numbered(self) -> Iterator[tuple[int, tuple[np.ndarray, float]]]:
+        """Each with its place in the source, where some may not decode."""
+        if isinstance(self.items, Source):
+            yield from ((p.number, (p.rgb, p.stamp / 1e9)) for p in self.items.pictures())
+        else:
+            yield from enumerate(self.items)
+
     def stem(self, index: int, stamp: float, cityscapes: bool) -> str:
         """A mask's name: its image's, its number, or of a live frame its time in seconds since 1970."""
         name = self.names[index] if self.names else f"{stamp:.6f}" if self.live else f"{index:06d}"
@@ -117,6 +125,8 @@ def predict(
     **options: Unpack[StreamOptions],
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """See `vss_ros.predict`; what cannot be opened is refused here, not with the first frame."""
+    if not isinstance(source, (str, Path)):
+        raise VssError(f"source: expected a path, or a text such as 'camera:0', got {type(source).__name__}")
     frames = open_frames(str(source), topic)
     return answers(load_stream(model, **options), frames.items)
 
@@ -206,12 +216,12 @@ class Masks:
 
     def answer(self) -> None:
         limit, cityscapes = self.wanted.limit, self.wanted.png == "cityscapes"
-        for index, (rgb, stamp) in enumerate(self.frames.items):
+        for index, (rgb, stamp) in self.frames.numbered():
             path = self.out / f"{self.frames.stem(index, stamp, cityscapes)}.png"
             if not self.keep(path, rgb, stamp):
                 self.put(self.stream.feed(rgb, stamp, (path, rgb)))
                 self.stream.after()
-            if index + 1 == limit:
+            if limit and index + 1 >= limit:
                 break
         self.put(self.stream.flush())
 
