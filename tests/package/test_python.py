@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 import typing
@@ -87,7 +89,8 @@ RGB = np.zeros((24, 32, 3), np.uint8)
         (None, 6.0, "got NoneType"),
         (RGB, float("nan"), "stamp: expected seconds as a finite number, got nan"),
         (RGB, float("inf"), "stamp: expected seconds"),
-        (RGB, "now", "stamp: expected seconds as a finite number, got 'now'"),
+        (RGB.astype(np.uint16), 6.0, "dtype uint16; of 16 bits it is .rgb >> 8..astype"),
+        (RGB, 1_700_000_000_000_000_000, "of nanoseconds they are"),
         (RGB, None, "stamp: expected seconds"),
         (RGB, 4.0, "stamp: expected at least 5.0 s, that of the frame before, got 4.0; call reset"),
     ],
@@ -100,6 +103,29 @@ def test_what_is_no_frame_or_no_time_is_refused(tiny_card, rgb, stamp, said):
         assert stream(RGB, 5).index == 1, "a refused frame leaves the stream as it was"
         stream.reset()
         assert stream(RGB, 4.0).reset == "first frame"
+
+
+def test_what_is_no_source_or_clip_is_refused(tiny_card):
+    for source in (0, RGB):
+        with pytest.raises(
+            VssError, match=r"expected a path, or a text such as 'camera:0', got (int|ndarray)"
+        ):
+            vss_ros.predict(source, tiny_card)
+    with vss_ros.load_stream(tiny_card, backend="torch") as stream:
+        with pytest.raises(VssError, match=r"expected a pair \(rgb, stamp\) for each frame, got ndarray"):
+            list(stream.run([RGB, RGB]))
+        result = stream(RGB)
+    for rgb, alpha in ((RGB / 255, 0.5), (RGB, 7), (RGB[..., :1], 0.5)):
+        with pytest.raises(VssError, match=r"overlay: expected .* alpha in 0–1, got"):
+            result.overlay(rgb, alpha)
+
+
+def test_results_go_to_other_processes(tiny_card, rng):
+    rgb = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    with vss_ros.load_stream(tiny_card, backend="torch") as stream:
+        result = stream(rgb)
+    for other in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):  # noqa: S301
+        assert (other.labels == result.labels).all() and (other.confidence() == result.confidence()).all()
 
 
 def test_views_of_other_arrays_are_frames(tiny_card, rng):

@@ -114,7 +114,9 @@ def _open_video(path: Path) -> cv2.VideoCapture:
     with quiet_opencv():
         video = cv2.VideoCapture(str(path))
     if not video.isOpened():
-        raise VssError(f"{path}: expected a video, an image or a rosbag2; OpenCV cannot open it")
+        raise VssError(
+            f"{path}: expected a video, an image or a rosbag2; OpenCV cannot open it; is it cut short?"
+        )
     return video
 
 
@@ -146,7 +148,7 @@ def _video(path: Path, fps: float | None, max_pixels: int) -> Source:
         finally:
             video.release()
         if index < length and not notes:
-            notes.append(f"states {length} frames, {index} decode; it may be cut short")
+            notes.append(f"states {length} frames, {index} decode; it may be cut short, or its rate varies")
             _log.warning("%s: %s", path, notes[0])
 
     size, known = _size(pictures(), str(path)), length if length > 0 else None

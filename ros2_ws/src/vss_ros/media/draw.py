@@ -26,6 +26,10 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, palette: Any, alpha: float = 0.
     """
     if rgb.shape[:2] != labels.shape:
         raise VssError(f"overlay: expected labels of the image's size {rgb.shape[:2]}, got {labels.shape}")
+    if rgb.dtype != np.uint8 or rgb.shape[2:] != (3,) or not 0 <= alpha <= 1:
+        raise VssError(
+            f"overlay: expected (H, W, 3) uint8, alpha in 0–1, got {rgb.shape} {rgb.dtype}, {alpha}"
+        )
     mixed = cv2.addWeighted(rgb, 1.0 - alpha, colorize(labels, palette), alpha, 0.0)
     unlabelled = (labels >= len(palette)).view(np.uint8)
     return cv2.copyTo(rgb, unlabelled, mixed)

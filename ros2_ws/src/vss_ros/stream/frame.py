@@ -13,6 +13,9 @@ from vss_ros.config import VssError
 from vss_ros.media.motion import Step, Track
 from vss_ros.stream.keyframes import input_change
 
+LATEST = 1e11
+"""Seconds since 1970, of the year 5138: what lies beyond is of another unit."""
+
 
 @dataclass
 class Frame:
@@ -102,9 +105,11 @@ def check_frame(rgb: Any, stamp: Any) -> None:
             f"frame: expected an (H, W, 3) uint8 RGB array, got {type(rgb).__name__} of shape {shape}, dtype {dtype}"
         )
     if rgb.dtype != np.uint8:
+        of = (
+            "values in 0…1 it is (rgb * 255).round()" if rgb.dtype.kind == "f" else "16 bits it is (rgb >> 8)"
+        )
         raise VssError(
-            f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}; of values in 0…1 it is "
-            "(rgb * 255).round().astype(np.uint8)"
+            f"frame: expected an (H, W, 3) uint8 RGB array, got shape {shape}, dtype {dtype}; of {of}.astype(np.uint8)"
         )
     check_stamp(stamp)
 
@@ -112,6 +117,14 @@ def check_frame(rgb: Any, stamp: Any) -> None:
 def check_stamp(stamp: Any) -> None:
     if not isinstance(stamp, (int, float, np.integer, np.floating)) or not math.isfinite(stamp):
         raise VssError(f"stamp: expected seconds as a finite number, got {stamp!r}")
+    if stamp > LATEST:
+        raise VssError(f"stamp: expected seconds, got {stamp!r}: of nanoseconds they are stamp * 1e-9")
+
+
+def check_pair(item: Any) -> Any:
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        raise VssError(f"expected a pair (rgb, stamp) for each frame, got {type(item).__name__}")
+    return item
 
 
 def check_call(lookahead: int, last: tuple[float, tuple[int, int]] | None, stamp: float) -> None:

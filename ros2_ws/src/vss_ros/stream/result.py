@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,13 @@ class Result:
     palette: Sequence[Sequence[int]] = ()
     """[r, g, b] of each class, 0–255."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process; its confidence is computed here."""
+        return {**self.__dict__, "confidence": partial(np.asarray, self.confidence())}
+
     def overlay(self, rgb: np.ndarray, alpha: float = 0.5) -> np.ndarray:
         """(H, W, 3) uint8: the frame under its classes' colours, of opacity `alpha` in 0–1; unlabelled pixels as they
-        are. rgb: (H, W, 3) uint8 of the labels' size, or VssError."""
+        are. rgb: (H, W, 3) uint8 of the labels' size. Else VssError."""
         return draw.overlay(rgb, self.labels, self.palette, alpha)
 
     def save(self, path: str | Path, kind: str = "ids") -> Path:

@@ -19,7 +19,7 @@ from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
-from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, receive
+from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, check_pair, receive
 from vss_ros.stream.groups import Groups
 from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
@@ -149,7 +149,7 @@ class Stream(AbstractContextManager["Stream"]):
 
     def run(self, frames: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """Answers for a whole clip of (rgb, stamp), or (rgb, stamp, source), one a frame, in order."""
-        for rgb, stamp, *source in frames:
+        for rgb, stamp, *source in map(check_pair, frames):
             done = self.feed(rgb, stamp, *source)
             self.after()
             yield from done
