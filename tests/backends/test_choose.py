@@ -26,8 +26,11 @@ NETWORKS += [
         ("dcfm", "resnet18"),
         ("pspnet", "resnet18"),
         ("cffm", "mit_b0"),
+        ("cffm", "mobilenet_v1"),
         ("mrcfa", "mit_b0"),
+        ("mrcfa", "mobilenet_v1"),
         ("msaf", "resnet18"),
+        ("msaf", "mobilenet_v1"),
         ("stf", "resnet18"),
         ("mar+pspnet", "resnet18"),
     )

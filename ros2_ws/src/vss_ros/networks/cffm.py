@@ -6,8 +6,8 @@ the oldest, fine and narrow for the newest.
 
 What depends on an earlier frame alone, its pooled keys and values, is computed once, when it is remembered.
 
-Deviation: while fewer than ten frames have come, the oldest one stands in for those that lack; the authors fall
-back to the single-frame head or to other offsets.
+Deviations: while fewer than ten frames have come, the oldest one stands in for those that lack; the authors fall
+back to the single-frame head or to other offsets. MobileNetV1, not in the paper, has one block of half the width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.backbones import MIT, MOBILENET, backbone
 from vss_ros.networks.cards.reading import OFFSETS, Before, check_offsets
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
@@ -158,33 +158,36 @@ class CFFM(nn.Module, Before):
         name: str,
         classes: int,
         depth: int | None = None,
-        width: int = 256,
+        width: int | None = None,
         dropout: float = 0.1,
         offsets: Sequence[int] = OFFSETS,
         scales: Sequence[int] = (1, 2, 3),
     ):
         super().__init__()
-        if name not in MIT:
-            raise VssError(f"cffm: expected a backbone of {', '.join(MIT)}; got {name!r}")
+        if name not in MIT and name not in MOBILENET:
+            raise VssError(f"cffm: expected a backbone of {', '.join([*MIT, *MOBILENET])}; got {name!r}")
         if len(offsets) != len(scales) or not set(scales) <= set(SCALES):
             raise VssError(f"cffm: scales: expected one of 1, 2, 3 for each of {offsets}, got {scales}")
         self.offsets = check_offsets(offsets)
         self.backbone = backbone(name)
+        width = width or (256 if name in MIT else 128)
         self.head = AllMLP(self.backbone.channels, width)
         self.linear_pred = nn.Conv2d(width, classes, 1)
-        self.blocks = nn.ModuleList([CFFMBlock(width, tuple(scales)) for _ in range(depth or DEPTHS[name])])
+        self.blocks = nn.ModuleList(
+            [CFFMBlock(width, tuple(scales)) for _ in range(depth or DEPTHS.get(name, 1))]
+        )
         self.linear_pred2 = nn.Conv2d(2 * width, classes, 1)
         self.dropout = nn.Dropout2d(dropout)
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
-        """frame (B, 3, H, W) → trunk feature (B, 256, H/8, W/8)."""
+        """frame (B, 3, H, W) → trunk feature (B, D, H/8, W/8); D = 256 on MiT."""
         return (halved(self.head(self.backbone(frame))),)
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(keys for block in self.blocks for keys in block.summarise(features[0]))
 
     def fuse(self, features: Sequence[Tensor], *memories: Sequence[Tensor]) -> Tensor:
-        """Target and its enhanced copy, (B, 512, H/8, W/8); memories of t−9, t−6, t−3."""
+        """Target and its enhanced copy, (B, 2D, H/8, W/8); memories of t−9, t−6, t−3."""
         x = features[0]
         for j, block in enumerate(self.blocks):
             x = block(x, [memory[len(memories) * j + role] for role, memory in enumerate(memories)])

@@ -9,7 +9,8 @@ Keys and feature tokens of an earlier frame are computed once, when it is rememb
 one token is an image; all S of them lie in the channels of one map and are refined by grouped convolutions, which a
 CPU computes many times faster than a batch of S images with one channel.
 
-Deviation: sizes that are no multiple of 32 are padded feature by feature; the authors refuse them.
+Deviations: sizes that are no multiple of 32 are padded feature by feature; the authors refuse them. MobileNetV1, not
+in the paper, has half the width, B0's share of tokens, and keys of 512 channels where its pooled map has 2048.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import MIT, backbone
+from vss_ros.networks.backbones import MIT, MOBILENET, backbone
 from vss_ros.networks.cards.reading import OFFSETS, Before, check_offsets
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
 
 STRONGEST = 5  # affinities that are summed to a token's importance (n in the paper)
+WIDEST_KEY = 512
 KERNELS = {4: 3, 3: 5, 2: 5}
 
 
@@ -100,7 +102,7 @@ class MRCFA(nn.Module, Before):
         self,
         name: str,
         classes: int,
-        width: int = 256,
+        width: int | None = None,
         dropout: float = 0.1,
         offsets: Sequence[int] = OFFSETS,
         grid: int = 32,
@@ -109,15 +111,17 @@ class MRCFA(nn.Module, Before):
         if grid not in (16, 32):
             raise VssError(f"mrcfa: grid: expected 16 or 32, got {grid}")
         self.offsets, self.finer = check_offsets(offsets), 32 // grid
-        if name not in MIT:
-            raise VssError(f"mrcfa: expected a backbone of {', '.join(MIT)}; got {name!r}")
-        self.share = 0.8 if name == "mit_b0" else 0.5  # of the tokens that STM keeps (p in the paper)
+        if name not in MIT and name not in MOBILENET:
+            raise VssError(f"mrcfa: expected a backbone of {', '.join([*MIT, *MOBILENET])}; got {name!r}")
+        small = name == "mit_b0" or name in MOBILENET
+        self.share = 0.8 if small else 0.5  # of the tokens that STM keeps (p in the paper)
+        width = width or (256 if name in MIT else 128)
         self.backbone = backbone(name)
         channels = self.backbone.channels
         self.head = AllMLP(channels, width)
         self.linear_pred = nn.Conv2d(width, classes, 1)
-        self.query = nn.ModuleList([nn.Linear(c, c) for c in channels[1:]])
-        self.key = nn.ModuleList([nn.Linear(c, c) for c in channels[1:]])
+        self.query = nn.ModuleList([nn.Linear(c, min(c, WIDEST_KEY)) for c in channels[1:]])
+        self.key = nn.ModuleList([nn.Linear(c, min(c, WIDEST_KEY)) for c in channels[1:]])
         near, far = 4 // self.finer, 2 // self.finer
         self.sr2 = nn.Conv2d(channels[1], channels[1], near, stride=near)
         self.sr3 = nn.Conv2d(channels[2], channels[2], far, stride=far)

@@ -11,6 +11,7 @@ The pyramid transformer's output of a past frame depends on that frame alone: it
 Our choices where the paper is silent: d = 256 (128 on ResNet-18); average pooling; a 3×3 depthwise convolution in
 the spatial MLP instead of positions, so that sizes may differ; offsets from neighbour and current frame together;
 stages joined by a 3×3 convolution; `reduction` of the current frame's keys and values (1 as published, 4 for CPUs).
+MobileNetV1, not in the paper, has d = 128, and its deeper stages are enlarged to H/8.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import RESNET, backbone
+from vss_ros.networks.backbones import MOBILENET, RESNET, backbone
 from vss_ros.networks.cards.reading import LastTwo
 from vss_ros.networks.heads import PPM
 from vss_ros.networks.losses import cross_entropy
@@ -87,9 +88,9 @@ class MSAF(nn.Module, LastTwo):
         self, name: str, classes: int, width: int | None = None, reduction: int = 1, pyramid: bool = False
     ):
         super().__init__()
-        if name not in RESNET:
-            raise VssError(f"msaf: expected a backbone of {', '.join(RESNET)}; got {name!r}")
-        d = width or (128 if name == "resnet18" else 256)
+        if name not in RESNET and name not in MOBILENET:
+            raise VssError(f"msaf: expected a backbone of {', '.join([*RESNET, *MOBILENET])}; got {name!r}")
+        d = width or (128 if name == "resnet18" or name in MOBILENET else 256)
         self.backbone = backbone(name)
         _, c3, c4, c5 = self.backbone.channels
         self.ppm = PPM(c5) if pyramid else nn.Identity()
@@ -112,8 +113,8 @@ class MSAF(nn.Module, LastTwo):
         """frame (B, 3, H, W) → motion feature and three stage features, (B, d, H/8, W/8) each."""
         _, f3, f4, f5 = self.backbone(frame)
         f5 = self.ppm(f5)
-        stages = (stage(x) for stage, x in zip(self.stages, (f3, f4, f5), strict=True))
-        return (self.reduce(f5), *stages)
+        stages = [stage(x) for stage, x in zip(self.stages, (f3, f4, f5), strict=True)]
+        return tuple(x if x.shape == stages[0].shape else enlarge(x, f3) for x in (self.reduce(f5), *stages))
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x = features[0]
