@@ -78,3 +78,14 @@ def test_the_cache_tells_clips_by_size_and_folder(tmp_path):
         for n in ("a", "b")
     ]
     assert (found[1][0][0] == 9).all() and not (found[0][0][0] == 9).all()
+
+
+def test_runs_of_other_offsets_share_the_caches_frames(tmp_path):
+    data, cache = open_dataset("street", "train", size=(64, 96)), tmp_path / "cache"
+    read_clip(data, 3, [-2, -1, 0], cache)
+    offsets = [-3, -1, 0]
+    frames, labels = read_clip(data, 3, offsets, cache)
+    assert len(list(cache.iterdir())) == 4
+    truth = data.clip(3, offsets)
+    for found, expected in ((frames, truth.frames), (labels, truth.labels)):
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))

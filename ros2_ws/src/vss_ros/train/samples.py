@@ -79,21 +79,23 @@ def place_of(position: int, length: int, seed: int) -> tuple[int, np.random.Gene
 def read_clip(
     data: Any, index: int, offsets: Sequence[int], cache: Path | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Frames and labels of a clip; with a cache folder it is rendered or decoded once and then read from there."""
+    """Frames and labels of a clip; with a cache folder each frame is rendered or decoded once and then read from there,
+    by runs of other offsets, too."""
     if cache is None:
         clip = data.clip(index, offsets)
         return clip.frames, clip.labels
     source = hashlib.sha256(repr((data.name, getattr(data, "source", ""))).encode()).hexdigest()[:12]
-    path = cache / f"{data.name.replace(' ', '_')}_{source}_{'_'.join(map(str, [index, *offsets]))}.npy"
-    if not path.exists():
-        clip = data.clip(index, offsets)
-        planes = np.concatenate([np.stack(clip.frames), np.stack(clip.labels)[..., None]], -1)
+    name = f"{data.name.replace(' ', '_')}_{source}_{index}"
+    paths = {offset: cache / f"{name}_{offset}.npy" for offset in offsets}
+    if missing := [offset for offset, path in paths.items() if not path.exists()]:
+        clip = data.clip(index, missing)
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
-        np.save(temporary, planes)
-        temporary.replace(path)
-    planes = np.load(path)
-    return list(planes[..., :3]), [np.ascontiguousarray(plane) for plane in planes[..., 3]]
+        for offset, frame, labels in zip(missing, clip.frames, clip.labels, strict=True):
+            temporary = cache / f".{paths[offset].name}.{os.getpid()}.npy"
+            np.save(temporary, np.concatenate([frame, labels[..., None]], -1))
+            temporary.replace(paths[offset])
+    planes = [np.load(paths[offset]) for offset in offsets]
+    return [plane[..., :3] for plane in planes], [np.ascontiguousarray(plane[..., 3]) for plane in planes]
 
 
 class Positions(torch.utils.data.Sampler):
