@@ -159,13 +159,14 @@ def test_weights_and_statistics_are_averaged_and_indices_stay():
     assert len(kept) > 3 and all(torch.equal(a, b) for a, b in zip(tables, kept, strict=True))
 
 
-def test_a_models_backbone_alone_is_a_start(tiny_card, caplog):
+@pytest.mark.parametrize("parts", ["backbone", "backbone+head"])
+def test_parts_of_a_model_are_a_start(tiny_card, caplog, parts):
     caplog.set_level("INFO")
     network, before = build("dcfm", "mit_b0", 7), build("dcfm", "mit_b0", 7)
     before.load_state_dict(network.state_dict())
-    load_initial(network, f"backbone:{tiny_card}")
+    load_initial(network, f"{parts}:{tiny_card}")
     expected = load_model(tiny_card)[0].state_dict()
     for name, value in network.state_dict().items():
-        of = expected if name.startswith("backbone.") else before.state_dict()
+        of = expected if name.split(".")[0] in parts.split("+") else before.state_dict()
         assert torch.equal(value, of[name])
     assert "new: " in caplog.text and "classifier" in caplog.text

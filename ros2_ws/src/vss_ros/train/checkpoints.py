@@ -7,6 +7,7 @@ import errno
 import io
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from vss_ros.train.mar_memory import MEMORY_FILE
 from vss_ros.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+PARTS = re.compile(r"(backbone(?:\+\w+)*):")
+"""Of `init`: which parts of a model are taken."""
 
 
 def start(network: Any, recipe: Recipe, out: Path) -> None:
@@ -43,8 +47,9 @@ def load_initial(network: Any, init: str) -> None:
     """Weights that the recipe starts from, if any."""
     if not init:
         return
-    if init.startswith("backbone:"):
-        return start_from_model(network, init.removeprefix("backbone:"), "backbone.")
+    if parts := PARTS.match(init):
+        prefixes = tuple(f"{part}." for part in parts[1].split("+"))
+        return start_from_model(network, init[parts.end() :], prefixes)
     path = Path(os.path.expandvars(init.removeprefix("imagenet:")))
     if path.suffix in (".yaml", ".yml") or (init in find_models() and not path.exists()):
         return start_from_model(network, str(path))
@@ -57,14 +62,14 @@ def load_initial(network: Any, init: str) -> None:
         raise VssError(f"init: {error}") from None
 
 
-def start_from_model(network: Any, model: str, prefix: str = "") -> None:
+def start_from_model(network: Any, model: str, prefixes: tuple[str, ...] = ("",)) -> None:
     """What fits by name and shape of a trained model, also of other classes; what stays fresh is listed."""
     state = network.state_dict()
     before = load_model(model)[0].state_dict()
     kept = {
         name: t
         for name, t in before.items()
-        if name.startswith(prefix) and name in state and state[name].shape == t.shape
+        if name.startswith(prefixes) and name in state and state[name].shape == t.shape
     }
     if not kept:
         raise VssError(f"init: {model}: nothing of it fits the recipe's network")

@@ -89,8 +89,9 @@ class Recipe:
     """Fields of Augmentation other than crop."""
     init: str = ""
     """Weights to start from: a .safetensors file of the same network, "imagenet:<file>" for the backbone's (or a folder
-    of Hugging Face's MiT), a model (installed name or card), of which all that fits is kept, or "backbone:<model>".
-    Environment variables are filled in; of several, with " | " between them, the first that is there counts."""
+    of Hugging Face's MiT), or a model (installed name or card), of which all that fits is kept: "<model>",
+    "backbone:<model>" its backbone alone, "backbone+head:<model>" these two. Environment variables are filled in; of
+    several, with " | " between them, the first that is there counts."""
     after: str = ""
     """Recipe whose result this one starts from, instead of `init`; it is trained first if it is not there yet."""
     trains: tuple[str, ...] = ()
