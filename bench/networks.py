@@ -1,110 +1,113 @@
-"""One table of the small networks on the rendered streets: accuracy, steadiness, parameters, time, memory.
+"""Networks side by side, and whether those that read several frames gain by motion.
 
-    for recipe in segformer dcfm cffm mrcfa pspnet msaf stf stf_causal mar_pspnet mar_dcfm mar_stf; do
-        vss train small_$recipe --out runs/small/small_$recipe --cache runs/small/cache
-    done
-    python bench/networks.py --runs runs/small > bench/networks.md
+    vss ablate networks
+    python bench/networks.py runs/ablate/networks/*/*.yaml [--data street] [--split test] [--k 2,5] [--limit 0]
 
-Every model runs through the same stream as the ROS node's, every frame remembered. Times come from one interleaved
-run: a frame of each model in turn, so that whatever else the machine does falls on all alike.
+K = 1 stands alone first, without motion and filter, then with both, as all rows after it. decoded: each frame is
+decoded, with the network's own alignment of what it remembers of every K-th (DCFM moves its memory); moved: only every
+K-th is, and the frames between get its answer moved along the flow.
+
+ms: time of one core a frame, mean over whole intervals; the models take turns frame by frame, so that whatever else the
+machine does falls on all alike. KiB: of one remembered frame.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from vss_ros.data.open import open_dataset
 from vss_ros.evaluate.dataset import evaluate
-from vss_ros.networks.cards.card import load_model
+from vss_ros.networks.cards.card import load_model, read_card
 from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
-from vss_ros.train.recipe import read_recipe
 
-MODELS = (
-    "segformer", "dcfm", "cffm", "mrcfa", "mar_dcfm", "pspnet", "msaf", "stf", "stf_causal", "mar_pspnet", "mar_stf",
-)  # fmt: skip
-WARM = 12  # frames until the longest memory is full
+FIGURES = ("mIoU", "mVC_8", "mVC_16", "TC")
+WARM = 10  # frames until the longest memory is full
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/small"))
-    parser.add_argument("--backend", default="torch")
-    parser.add_argument("--limit", type=int, default=30, help="frames of each of the 10 test videos")
-    parser.add_argument("--rounds", type=int, default=20, help="timed frames of each model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cards", nargs="+", metavar="CARD", help="names or paths of model cards")
+    parser.add_argument("--data", default="street")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--k", default="2,5", help="intervals beside 1")
+    parser.add_argument("--limit", type=int, default=0, help="frames of each video; 0: all")
+    parser.add_argument("--rounds", type=int, default=20, help="timed frames of each row")
+    parser.add_argument("--precision", default="f32")
     args = parser.parse_args()
-    names = [f"small_{m}" for m in MODELS if (args.runs / f"small_{m}" / f"small_{m}.yaml").is_file()]
-    cards = {name: args.runs / name / f"{name}.yaml" for name in names}
-    streams = {
-        name: load_stream(cards[name], backend=args.backend, keyframe_interval=1, max_gap=0.0)
-        for name in names
-    }
-    size = next(iter(streams.values())).card.size
-    data = rendered(size, args.limit)
-    ms = interleaved(streams, [image for image, _, _ in data.kept[0].frames], args.rounds)
-    frames = args.limit * len(data.kept)
-    lines = [
-        f"{size[1]}×{size[0]}, 11 classes, {frames} frames of {len(data.kept)} unseen rendered streets, backend "
-        f"{args.backend}, float32, every frame remembered.",
-        "",
-        "| model | clips trained | mIoU % | VC_8 % | TC % | parameters, M | ms a frame | × SegFormer | memory of a "
-        "remembered frame, KiB |",
-        "| --- " * 9 + "|",
-    ]
-    for name in names:
-        row = evaluate(streams[name], data, 1)
-        network, _ = load_model(cards[name])
-        millions = sum(p.numel() for p in network.parameters()) / 1e6
-        memory = remembered(streams[name]) / 1024
-        scores = [row["mIoU"], row["mVC_8"], row["TC"]]
-        shown = ["–" if value is None else f"{100 * value:.1f}" for value in scores]
-        lines.append(
-            f"| {name.removeprefix('small_')} | {clips(name)} | {' | '.join(shown)} | {millions:.2f} | "
-            f"{ms[name]:.0f} | {ms[name] / ms[names[0]]:.1f} | {memory:.0f} |"
+    data = frames_of(args)
+    streams = {row: open_row(*row, args.precision) for row in rows_of(args)}
+    ms = interleaved(streams, [image for image, *_ in next(data.videos()).frames], args.rounds)
+    print(f"| model | parameters, M | KiB | K | between | {' | '.join(FIGURES)} | ms |")
+    print("| --- " * (6 + len(FIGURES)) + "|")
+    for row, stream in streams.items():
+        card, interval, between = row
+        millions = sum(p.numel() for p in load_model(card)[0].parameters()) / 1e6
+        kept = next(iter(stream.memories.kept.values()), None)
+        memory = sum(np.asarray(part).nbytes for part in kept.values) // 1024 if kept else 0
+        found = evaluate(stream, data)
+        figures = " | ".join(
+            "–" if found.get(name) is None else f"{100 * found[name]:.1f}" for name in FIGURES
         )
-        sys.stderr.write(lines[-1] + "\n")
-    print("\n".join(lines))
+        name = read_card(card)[0].name
+        print(
+            f"| {name} | {millions:.1f} | {memory} | {interval} | {between} | {figures} | {ms[row]:.0f} |",
+            flush=True,
+        )
 
 
-def rendered(size: tuple[int, int], limit: int) -> SimpleNamespace:
-    """The test streets, rendered once for all models."""
-    data = open_dataset("street", "test", None, size)
-    kept = [replace(video, frames=list(itertools.islice(video.frames, limit))) for video in data.videos()]
-    return SimpleNamespace(classes=data.classes, fps=data.fps, kept=kept, videos=lambda: iter(kept))
+def rows_of(args: argparse.Namespace) -> list[tuple[str, int, str]]:
+    """Card, interval, and what happens between keyframes."""
+    rows = []
+    for card in args.cards:
+        rows += [(card, 1, "alone"), (card, 1, "–")]
+        with open_row(card, 1, "–", args.precision) as stream:
+            ways = ["decoded"] * bool(stream.backend.keeps) + ["moved"] * (not stream.lookahead)
+        rows += [(card, int(k), way) for k in args.k.split(",") for way in ways]
+    return rows
 
 
-def interleaved(streams: dict[str, Stream], images: list[np.ndarray], rounds: int) -> dict[str, float]:
-    """Median milliseconds from one frame to the next, with full memories."""
-    taken: dict[str, list[float]] = {name: [] for name in streams}
+def open_row(card: str, interval: int, between: str, precision: Any) -> Stream:
+    alone: dict[str, Any] = {"motion": False, "steady": 0.0} if between == "alone" else {}
+    stream = load_stream(
+        card, precision=precision, keyframe_interval=interval, max_gap=0.0, threads=1, **alone
+    )
+    if between in ("decoded", "moved"):
+        stream.answers_move = between == "moved"
+    return stream
+
+
+def frames_of(args: argparse.Namespace) -> Any:
+    """The data set with its videos rendered or read once for all rows."""
+    data: Any = open_dataset(args.data, args.split, None, tuple(read_card(args.cards[0])[0].size))
+    kept = [
+        replace(video, frames=list(itertools.islice(video.frames, args.limit or None)))
+        for video in data.videos()
+    ]
+    data.videos = lambda: iter(kept)
+    return data
+
+
+def interleaved(
+    streams: dict[tuple[str, int, str], Stream], images: list[np.ndarray], rounds: int
+) -> dict[tuple[str, int, str], float]:
+    """Mean milliseconds of all the process's threads from one frame to the next, with full memories."""
+    taken: dict[tuple[str, int, str], list[float]] = {row: [] for row in streams}
     for t, image in enumerate(itertools.islice(itertools.cycle(images), WARM + rounds)):
-        for name, stream in streams.items():
-            began = time.perf_counter()
+        for row, stream in streams.items():
+            began = time.process_time()
             stream.feed(image, t / 30)
+            stream.after()
             if t >= WARM:
-                taken[name].append((time.perf_counter() - began) * 1e3)
-    return {name: float(np.median(values)) for name, values in taken.items()}
-
-
-def remembered(stream: Stream) -> int:
-    """Bytes that the stream keeps of one remembered frame."""
-    if not stream.memories:
-        return 0
-    memory = next(iter(stream.memories.values()))
-    return sum(tensor.nbytes for tensor in memory)
-
-
-def clips(name: str) -> str:
-    """Clips of each stage's training, oldest first."""
-    recipe = read_recipe(name)
-    own = str(recipe.steps * recipe.batch)
-    return f"{clips(recipe.after)} + {own}" if recipe.after else own
+                taken[row].append((time.process_time() - began) * 1e3)
+    return {row: float(np.mean(values)) for row, values in taken.items()}
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def test_clips_that_a_network_cannot_take_are_refused(tmp_path, network, offsets
 
 
 def test_other_frame_rates_are_allowed():
-    recipe = dataclasses.replace(read_recipe("small_cffm"), offsets=(-3, -2, -1, 0))
+    recipe = dataclasses.replace(read_recipe("cffm_mit_b1_vspw"), offsets=(-3, -2, -1, 0))
     stages.check_clip(build("cffm", "mit_b0", 3), recipe)
 
 
