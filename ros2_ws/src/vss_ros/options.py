@@ -45,8 +45,8 @@ class Option:
     @property
     def reach(self) -> str:
         if self.high is None:
-            return "" if self.low is None else f"at least {self.low:g}"
-        return f"{self.low:g} to {self.high:g}"
+            return "" if self.low is None else f"at least {self.low:.10g}"
+        return f"{self.low:.10g} to {self.high:.10g}"
 
     def parse(self, text: str) -> Any:
         """A word of the command line as the field's type; ValueError says what was expected."""

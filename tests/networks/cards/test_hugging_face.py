@@ -8,12 +8,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
 from vss_ros.networks import build
 from vss_ros.networks.cards.card import load_model, read_card
-from vss_ros.networks.cards.hugging_face import find_folder, read_backbone, read_pretrained
+from vss_ros.networks.cards.hugging_face import find_folder, read_backbone, read_pretrained, read_weights
 from vss_ros.train.checkpoints import load_initial
 
 transformers = pytest.importorskip("transformers", reason="compares with transformers (extra: test)")
@@ -69,7 +70,7 @@ def agree(found, expected):
 def test_a_folder_becomes_a_card_that_answers_as_transformers(pretrained, copy, tmp_path, kind):
     if kind == "bin":
         (copy / "model.safetensors").unlink()
-        torch.save(safetensors_of(pretrained[0]), copy / "pytorch_model.bin")
+        torch.save(load_file(pretrained[0] / "model.safetensors"), copy / "pytorch_model.bin")
     out = tmp_path / "out" / "mine.yaml"
     assert cli.main(["convert", str(copy), "--out", str(out)]) == 0
     card, _ = read_card(out)
@@ -81,10 +82,47 @@ def test_a_folder_becomes_a_card_that_answers_as_transformers(pretrained, copy, 
         agree(answers(out, frame), pretrained[1](frame).logits)
 
 
-def safetensors_of(folder):
-    from safetensors.torch import load_file
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "float16"])
+def test_weights_in_several_files_or_of_half_precision(pretrained, copy, tmp_path, kind):
+    folder, network = pretrained
+    state = load_file(folder / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    if kind == "float16":
+        save_file({name: tensor.half() for name, tensor in state.items()}, copy / "model.safetensors")
+    else:
+        name = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"
+        parts = {key: f"part{i % 3}.{kind}" for i, key in enumerate(state)}
+        for part in set(parts.values()):
+            tensors = {key: state[key] for key in state if parts[key] == part}
+            (save_file if kind == "safetensors" else torch.save)(tensors, copy / part)
+        (copy / f"{name}.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert cli.main(["convert", str(copy), "--out", str(tmp_path / "x.yaml")]) == 0
+    frame = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network(frame).logits
+    found = answers(tmp_path / "x.yaml", frame)
+    assert float((found - expected).abs().max()) <= (1e-2 if kind == "float16" else 1e-4) * float(
+        expected.abs().max()
+    )
 
-    return load_file(folder / "model.safetensors")
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("../model.safetensors", "expected a file of this folder"), ("gone.safetensors", "gone.safetensors: ")],
+)
+def test_parts_of_weights_lie_in_the_folder(copy, part, said):
+    (copy / "model.safetensors").rename(copy.parent / "model.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": part}}))
+    with pytest.raises(VssError, match=said):
+        read_weights(copy)
+
+
+def test_a_pointer_of_git_lfs_is_named(copy):
+    (copy / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
+    with pytest.raises(VssError, match="is a pointer of Git LFS, not the file: run `git lfs pull`"):
+        read_weights(copy)
 
 
 def test_deeper_ones_too(tmp_path):
@@ -139,6 +177,7 @@ def test_normalisation_of_every_kind(copy, fields, mean, std):
         ({"depths": [1, 1, 1, 1]}, "hidden_sizes, depths: expected those of MiT-B0…B5"),
         ({"sr_ratios": [4, 4, 2, 1]}, "sr_ratios: expected (8, 4, 2, 1)"),
         ({"id2label": {"0": "a", "2": "b"}}, "id2label: expected names of the ids 0, 1, 2"),
+        ({"id2label": {}}, "id2label: expected names of the ids 0, 1, 2"),
         ({"palette": [[1, 2, 3]]}, "palette: expected [r, g, b] a class"),
         ({"decoder_hidden_size": "x"}, "decoder_hidden_size: expected a number"),
     ],

@@ -108,7 +108,11 @@ def read_pretrained(folder: Path) -> Pretrained:
     if not backbones:
         raise VssError(f"{path}: hidden_sizes, depths: expected those of MiT-B0…B5, got {brief(repr(shape))}")
     names_of = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-    if not fits(names_of, dict[str, str]) or set(names_of) != {str(i) for i in range(len(names_of))}:
+    if (
+        not names_of
+        or not fits(names_of, dict[str, str])
+        or set(names_of) != {str(i) for i in range(len(names_of))}
+    ):
         raise VssError(f"{path}: id2label: expected names of the ids 0, 1, 2, …, got {brief(repr(names_of))}")
     classes = [names_of[str(i)] for i in range(len(names_of))]
     # ids of one name would be one class of the card
@@ -154,10 +158,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The folder's tensors under the names of `networks.SegFormer`. Raises VssError."""
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if path is None:
-        raise VssError(f"{folder}: expected {' or '.join(WEIGHTS)} (in one piece)")
-    return rename(read_state(path))
+    for name in WEIGHTS:
+        index = folder / f"{name}.index.json"  # of weights in several files
+        if (folder / name).is_file():
+            return rename(read_state(folder / name))
+        if index.is_file():
+            parts = read_json(index).get("weight_map")
+            if not fits(parts, dict[str, str]) or any(Path(part).name != part for part in parts.values()):
+                raise VssError(f"{index}: weight_map: expected a file of this folder for each tensor")
+            files = [read_state(folder / part) for part in sorted(set(parts.values()))]
+            return rename({key: value for tensors in files for key, value in tensors.items()})
+    raise VssError(f"{folder}: expected {' or '.join(WEIGHTS)}")
 
 
 def read_backbone(folder: Path) -> dict[str, Tensor]:

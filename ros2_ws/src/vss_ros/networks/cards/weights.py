@@ -23,6 +23,8 @@ SOUND = (2, 10)
 
 def parse_safetensors(content: bytes, name: object) -> dict[str, Tensor]:
     """Tensors of a .safetensors file by name."""
+    if content.startswith(b"version https://git-lfs"):
+        raise VssError(f"{name}: is a pointer of Git LFS, not the file: run `git lfs pull` in its folder")
     try:
         return load(content)
     except (SafetensorError, RuntimeError, ValueError, TypeError, LookupError) as error:
