@@ -65,6 +65,36 @@ def test_train_evaluate_and_start_from_it_with_other_classes(tmp_path, caplog):
     assert read_card(tmp_path / "second" / "second.yaml")[0].classes == ["sky", "ground"]
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_labels_is_refused_before_training(tmp_path, split, capsys):
+    make_data(tmp_path, ["wall", "floor"])
+    for path in (tmp_path / split / "labels").iterdir():
+        path.unlink()
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert (
+        cli.main(["train", str(tmp_path / "r.yaml"), "--accelerator", "cpu", "--out", str(tmp_path / "r")])
+        == 1
+    )
+    assert f"mine {split}: expected labelled frames, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stepps": 3}, "unknown ['stepps']: did you mean steps?"),
+        ({"init": "stret"}, "or a model: camvid, street"),
+    ],
+)
+def test_wrong_words_of_a_recipe_are_named(tmp_path, fields, said, capsys):
+    make_data(tmp_path, ["wall", "floor"])
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**RECIPE, **fields}))
+    assert (
+        cli.main(["train", str(tmp_path / "r.yaml"), "--accelerator", "cpu", "--out", str(tmp_path / "r")])
+        == 1
+    )
+    assert said in capsys.readouterr().err
+
+
 def test_the_cache_tells_clips_by_size_and_folder(tmp_path):
     for size in ((64, 96), (96, 128)):
         frames, _ = read_clip(open_dataset("street", "train", size=size), 0, [0], tmp_path / "cache")

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from vss_ros.config import VssError, brief, fits
+from vss_ros.options import near
 
 YAML_BYTES, YAML_NODES = 1 << 20, 50_000
 """Greatest YAML file that is read, and how many values it may hold with its aliases written out."""
@@ -178,7 +179,9 @@ def read_fields(path: Path, kind: type, given: Collection[str] = ()) -> dict[str
     required = {name for name, item in known.items() if item.default is item.default_factory is MISSING}
     missing, unknown = sorted(required - {*given, *values}), sorted(set(values) - set(known))
     if missing or unknown:
-        raise VssError(f"{path}: missing {missing}, unknown {brief(unknown)}")
+        parts = [f"missing {missing}"] * bool(missing)
+        parts += [f"unknown {brief(unknown)}{near(unknown[0], list(known))}"] * bool(unknown)
+        raise VssError(f"{path}: {', '.join(parts)}")
     return values
 
 

@@ -59,7 +59,9 @@ def load_initial(network: Any, init: str) -> None:
         else:
             restore(network, read_weights(path) if path.is_dir() else read_state(path), path)
     except VssError as error:
-        raise VssError(f"init: {error}") from None
+        names = ", ".join(find_models())
+        known = "" if path.exists() else f"; expected a file or folder, imagenet:FILE, or a model: {names}"
+        raise VssError(f"init: {error}{known}") from None
 
 
 def start_from_model(network: Any, model: str, prefixes: tuple[str, ...] = ("",)) -> None:

@@ -123,6 +123,9 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     root = data_root(recipe, out, args.root)
     data = open_dataset(recipe.data, "train", root, recipe.size)
     held_out = open_dataset(recipe.data, "val", root, recipe.size)
+    for its in (data, held_out):
+        if not len(its):
+            raise VssError(f"{its.name}: expected labelled frames, found none: see `vss data check`")
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
     check_video(data, recipe)

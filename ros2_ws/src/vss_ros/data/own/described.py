@@ -22,6 +22,7 @@ from vss_ros.data.own.exports import read_export, tool_of
 from vss_ros.data.own.frames import find_frames
 from vss_ros.data.own.labels import Labels, read_classes, read_mask
 from vss_ros.media.files import read_yaml
+from vss_ros.options import near
 
 FIELDS = {"path", "classes", "fps", "video", "ignore", "train", "val", "test"}
 
@@ -43,7 +44,10 @@ def open_own(name: str | Path, split: str) -> Files:
         if not fits(values, dict[str, Any]):
             raise VssError(f"expected a mapping of fields, got {type(values).__name__}")
         if unknown := sorted(set(values) - FIELDS):
-            raise VssError(f"unknown {brief(unknown)}, expected some of {', '.join(sorted(FIELDS))}")
+            hint = near(unknown[0], sorted(FIELDS))
+            raise VssError(
+                f"unknown {brief(unknown)}{hint or ','} expected some of {', '.join(sorted(FIELDS))}"
+            )
         labels = read_classes(values.get("classes"), values.get("ignore", []))
         base = path.parent / str(values.get("path", "."))
         folders = values.get(split)
