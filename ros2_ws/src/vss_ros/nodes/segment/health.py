@@ -18,6 +18,10 @@ STRAGGLE = 0.5
 """Seconds between a stamp and an earlier one of a later image above which the clock was set back."""
 OVERTAKEN = 4
 """Images by which another may be overtaken on its way."""
+HELD = 40
+"""Newest images that are not counted yet: a camera that gets slower is told by these from images that are lost."""
+EVEN = 0.1
+"""Share of the variance that losses by chance bring, below which the camera itself left the frames out."""
 
 
 @dataclass
@@ -54,15 +58,17 @@ class Rhythm:
     """
 
     def __init__(self) -> None:
-        self.deltas: deque[float] = deque(maxlen=200)
+        self.deltas: deque[float] = deque(maxlen=400)
         """Seconds from one stamp to the next."""
-        self.spans: deque[float] = deque(maxlen=3 * 200)
+        self.spans: deque[float] = deque(maxlen=3 * 400)
         """Seconds from a stamp to each of the three before it."""
         self.newest: list[float] = []
         """Stamps in their order that others may still fall between."""
-        self.settled: deque[float] = deque(maxlen=200)
+        self.settled: deque[float] = deque(maxlen=400)
         """Stamps in their order that are not counted yet."""
         self.before: deque[float] = deque(maxlen=3)
+        self.finest: float | None = None
+        """The longest time that the times between images are multiples of, as estimated last."""
         self.slot: float | None = None
         """When the camera's newest frame was due, of those counted."""
         self.period: float | None = None
@@ -77,16 +83,16 @@ class Rhythm:
         return sum(self.deltas)
 
     def take(self, stamps: list[float]) -> int:
-        """The frames lost among those received since the last call."""
+        """The frames found lost since the last call."""
         for stamp in stamps:
             self.settle(stamp)
-        before, self.period = self.period, self.estimate()
+        before, self.period = self.period, self.own(self.estimate())
         if self.period is None:
             self.slot = None
             return 0
         if before is None or abs(self.period / before - 1) > ALIKE:
             self.slot, self.highest = None, self.balance  # what was counted by another rhythm stays
-        while self.settled:
+        while len(self.settled) > HELD:
             self.count(self.settled.popleft(), self.period)
         lost = max(self.balance - self.highest, 0)
         self.highest += lost
@@ -144,9 +150,28 @@ class Rhythm:
                 tried = usual
                 found.append(fit(float(usual), spans))
         best, _ = max(found)
-        if best < 0.3 + 1 / np.sqrt(len(deltas)):
-            return None
-        return max(period for score, period in found if score >= 0.65 * best)
+        chance = 1 / np.sqrt(len(deltas))
+        if best >= 0.25 + chance:
+            self.finest = max(period for score, period in found if score >= 0.65 * best)
+        elif self.finest:  # what was found stays while it fits a little, so that it does not come and go
+            score, period = fit(self.finest, spans)
+            usual = np.sum(np.abs(deltas / self.finest - 1) < ALIKE) >= 0.4 * alike.max()
+            self.finest = period if usual and score >= 0.05 + chance else None
+        return self.finest
+
+    def own(self, period: float | None) -> float | None:
+        """The period, or the mean time between two images where they come more evenly than losses by chance leave them.
+
+        If a share p is lost, the time from an image to the m-th after it varies by m p / (1 - p)^2 squared periods.
+        Of a camera that got slower, that sends several at once, or of two in turn, it does not, for some m.
+        """
+        recent = np.array(self.deltas)[-HELD:]
+        if period is None or (share := 1 - period / float(recent.mean())) < 0.02:
+            return period
+        ends = np.concatenate([[0.0], np.cumsum(recent)])
+        by_chance = share / (1 - share) ** 2 * period**2
+        even = any(np.var(ends[m:] - ends[:-m]) < EVEN * m * by_chance for m in range(1, 9))
+        return float(recent.mean()) if even else period
 
 
 def fit(period: float, spans: np.ndarray) -> tuple[float, float]:

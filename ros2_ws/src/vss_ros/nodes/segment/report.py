@@ -70,7 +70,7 @@ def input_status(
         "rate_hz": rate,
         "rhythm_hz": 1 / period if period else None,
         "received": health.received,
-        "lost": health.rhythm.lost,
+        "lost": health.rhythm.lost if period or health.rhythm.lost else None,
         "dropped": health.dropped,
         "unusable": health.unusable,
         "encoding": health.encoding,
