@@ -7,6 +7,7 @@ import torch
 from vss_ros.config import VssError
 from vss_ros.networks import build
 from vss_ros.networks.cards.card import load_model
+from vss_ros.networks.cards.weights import read_state
 from vss_ros.train.checkpoints import load, load_initial, previous, resume, save
 from vss_ros.train.recipe import Recipe
 
@@ -170,3 +171,15 @@ def test_parts_of_a_model_are_a_start(tiny_card, caplog, parts):
         of = expected if name.split(".")[0] in parts.split("+") else before.state_dict()
         assert torch.equal(value, of[name])
     assert "new: " in caplog.text and "classifier" in caplog.text
+
+
+def test_more_tensors_than_are_read_in_seconds_are_refused_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "many.pth"
+    torch.save({f"t{i}": torch.zeros(1) for i in range(50)}, path)
+    assert len(read_state(path)) == 50
+    monkeypatch.setattr("vss_ros.networks.cards.weights.TENSORS", 40)
+    with pytest.raises(VssError, match="expected at most 40 tensors"):
+        read_state(path)
+    torch.save({"numbers": list(range(1 << 22))}, path)
+    with pytest.raises(VssError, match="at most 8388608 bytes; got .* parts and .* bytes"):
+        read_state(path)

@@ -17,6 +17,8 @@ from vss_ros.media.files import read_bytes
 
 LIMIT = 16 << 30
 """Greatest file of tensors that is read, in bytes."""
+TENSORS, PICKLED = 10_000, 8 << 20
+"""Most tensors of a .pth file, and bytes of what names them: torch takes a fifth of a millisecond for each."""
 SOUND = (2, 10)
 """Releases of torch before this one can be made to write beyond their memory by a pickle (CVE-2026-24747)."""
 
@@ -76,14 +78,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def check_archive(path: Path, size: int, own: bool) -> None:
-    """VssError for a file of ours whose checksums are wrong, which torch reads without a word, and for a zip bomb."""
+    """VssError for a file of ours whose checksums are wrong, which torch reads without a word, for a zip bomb, and for
+    more tensors than are read in seconds."""
     if not zipfile.is_zipfile(path):  # torch's format of before 1.6
         if own:
             raise VssError(f"{path} is damaged: its end is missing")
         return
     with zipfile.ZipFile(path) as archive:
-        if sum(item.file_size for item in archive.infolist()) > size:
+        items = archive.infolist()
+        if sum(item.file_size for item in items) > size:
             raise VssError(f"{path} is damaged: it states more bytes than it holds")
+        pickled = max((item.file_size for item in items if item.filename.endswith(".pkl")), default=0)
+        if len(items) > TENSORS or pickled > PICKLED:
+            raise VssError(
+                f"{path}: expected at most {TENSORS} tensors, named in at most {PICKLED} bytes; got {len(items)} parts "
+                f"and {pickled} bytes"
+            )
         if own and (name := archive.testzip()):
             raise VssError(f"{path} is damaged: the checksum of {name} is wrong")
 
