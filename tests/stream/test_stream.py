@@ -57,9 +57,9 @@ def keyframes_of(policy, x):
     for t in range(1, len(x)):
         age, score = t - keys[-1], float((x[t] - x[keys[-1]]).abs().mean())
         if isinstance(policy, FixedInterval):
-            due = age == policy.interval
+            due = age == policy.longest
         else:
-            due = age >= policy.min_interval and (score >= policy.threshold or age == policy.max_interval)
+            due = age >= policy.shortest and (score >= policy.threshold or age == policy.longest)
         if due:
             keys.append(t)
     return keys

@@ -248,7 +248,7 @@ def ages(stream: Stream) -> Sequence[int]:
     policy = stream.policy
     if stream.beside:
         return range(max(stream.beside.delay, 1))
-    return range(policy.interval) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
+    return range(policy.longest) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
 
 
 def run_up(stream: Stream) -> int:

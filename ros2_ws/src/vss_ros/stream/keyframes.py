@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,63 +14,32 @@ from vss_ros.media.motion import grid
 
 @dataclass(frozen=True)
 class FixedInterval:
-    """A keyframe every `interval` frames; 1 makes every frame one."""
+    """A keyframe every `longest` frames; 1 makes every frame one."""
 
-    interval: int
-
-    @property
-    def longest(self) -> int:
-        """Most frames from one keyframe to the next."""
-        return self.interval
-
-    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
-        """Is the frame that comes `age` ≥ 1 frames after the last keyframe a new one?
-
-        change: computes `input_change` of this frame; drift: `label_drift` of the frame before.
-        """
-        return age >= self.interval
+    longest: int
 
 
 @dataclass(frozen=True)
 class Watching:
-    """A new keyframe once `score`, given what `__call__` is, has reached the threshold."""
+    """A keyframe once a score reaches the threshold, `shortest` to `longest` frames after the last one."""
 
     threshold: float
-    min_interval: int
-    max_interval: int
-
-    @property
-    def longest(self) -> int:
-        return self.max_interval
-
-    def __call__(self, age: int, change: Callable[[], float], drift: float) -> bool:
-        if age < self.min_interval:
-            return False
-        return age >= self.max_interval or self.score(change, drift) >= self.threshold
-
-    def score(self, change: Callable[[], float], drift: float) -> float:
-        raise NotImplementedError
+    shortest: int
+    longest: int
 
 
 class Adaptive(Watching):
-    """AKS, adaptive keyframe scheduling (DCFM, section III-D): a new keyframe once the input has changed.
+    """AKS, adaptive keyframe scheduling (DCFM, section III-D): the score is `input_change`.
 
     The authors also make a clip's last frame a keyframe while they wait for a change; a stream has no last frame.
     """
 
-    def score(self, change: Callable[[], float], drift: float) -> float:
-        return change()
-
 
 class LabelDrift(Watching):
-    """A new keyframe once the answers have moved away from the keyframe's: the loop is closed over the labels.
+    """The score is the `label_drift` of the frame before: the loop is closed over the labels.
 
-    It sees the drift of the frame before, so a cut costs one frame; changes of light that leave the labels as
-    they are cost none.
+    A cut costs one frame; changes of light that leave the labels as they are cost none.
     """
-
-    def score(self, change: Callable[[], float], drift: float) -> float:
-        return drift
 
 
 Policy = FixedInterval | Watching

@@ -21,7 +21,7 @@ from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.finite import check_finite
 from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, check_pair, receive
 from vss_ros.stream.groups import Groups
-from vss_ros.stream.keyframes import EVERY, LabelDrift, Policy, label_drift, make_policy
+from vss_ros.stream.keyframes import EVERY, FixedInterval, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
 from vss_ros.stream.result import Result
 
@@ -213,11 +213,6 @@ class Stream(AbstractContextManager["Stream"]):
         """Answers for the frames that still wait, with the later frames they lack left out."""
         return [self.answer(self.pending.popleft()) for _ in range(len(self.pending))]
 
-    # A frame comes in
-
-    def track(self) -> Track | None:
-        return self.motion.track() if self.motion and not self.lookahead else None
-
     def is_due(self, frame: Frame) -> bool:
         """Is the frame to be a keyframe?"""
         if self.both_sides and isinstance(self.policy, LabelDrift):
@@ -229,13 +224,16 @@ class Stream(AbstractContextManager["Stream"]):
             return True  # a cut: nothing that is remembered fits
         if self.memories.chain:
             return False
-        age = frame.index - key.index + (0 if key.index else self.phase)
-        return self.policy(age, lambda: key.input_change(frame, self.backend), self.label_drift)
+        policy, age = self.policy, frame.index - key.index + (0 if key.index else self.phase)
+        if isinstance(policy, FixedInterval) or not policy.shortest <= age < policy.longest:
+            return age >= policy.longest
+        score = self.label_drift if isinstance(policy, LabelDrift) else key.input_change(frame, self.backend)
+        return score >= policy.threshold
 
     def remember(self, frame: Frame) -> None:
         """Make the frame a keyframe: its memory now, or begun where an older one serves until it is there."""
         cut = frame.step and not frame.step.trusted
-        track = self.track() if self.moves else None
+        track = self.motion.track() if self.motion and self.moves else None
         frame.features = self.backend.encode(frame.pixels)
         self.lap(frame, "encode")
         if self.schedule == "parts" and self.memories.kept and not cut:
@@ -325,7 +323,8 @@ class Stream(AbstractContextManager["Stream"]):
         if self.backend.stage_times:
             frame.times.update(self.backend.stage_times())
         if is_key or self.key_labels is None:
-            self.key_labels = labels.copy(), self.track()
+            track = self.motion.track() if self.motion and not self.lookahead else None
+            self.key_labels = labels.copy(), track
         drift = None
         if self.measure_drift or isinstance(self.policy, LabelDrift):
             there, track = self.key_labels
