@@ -9,27 +9,13 @@ from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
 from vss_ros.config import VssError
 from vss_ros.media.cloud import CloudConfig
-from vss_ros.node_config import SegmentConfig
+from vss_ros.node_config import SEGMENT_TOPICS, SegmentConfig
 from vss_ros.nodes import launch_files
 from vss_ros.nodes.launch_files import BOOLEAN, is_true
 
 from launch import LaunchDescription
 
 SHARE = Path(__file__).resolve().parents[1]
-OUTPUTS = (
-    "mask",
-    "mask/compressed",
-    "confidence",
-    "color_mask",
-    "overlay",
-    "overlay/compressed",
-    "image",
-    "flicker",
-    "camera_info",
-    "label_info",
-    "label_info_json",
-    "consistency",
-)
 ARGUMENTS = (
     *launch_files.CAMERA,
     (
@@ -60,7 +46,7 @@ def start(context):
         raise VssError(f"params_file: expected a YAML file of parameters, {value['params_file']} is none")
     files = [value["params_file"]]
     segment, cameras = launch_files.camera_node(
-        SegmentConfig, "segment", value, "segmentation", OUTPUTS, files
+        SegmentConfig, "segment", value, "segmentation", SEGMENT_TOPICS, files
     )
     views = rviz(value)
     companions = watcher(value) + clouds(value, cameras)

@@ -11,29 +11,13 @@ from fixtures.paths import ROOT
 from fixtures.recordings import record
 from fixtures.ros import client, start, wait
 from fixtures.watch import OUTPUTS, Viewer
+from vss_ros.node_config import COUNT_TOPICS, SEGMENT_TOPICS
 
 POLICY = ROOT / "config" / "sros2" / "policy.xml"
 RIGHTS = ("publish", "subscribe", "reply", "request")
 CAMERA = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info"}
-ANSWERS = {
-    f"~/{name}": f"/segmentation/{name}"
-    for name in (
-        "mask",
-        "mask/compressed",
-        "confidence",
-        "color_mask",
-        "overlay",
-        "overlay/compressed",
-        "image",
-        "flicker",
-        "camera_info",
-        "label_info",
-        "label_info_json",
-        "consistency",
-    )
-}
+ANSWERS = {f"~/{name}": f"/segmentation/{name}" for name in SEGMENT_TOPICS}
 READ = {name.removeprefix("~/"): topic for name, topic in ANSWERS.items()}
-COUNTS = ("points", "count", "counts", "density", "overlay", "camera_info")
 NODES = ("segment", "count", "replay", "watcher", "recorder", "cloud")
 # Used only with sim time, vision_msgs, bondpy, compressed images, or a reader that is not here.
 SELDOM = {
@@ -82,7 +66,7 @@ def test_nodes_use_what_they_may_and_little_less(start, client, tmp_path):
 
     bag = record(tmp_path / "bag", compressed=False, topic="/camera/image_raw", count=4)
     start("segment", constant_network=True, autostart=True, remaps={**CAMERA, **ANSWERS})
-    counts = {f"~/{name}": f"/counting/{name}" for name in COUNTS}
+    counts = {f"~/{name}": f"/counting/{name}" for name in COUNT_TOPICS}
     start(
         "count",
         model=str(counting_card(tmp_path)),

@@ -16,6 +16,25 @@ from vss_ros.config import (
 )
 from vss_ros.data.figures import FIGURES
 
+SEGMENT_TOPICS = (
+    "mask",
+    "mask/compressed",
+    "confidence",
+    "color_mask",
+    "overlay",
+    "overlay/compressed",
+    "image",
+    "flicker",
+    "camera_info",
+    "label_info",
+    "label_info_json",
+    "consistency",
+)
+COUNT_TOPICS = ("points", "count", "counts", "density", "overlay", "camera_info")
+"""What the nodes publish, below their names."""
+DROPPED = "share of the images dropped because the network was busy, or lost before"
+DISAGREEMENT = "difference of the counts by points and by density, as a share of the greater one"
+
 
 @dataclass(frozen=True)
 class NodeConfig(RuntimeConfig, InputConfig):
@@ -43,12 +62,8 @@ class NodeConfig(RuntimeConfig, InputConfig):
     latency_error: float = warning(2.0, "seconds from image stamp to mask", 3600.0)
     mask_age_warn: float = warning(1.0, "seconds without a new mask while images arrive", 3600.0)
     mask_age_error: float = warning(5.0, "seconds without a new mask while images arrive", 3600.0)
-    drop_warn: float = warning(
-        0.5, "share of the images dropped because the network was busy, or lost before"
-    )
-    drop_error: float = warning(
-        0.95, "share of the images dropped because the network was busy, or lost before"
-    )
+    drop_warn: float = warning(0.5, DROPPED)
+    drop_error: float = warning(0.95, DROPPED)
     allow_fallback: bool = option(
         False, "run on torch with CUDA, or on the CPU, while backend tensorrt has no engines"
     )
@@ -121,9 +136,5 @@ class CountConfig(NodeConfig):
         runtime=True,
     )
     smooth: int = option(5, "frames whose median count is count_smoothed", low=1, high=1000, runtime=True)
-    disagreement_warn: float = warning(
-        0.5, "difference of the counts by points and by density, as a share of the greater one"
-    )
-    disagreement_error: float = warning(
-        1.0, "difference of the counts by points and by density, as a share of the greater one"
-    )
+    disagreement_warn: float = warning(0.5, DISAGREEMENT)
+    disagreement_error: float = warning(1.0, DISAGREEMENT)

@@ -17,7 +17,23 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 from vss_ros.media.decode import decode
+from vss_ros.node_config import COUNT_TOPICS, SEGMENT_TOPICS
+from vss_ros.nodes.count.publish import CountAnswers
 from vss_ros.nodes.segment import publish as messages
+
+
+@pytest.mark.parametrize(
+    ("answers", "topics"), [(messages.Answers, SEGMENT_TOPICS), (CountAnswers, COUNT_TOPICS)]
+)
+def test_launch_files_remap_all_that_is_published(answers, topics):
+    names = []
+    node = types.SimpleNamespace(
+        get_fully_qualified_name=lambda: "/node",
+        create_lifecycle_publisher=lambda kind, name, *_, **__: names.append(name),
+    )
+    answers(node)
+    seldom = {"~/label_info"}  # where vision_msgs is installed
+    assert {*names} | seldom == {f"~/{topic}" for topic in topics} | seldom
 
 
 def test_an_image_has_no_padding_and_its_header(rng):
