@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or sou
 
 import rclpy
 from rclpy.parameter import Parameter
-from vss_ros.nodes.run import MODULES
+from vss_ros.nodes.run import NODES as CLASSES
 
 NODES = {
     "replay": {"source": "street", "wait_for_subscriber": 100.0},
@@ -48,7 +48,8 @@ def make(tmp_path, monkeypatch):
     def make_node(name):
         options = [item for key, value in NODES[name].items() for item in ("-p", f"{key}:={value}")]
         rclpy.init(args=["--ros-args", *options])
-        nodes.append(importlib.import_module(MODULES[name]).make_node())
+        module, kind = CLASSES[name]
+        nodes.append(getattr(importlib.import_module(module), kind)())
         return nodes[0]
 
     yield make_node
@@ -76,4 +77,4 @@ def test_what_would_do_nothing_is_refused_with_a_reason(make, name):
 
 
 def test_every_node_but_the_lifecycle_nodes_is_tried():
-    assert set(NODES) == set(MODULES) - {"segment", "count"}
+    assert set(NODES) == set(CLASSES) - {"segment", "count"}

@@ -49,7 +49,7 @@ np.savez(
     infos={(m.width, m.height, m.distortion_model, tuple(m.d), tuple(m.k), tuple(m.p)) for m in infos},
 )
 """
-REPLAY = "from vss_ros.nodes.replay import main; raise SystemExit(main())"
+REPLAY = "from vss_ros.nodes.run import replay; raise SystemExit(replay())"
 
 
 @pytest.fixture

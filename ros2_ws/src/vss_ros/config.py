@@ -1,6 +1,7 @@
-"""Every option of the product, with its default, meaning and range; the only place where a default stands.
+"""What every room needs: our error, folders, how an option is declared, and the options of a network over a stream.
 
-YAML files, command-line options and ROS parameters are all made by looping over these fields.
+Each room declares its own options in such dataclasses; command lines, ROS parameters and launch arguments are made by
+looping over their fields, so that a default stands nowhere else.
 """
 
 from __future__ import annotations

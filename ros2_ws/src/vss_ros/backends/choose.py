@@ -18,7 +18,7 @@ NEEDS = {
     "torch": ("torch",),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
-    "tensorrt": ("torch",),  # what else it needs differs by machine: tensorrt_versions.advice
+    "tensorrt": ("torch",),  # what else it needs differs by machine: gpu.versions.advice
 }
 # how much slower than OpenVINO the other backends of a CPU are, float32 and bf16 (README, Speed)
 SLOWER = {"torch": "4 to 9", "onnxruntime": "2 to 3"}

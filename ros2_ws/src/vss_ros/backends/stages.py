@@ -93,7 +93,7 @@ class Propagate(nn.Module):
 
 
 class Resize(nn.Module):
-    """frame (1, H, W, 3) uint8 → the same at another size, as `stream.fit` resizes it, to one grey level.
+    """frame (1, H, W, 3) uint8 → the same at another size, as `stream.frame.fit` resizes it, to one grey level.
 
     Resizing by area or bilinearly is linear and separable: a product with one constant matrix a side.
     """

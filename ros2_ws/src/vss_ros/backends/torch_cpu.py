@@ -13,11 +13,10 @@ from torch import Tensor
 from vss_ros.backends.base import Backend
 from vss_ros.backends.labels import probabilities
 from vss_ros.backends.stages import Encode, drift, remember_parts
+from vss_ros.backends.typed import DTYPES
 from vss_ros.config import VssError
 from vss_ros.media.motion import move_memory
 from vss_ros.networks.cards.model import Model
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchBackend(Backend):
@@ -26,7 +25,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def __init__(self, model: Model, precision: str = "f32", threads: int = 0):
-        if precision not in DTYPES:
+        if precision not in ("f32", "bf16"):
             raise VssError(
                 f"precision {precision}: backend torch on a CPU computes in f32 or bf16; f16 needs CUDA, none was found"
             )

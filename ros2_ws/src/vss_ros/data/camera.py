@@ -14,7 +14,7 @@ from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import CAMERA_INFO, COMPRESSED, IMAGE, PACKET, BagReader
 from vss_ros.media.bags.folder import listing
-from vss_ros.media.decode import decode
+from vss_ros.media.decode import decode, stamp_ns
 from vss_ros.media.packets import PacketDecoder
 
 _log = logging.getLogger(__name__)
@@ -120,13 +120,9 @@ Messages = Iterator[tuple[int, Any]]
 Decoders = Iterator[tuple[int, Callable[[], Picture]]]
 
 
-def header_ns(message: Any) -> int:
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-
-
 def _images(messages: Messages, max_pixels: int) -> Decoders:
     def picture(number: int, recorded: int, message: Any) -> Picture:
-        return Picture(decode(message, max_pixels), 0, number, header_ns(message), recorded)
+        return Picture(decode(message, max_pixels), 0, number, stamp_ns(message), recorded)
 
     for number, (recorded, message) in enumerate(messages):
         yield number, partial(picture, number, recorded, message)
@@ -145,7 +141,7 @@ def _packets(messages: Messages, max_pixels: int) -> Decoders:
 
     for number, (recorded, message) in enumerate(messages):
         try:
-            for frame in decoder.feed(message, (number, recorded, header_ns(message))):
+            for frame in decoder.feed(message, (number, recorded, stamp_ns(message))):
                 yield number, partial(picture, iter([frame]))
         except VssError as error:
             yield number, partial(failed, error)

@@ -17,6 +17,7 @@ import numpy as np
 
 from vss_ros.config import VssError
 from vss_ros.data.clips import Files, Frame, need_frames, read_image
+from vss_ros.data.own.labels import distinct
 from vss_ros.data.source import open_source
 from vss_ros.media.files import read_text, read_yaml, write_atomic
 
@@ -45,7 +46,7 @@ class Tagged:
 class TaggedFiles:
     def __init__(self, name: str, entries: Sequence[Tagged], classes: Sequence[str]):
         self.name, self.entries, self.classes = name, list(entries), list(classes)
-        self.palette = colours(len(self.classes))
+        self.palette = distinct(len(self.classes))
         self.tags = np.array([[c in e.tags for c in self.classes] for e in self.entries], bool)
         self.tags = self.tags.reshape(len(self.entries), len(self.classes))
 
@@ -70,13 +71,6 @@ class TaggedFiles:
         clip = lambda e: not same_clip or (bool(e.sequence) and e.sequence == here.sequence)  # noqa: E731
         kept = [i for i in found if i != of and not near(self.entries[i]) and clip(self.entries[i])]
         return np.array(kept, np.int64)
-
-
-def colours(count: int) -> np.ndarray:
-    """(count, 3) uint8: far hues for neighbours in the list."""
-    hues = np.arange(count) * 67 % 180
-    hsv = np.stack([hues, np.full(count, 200), 140 + np.arange(count) % 2 * 80], -1).astype(np.uint8)
-    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if count else np.zeros((0, 3), np.uint8)
 
 
 def tagged_files(root: Path, split: str) -> TaggedFiles:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.data.camera import header_ns
 from vss_ros.data.pictures import Source
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagReader
+from vss_ros.media.decode import stamp_ns
 from vss_ros.media.labels import decode_labels, read_labels
 
 Frames = Iterator["tuple[np.ndarray, np.ndarray | None, int]"]
@@ -106,4 +106,4 @@ def masks_of_topic(
             labels = decode_labels(message, max_pixels)
         except VssError as error:
             labels = str(error)
-        yield header_ns(message), labels, recorded
+        yield stamp_ns(message), labels, recorded

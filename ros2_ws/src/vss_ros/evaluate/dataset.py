@@ -26,8 +26,7 @@ from vss_ros.data import metrics
 from vss_ros.data.figures import heading, shown
 from vss_ros.data.open import open_dataset
 from vss_ros.data.recordings import Frame
-from vss_ros.evaluate import counting
-from vss_ros.evaluate import recordings as evaluate_bag
+from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
@@ -66,12 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, DataConfig)
     add_options(parser, StreamConfig, ("min_interval", "max_interval", *STREAM_OPTIONS), max_interval=30)
     add_options(parser, StreamConfig, ("backend", "precision", "threads"))
-    evaluate_bag.add_arguments(parser)
+    recordings.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     if args.bag:
-        return evaluate_bag.main(args)
+        return recordings.main(args)
     card, _ = read_card(args.model)
     if card.task == "counting":
         return counting.main(args, card)

@@ -26,6 +26,7 @@ from vss_ros.evaluate.run import Task
 from vss_ros.evaluate.scores import Means, in_groups, percentiles
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import BagReader
+from vss_ros.media.decode import stamp_ns
 from vss_ros.media.draw import overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.cards.card import read_card
@@ -198,11 +199,10 @@ def figures_of_topic(bag: BagReader) -> Iterator[tuple[int, dict[str, float]]]:
     """(stamp in ns, numbers) of the node's ~/consistency."""
     topic = [CONSISTENCY] if CONSISTENCY in bag.topics else []
     for _, _, message in bag.messages(topic) if topic else ():
-        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         figures = {}
         for item in message.status[0].values if message.status else ():
             try:
                 figures[item.key] = float(item.value)
             except ValueError:  # such as the name of a class
                 continue
-        yield stamp, figures
+        yield stamp_ns(message), figures

@@ -1,6 +1,6 @@
 """`vss evaluate --bag`: recordings through the same stream as the node's, read frame by frame without ROS.
 
-Every input (see `footage.find_inputs`) is answered by every model, keyframe interval and mode that is asked for.
+Every input (see `data.recordings`) is answered by every model, keyframe interval and mode that is asked for.
 What DIR holds already and would come out the same is not computed again; the report shows all that DIR holds, so
 that a second command with another model into the same folder compares the two.
 """

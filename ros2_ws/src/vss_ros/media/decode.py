@@ -84,6 +84,11 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def stamp_ns(message: Any) -> int:
+    """Nanoseconds of a message's header; message: of rclpy, or a `rosbags` object."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
 def decode(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A sensor_msgs/Image or CompressedImage as (H, W, 3) uint8 RGB.
 

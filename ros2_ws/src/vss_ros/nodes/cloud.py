@@ -19,8 +19,8 @@ from std_msgs.msg import String
 
 from vss_ros.config import VssError
 from vss_ros.media.cloud import POINT, CloudConfig, CloudMaker, depth_of
+from vss_ros.media.decode import stamp_ns
 from vss_ros.media.labels import decode_labels
-from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare
 
 TICK = 0.5
@@ -91,7 +91,7 @@ class Cloud(Node):
         self.info = message
 
     def on_depth(self, message: Image) -> None:
-        self.depths.append((stamp(message), message))
+        self.depths.append((stamp_ns(message), message))
         self.match()
 
     def on_mask(self, message: Image) -> None:
@@ -107,9 +107,9 @@ class Cloud(Node):
         if self.mask is None or self.maker is None:
             return
         confidence = self.confidence
-        if self.config.confidence and (confidence is None or stamp(confidence) != stamp(self.mask)):
+        if self.config.confidence and (confidence is None or stamp_ns(confidence) != stamp_ns(self.mask)):
             return
-        depth = self.nearest(stamp(self.mask))
+        depth = self.nearest(stamp_ns(self.mask))
         if depth is None:
             return
         mask, self.mask = self.mask, None
@@ -170,15 +170,3 @@ class Cloud(Node):
     def close(self, timeout: float) -> bool:
         """Before the process ends."""
         return True
-
-
-def stamp(message: Any) -> int:
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
-def make_node() -> Cloud:
-    return Cloud()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.cloud(args)

@@ -26,6 +26,7 @@ import numpy as np
 from vss_ros.config import VssError, option
 from vss_ros.data.pictures import Source
 from vss_ros.data.source import open_source
+from vss_ros.media.decode import stamp_ns
 from vss_ros.media.draw import contact_sheet
 from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.cards.card import read_card
@@ -255,7 +256,7 @@ def street_miou(made: Path, truth: Path, stamps: list[int], classes: list[str]) 
                     streaming = streaming + confusion(exact(waiting), last, len(CLASSES))
                 waiting += 1
             if mask is not None:
-                index = stamps.index(mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec)
+                index = stamps.index(stamp_ns(mask))
                 last = np.asarray(mask.data, np.uint8).reshape(mask.height, mask.width)
                 own = own + confusion(exact(index), last, len(CLASSES))
     return {"miou": round(mean_iou(own), 4), "streaming_miou": round(mean_iou(streaming), 4)}

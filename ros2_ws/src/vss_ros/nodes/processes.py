@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from vss_ros.config import VssError, child_command, share_dir
-
-PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Variables that name a profile of Fast DDS, for Kilted and later, and for Humble to Jazzy."""
+from vss_ros.nodes.shared_memory import PROFILES
 
 
 class Chain:

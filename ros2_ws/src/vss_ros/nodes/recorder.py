@@ -33,7 +33,7 @@ from vss_ros.config import VssError, check, option
 from vss_ros.data.figures import FRAME, STAGES
 from vss_ros.media.bags import BagWriter
 from vss_ros.media.bags.recover import recover
-from vss_ros.media.decode import decode
+from vss_ros.media.decode import decode, stamp_ns
 from vss_ros.media.draw import jpeg
 from vss_ros.media.unfinished import Claim
 from vss_ros.media.video import VideoWriter
@@ -252,15 +252,3 @@ class Recorder(Node):
         for stamp in list(self.rows):
             self.write_row(stamp)
         self.file.close()
-
-
-def stamp_ns(message: Any) -> int:
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
-def make_node() -> Recorder:
-    return Recorder()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.recorder(args)

@@ -240,11 +240,3 @@ class Replay(Node):
         self.stopped.set()
         self.player.join(timeout)
         return not self.player.is_alive()
-
-
-def make_node() -> Replay:
-    return Replay()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.replay(args)

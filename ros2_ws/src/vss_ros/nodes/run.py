@@ -10,47 +10,25 @@ import signal
 import sys
 import tempfile
 import threading
+from functools import partial
 from typing import Any
 
 from vss_ros.config import VssError
 from vss_ros.nodes import heap, shared_memory
 
-MODULES = {
-    "segment": "vss_ros.nodes.segment.node",
-    "count": "vss_ros.nodes.count.node",
-    "replay": "vss_ros.nodes.replay",
-    "recorder": "vss_ros.nodes.recorder",
-    "cloud": "vss_ros.nodes.cloud",
-    "watcher": "vss_ros.nodes.watch.node",
+NODES = {
+    "segment": ("vss_ros.nodes.segment.node", "SegmentNode"),
+    "count": ("vss_ros.nodes.count.node", "CountNode"),
+    "replay": ("vss_ros.nodes.replay", "Replay"),
+    "recorder": ("vss_ros.nodes.recorder", "Recorder"),
+    "cloud": ("vss_ros.nodes.cloud", "Cloud"),
+    "watcher": ("vss_ros.nodes.watch.node", "Watcher"),
 }
+"""Module and class by the executable's name; a module is imported only when its node is run."""
 SWITCH = 0.0005
 """Seconds that a thread which computes lets another one wait; Python's own 5 ms are felt in a mask's latency."""
 SHUTDOWN_SECONDS = 5.0
 """A node that is inside a long call (a model compiles) after Ctrl-C is left there after this time."""
-
-
-def segment(args: list[str] | None = None) -> int:
-    return run("segment", args)
-
-
-def count(args: list[str] | None = None) -> int:
-    return run("count", args)
-
-
-def replay(args: list[str] | None = None) -> int:
-    return run("replay", args)
-
-
-def recorder(args: list[str] | None = None) -> int:
-    return run("recorder", args)
-
-
-def cloud(args: list[str] | None = None) -> int:
-    return run("cloud", args)
-
-
-def watcher(args: list[str] | None = None) -> int:
-    return run("watcher", args)
 
 
 class Leave:
@@ -75,7 +53,7 @@ def run(name: str, args: list[str] | None = None) -> int:
 
 
 def serve(name: str, args: list[str] | None) -> int:
-    """Run `make_node()` of a node's module until SIGINT, SIGTERM, SIGHUP or `finish()`; the exit code.
+    """Run a node until SIGINT, SIGTERM, SIGHUP or `finish()`; the exit code.
 
     The signals are blocked in all threads and awaited by this one: KeyboardInterrupt cannot appear in the
     middle of an import, a callback or the clean-up, so Ctrl-C at any moment ends in the same orderly way.
@@ -89,7 +67,8 @@ def serve(name: str, args: list[str] | None) -> int:
     give_logs_a_home()
     heap.share()
     sys.setswitchinterval(SWITCH)
-    module = importlib.import_module(MODULES[name])
+    module, kind = NODES[name]
+    make_node = getattr(importlib.import_module(module), kind)
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
@@ -103,7 +82,7 @@ def serve(name: str, args: list[str] | None) -> int:
         sys.stderr.write(f"{name}: {' '.join(str(error).split())}\n")
         return 2
     try:
-        node = module.make_node()
+        node = make_node()
     except VssError as error:
         rclpy.logging.get_logger(name).error(str(error))
         rclpy.try_shutdown()
@@ -177,6 +156,9 @@ def end(executor: Any, spinner: threading.Thread, node: Any) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return node.exit_code
+
+
+segment, count, replay, recorder, cloud, watcher = (partial(run, name) for name in NODES)
 
 
 def main(arguments: list[str]) -> int:

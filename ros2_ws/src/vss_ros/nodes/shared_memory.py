@@ -16,6 +16,7 @@ FOLDER = Path("/dev/shm")
 LOCK = re.compile(r"(?:fastdds|fastrtps)_[0-9a-z]{16}_el")  # Kilted; Humble and Jazzy
 SEGMENT_SIZE = re.compile(rb"<segment_size>\s*(\d+)\s*</segment_size>")
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Variables that name a profile of Fast DDS, for Kilted and later, and for Humble to Jazzy."""
 OVERHEAD = 1.06
 """A segment's file over the size that the profile says."""
 YOUNG = 10.0

@@ -16,7 +16,7 @@ STREET_SPLITS = {"train": (0, 4800, 1), "val": (200_000, 6, 30), "test": (300_00
 
 
 class Streets:
-    """Rendered street scenes (`scenes.Street`): each seed is a video with exact labels for every frame.
+    """Rendered street scenes (`street.Street`): each seed is a video with exact labels for every frame.
 
     Splits are ranges of seeds: train 4800 seeds of one clip each, val 6 and test 10 seeds of 30 frames.
     """

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from vss_ros.media.bags import BagReader
+from vss_ros.media.decode import stamp_ns
 from vss_ros.nodes.demo import run_nodes
 
 SIZES = ((480, 640), (1024, 2048))
@@ -43,9 +44,8 @@ def measure(height: int, width: int) -> list[str]:
         published, received = [], []
         with BagReader(made / "bag") as bag:
             for topic, time, message in bag.messages(["/segmentation/mask", "/segmentation/consistency"]):
-                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
                 if topic == "/segmentation/mask":
-                    received.append((time - stamp) / 1e6)
+                    received.append((time - stamp_ns(message)) / 1e6)
                 else:
                     values = {item.key: item.value for item in message.status[0].values}
                     published.append(float(values["node_ms"]))

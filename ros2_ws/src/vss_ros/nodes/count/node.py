@@ -11,7 +11,6 @@ import numpy as np
 
 from vss_ros.config import VssError, missing
 from vss_ros.node_config import CountConfig
-from vss_ros.nodes import run
 from vss_ros.nodes.count.publish import CountAnswers, count_status
 from vss_ros.nodes.segment.node import SegmentNode
 
@@ -35,15 +34,3 @@ class CountNode(SegmentNode):
     make_streams: Any = staticmethod(make_streams)
     answers: Any = CountAnswers
     own_status: Any = staticmethod(count_status)
-
-
-def make_node() -> CountNode:
-    return CountNode()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.count(args)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 from vss_ros.backends.cpu import pin
 from vss_ros.config import VssError
 from vss_ros.node_config import NodeConfig, SegmentConfig
-from vss_ros.nodes import parameters, run
+from vss_ros.nodes import parameters
 from vss_ros.nodes.segment import report
 from vss_ros.nodes.segment.bond import bond
 from vss_ros.nodes.segment.camera import Camera, Worker
@@ -318,15 +318,3 @@ class SegmentNode(LifecycleNode):
         elif health.silence:
             health.silence = ""
             self.get_logger().info(f"{camera.prefix}images arrive again")
-
-
-def make_node() -> SegmentNode:
-    return SegmentNode()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.segment(args)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

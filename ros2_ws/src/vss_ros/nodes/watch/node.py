@@ -12,7 +12,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from vss_ros.nodes import run
 from vss_ros.nodes.parameters import declare
 from vss_ros.nodes.watch.board import Board
 from vss_ros.nodes.watch.command import WatchConfig
@@ -133,11 +132,3 @@ class Watcher(Node):
         """Before the process ends."""
         self.server.close()
         return True
-
-
-def make_node() -> Watcher:
-    return Watcher()
-
-
-def main(args: list[str] | None = None) -> int:
-    return run.watcher(args)
