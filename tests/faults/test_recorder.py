@@ -127,6 +127,14 @@ def test_bad_messages_are_skipped_and_counted(start, client, tmp_path):
     assert masks(out) >= 10
 
 
+def test_who_may_not_set_a_priority_records_all_the_same(start, client, tmp_path):
+    """As under `nice -n 15`: back to 10 is for root alone."""
+    patch = "import os\ndef refuse(*_):\n    raise PermissionError(13, 'Permission denied')\nos.setpriority = refuse"
+    node = record(start, client, tmp_path / "drive", patch=patch)
+    feed(client, 5)
+    assert node.stop() == 0 and masks(tmp_path / "drive") >= 5
+
+
 def test_masks_without_figures_are_in_the_table(start, client, tmp_path):
     out = tmp_path / "drive"
     node = start("recorder", out=str(out), remaps={"mask": "/segment/mask", "overlay": "/segment/overlay"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures.paths import give_away
 from vss_ros.config import VssError, fits
-from vss_ros.media.files import check_input, natural_key, own_folder, read_bytes, read_text, read_yaml
+from vss_ros.media.files import check_input, evict, natural_key, own_folder, read_bytes, read_text, read_yaml
 
 
 def test_only_plain_files_up_to_a_limit_are_read(tmp_path):
@@ -103,3 +103,11 @@ def test_text_of_a_program_that_marks_its_encoding(tmp_path):
         read_text(file)
     with pytest.raises(VssError, match="cannot be read"):
         read_text(tmp_path)
+
+
+def test_what_others_remove_meanwhile_is_no_error(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{number}", (number, number))
+    files = [tmp_path / name for name in ("gone", "0", "1", "2")]
+    assert evict(files, limit=20) == [tmp_path / "0"] and (tmp_path / "1").exists()

@@ -94,3 +94,28 @@ def test_options_thin_the_cloud_out(start, client, camera):
 def test_a_class_that_the_model_has_not_is_said(start, client, camera):
     process = start("cloud", classes="[tram]")
     assert process.logged("classes: tram: expected some of road, car, unlabelled")
+
+
+def test_what_a_cloud_cannot_be_made_of_costs_a_line(start, client, camera):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo, PointCloud2
+    from std_msgs.msg import String
+
+    process = start("cloud")
+    clouds = client.collect(PointCloud2, "/points")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    labels = client.node.create_publisher(String, "label_info_json", latched)
+    client.settle(labels)
+    labels.publish(String(data='{"classes": [{"name": "road"}]}'))
+    assert process.logged("label_info_json: 'color'")
+    labels.publish(String(data=json.dumps(LABELS)))
+    depth = np.full(SIZE, 2000, np.uint16)
+    client.publish(
+        stamped(CameraInfo(k=[500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]), 4.0), "/camera_info"
+    )
+    for topic, array, encoding in (("/depth", depth, "16UC1"), ("/mask", np.ones(SIZE, np.uint8), "mono8")):
+        client.publish(image(array, encoding, stamp=4.0), topic)
+    client.publish(image(np.ones(SIZE, np.uint8), "mono8", stamp=4.0), "/confidence")
+    assert process.logged("no camera_info with a size came yet")
+    camera(5.0, 5.0, depth)
+    assert client.until(lambda: clouds), process.text()

@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,11 @@ def own_folder(folder: Path) -> None:
 
 def evict(files: Iterable[Path], limit: int, keep: Collection[Path] = ()) -> list[Path]:
     """Remove those that were used longest ago until all fit into `limit` bytes; what was removed."""
-    gone, total = [], 0
-    for _, size, path in sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in files), reverse=True):
+    gone, total, found = [], 0, []
+    for path in files:
+        with suppress(FileNotFoundError):  # another process may remove some, too
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    for _, size, path in sorted(found, reverse=True):
         total += size
         if total > limit and path not in keep:
             path.unlink(missing_ok=True)

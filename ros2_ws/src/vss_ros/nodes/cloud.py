@@ -79,13 +79,13 @@ class Cloud(Node):
             self.depths.clear()
 
     def on_labels(self, message: String) -> None:
-        entries = json.loads(message.data)["classes"]
-        names, palette = [entry["name"] for entry in entries], [entry["color"] for entry in entries]
         try:
+            entries = json.loads(message.data)["classes"]
+            names, palette = [entry["name"] for entry in entries], [entry["color"] for entry in entries]
             self.maker = CloudMaker(names, palette, self.config)
-        except VssError as error:
+        except (VssError, ValueError, TypeError, LookupError) as error:
             self.maker = None
-            self.get_logger().error(str(error))
+            self.get_logger().error(f"label_info_json: {error}")
 
     def on_info(self, message: CameraInfo) -> None:
         self.info = message
@@ -137,8 +137,8 @@ class Cloud(Node):
         return depth
 
     def publish(self, maker: CloudMaker, mask: Image, depth: Image, confidence: Image | None) -> None:
-        if self.info is None:
-            raise VssError("no camera_info came yet, which the mask's geometry needs")
+        if self.info is None or not (self.info.width and self.info.height):
+            raise VssError("no camera_info with a size came yet, which the mask's geometry needs")
         labels = decode_labels(mask)
         height, width = labels.shape
         # K as for the mask: one camera_info serves any size of it

@@ -147,7 +147,8 @@ class Recorder(Node):
 
     def write_all(self) -> None:
         """Write what waits, at low priority: the machine is here for the network."""
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        with suppress(OSError):  # who has started it with an even lower one may not raise it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while (item := self.waiting.get()) is not None:
             try:
                 self.write(*item)

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from vss_ros.stream.result import Result
+
 CLASSES = tuple(f"stripe_{number}" for number in range(8))
 PALETTE = tuple((number * 32, 255 - number * 32, 128) for number in range(8))
-
-
-@dataclass
-class ConstantResult:
-    """The fields of a `Stream` result that the nodes read."""
-
-    labels: np.ndarray
-    stamp: float
-    index: int
-    is_keyframe: bool = True
-    keyframe_age: int = 0
-    keyframe_age_ms: float = 0.0
-    network_age_ms: float = 0.0
-    step: Any = None
-    label_drift: float = 0.0
-    input_drift: float | None = None
-    feature_drift: float | None = None
-    reset: str = ""
-    times: dict[str, float] = field(default_factory=lambda: {"total": 0.0})
-    source: Any = None
-
-    def confidence(self) -> np.ndarray:
-        """(H, W) uint8, certain everywhere."""
-        return np.full(self.labels.shape, 255, np.uint8)
 
 
 class ConstantStream:
@@ -52,7 +29,7 @@ class ConstantStream:
         self.index = 0
         self.labels = np.zeros((0, 0), np.uint8)
 
-    def __call__(self, rgb: np.ndarray, stamp: float) -> ConstantResult:
+    def __call__(self, rgb: np.ndarray, stamp: float) -> Result:
         height, width = rgb.shape[:2]
         reset = ""
         if self.labels.shape != (height, width):
@@ -62,7 +39,22 @@ class ConstantStream:
             stripe = (np.arange(height) * len(CLASSES) // height).astype(np.uint8)
             self.labels = np.repeat(stripe[:, None], width, axis=1)
         self.index += 1
-        return ConstantResult(self.labels, stamp, self.index - 1, reset=reset)
+        return Result(
+            self.labels,
+            stamp,
+            index=self.index - 1,
+            is_keyframe=True,
+            keyframe_age=0,
+            keyframe_age_ms=0.0,
+            network_age_ms=0.0,
+            times={"total": 0.0},
+            reset=reset,
+            step=None,
+            label_drift=0.0,
+            input_drift=None,
+            feature_drift=None,
+            confidence=lambda: np.full(self.labels.shape, 255, np.uint8),
+        )
 
     def configure(self, config: Any) -> None:
         """No option changes the answer."""
@@ -73,12 +65,12 @@ class ConstantStream:
     def close(self) -> None:
         """It has no thread."""
 
-    def flush(self) -> list[ConstantResult]:
+    def flush(self) -> list[Result]:
         return []
 
     def feed(
         self, rgb: np.ndarray, stamp: float, source: Any = None, gap: float | None = None
-    ) -> list[ConstantResult]:
+    ) -> list[Result]:
         result = self(rgb, stamp)
         result.source = source
         return [result]
