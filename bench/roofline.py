@@ -35,7 +35,6 @@ from vss_ros.deploy.bench.stages import columns
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
-
 from vss_ros.options import progress
 
 
