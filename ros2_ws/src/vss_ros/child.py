@@ -13,17 +13,15 @@ if __name__ == "__main__":
     import importlib
     import signal
 
-    if hasattr(
-        signal, "pthread_sigmask"
-    ):  # a node waits for its signals, and its children inherit what it blocks
+    # a node waits for its signals, and its children inherit what it blocks
+    if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.environ.pop("VSS_DIES_WITH", ""):
         import ctypes
 
         parent = os.getppid()
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGTERM
-        )  # PR_SET_PDEATHSIG: a builder must not keep the GPU to itself
+        # PR_SET_PDEATHSIG: a builder must not keep the GPU to itself
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
         if os.getppid() != parent:
             sys.exit(1)
 

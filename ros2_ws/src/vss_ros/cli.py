@@ -74,9 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("vss_ros").setLevel(logging.INFO)  # the exporters have much to say of their own
-    os.environ.setdefault(
-        "PYTHONSAFEPATH", "1"
-    )  # for whatever a command starts: no code of the current folder
+    # for whatever a command starts: no code of the current folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         module = importlib.import_module(COMMANDS[command][0])
         parser = Parser(prog=f"vss {command}", description=module.__doc__)

@@ -100,7 +100,7 @@ def test_label_info_numbers_the_classes_as_the_mask_does(monkeypatch):
 
 
 def test_label_json_holds_names_and_colours():
-    text = messages.label_json("street", ["road", "car"], [[1, 2, 3], np.array([4, 5, 6], np.uint8)]).data
+    text = messages.classes_json("street", ["road", "car"], [[1, 2, 3], np.array([4, 5, 6], np.uint8)])
     assert json.loads(text) == {
         "model": "street",
         "classes": [

@@ -34,9 +34,8 @@ def to_onnx(module: nn.Module | torch.export.ExportedProgram, inputs: tuple, ops
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
     names = [f"in{i}" for i in range(len(inputs))]
-    chatty = [
-        logging.getLogger(name) for name in ("torch.onnx", "onnxscript")
-    ]  # torchvision is missing, and the like
+    # torchvision is missing, and the like
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in chatty]
     for logger in chatty:
         logger.setLevel(logging.ERROR)

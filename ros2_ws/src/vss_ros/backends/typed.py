@@ -98,10 +98,11 @@ def multi_head(
     project, out: weight and bias of the layer that makes q, k, v, and of the last one.
     """
     dtype = attend.keywords["dtype"]  # type: ignore[attr-defined]
+    # (N, heads, L or S, D / heads) each
     split = [
         F.linear(*cast((x, w, b), dtype)).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
         for x, w, b in zip(inputs, project[0].chunk(3), project[1].chunk(3), strict=True)
-    ]  # (N, heads, L or S, D / heads) each
+    ]
     q, k, v = split
     return F.linear(*cast((attend(q, k, v).permute(2, 0, 1, 3).flatten(2), *out), dtype))
 

@@ -20,6 +20,7 @@ from vss_ros.data.figures import heading
 from vss_ros.data.metrics import count_figures
 from vss_ros.data.open import open_dataset
 from vss_ros.data.points import PointFiles, StreetPoints
+from vss_ros.evaluate.settings import flattery
 from vss_ros.evaluate.tradeoff import new_figure, write
 from vss_ros.media.draw import contact_sheet, draw_points, jpeg
 from vss_ros.media.files import write_atomic
@@ -58,14 +59,11 @@ def main(args: argparse.Namespace, card: Any) -> int:
         args.model, backend=args.backend, precision=args.precision, threads=args.threads, max_gap=0.0
     )
     report, pictures = evaluate(stream, data, args.limit)
-    chosen = str(card.training.get("data", ""))
     notes = [
         f"patches of {card.size[0]} with {stream.config.overlap} shared, scores from {stream.config.score}"
     ]
     notes += [f"only the first {args.limit} images were used"] if args.limit else []
-    if chosen.startswith(args.data) and args.split != "test":
-        used = "trained on" if args.split == "train" else "used to choose the checkpoint"
-        notes.append(f"{args.data} {args.split} was {used}: the figures flatter the model")
+    notes += flattery(card, args.data, args.split)
     report = {
         "model": card.name,
         "data": f"{args.data} {args.split}",

@@ -28,7 +28,7 @@ from vss_ros.data.open import open_dataset
 from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
-from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, variants
+from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, flattery, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize
 from vss_ros.networks.cards.card import read_card
@@ -291,12 +291,8 @@ def draw(answers: list[Answer], palette: Any) -> np.ndarray:
 
 def remarks(args: argparse.Namespace, card: Any) -> list[str]:
     """What a reader must know to judge the figures."""
-    notes = []
-    used = str(card.training.get("data", ""))
-    if used.startswith(args.data) and args.split in ("train", "val"):
-        role = "trained on" if args.split == "train" else "used to choose the checkpoint"
-        notes.append(f"{args.data} {args.split} was {role}: the figures flatter the model")
-    if args.data == "camvid" and args.split == "val" and used.startswith("camvid"):
+    notes = flattery(card, args.data, args.split)
+    if args.data == "camvid" and args.split == "val" and notes:
         notes.append("the val video lies 1 s from training frames of the same drive")
     if args.data == "camvid" and args.split != "val":
         notes.append("frames lie 1 s apart: K > 1 reuses a keyframe of other places")

@@ -34,7 +34,7 @@ from vss_ros.media.files import new_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.load import load_stream
-from vss_ros.stream.result import Result
+from vss_ros.stream.result import Result, classes_json
 from vss_ros.stream.stream import Stream
 
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
@@ -192,11 +192,7 @@ class Record:
         self, stamp: int, labels: np.ndarray, shown: np.ndarray, figures: dict[str, Any]
     ) -> None:
         if not self.frames:
-            classes = zip(self.card.classes, self.card.palette, strict=True)
-            entries = [
-                {"id": i, "name": name, "color": list(map(int, c))} for i, (name, c) in enumerate(classes)
-            ]
-            text = json.dumps({"model": self.card.name, "classes": entries, "unlabelled": 255})
+            text = classes_json(self.card.name, self.card.classes, self.card.palette)
             label_info = typestore().types[STRING](text)
             self.bag.write("/segmentation/label_info_json", STRING, label_info, stamp, latched=True)
         self.bag.write("/segmentation/mask", IMAGE, mask_message(stamp, labels), stamp)

@@ -1,4 +1,4 @@
-"""What `vss evaluate` is asked to compare: keyframe policies, their settings, modes."""
+"""What `vss evaluate` is asked to compare: keyframe policies, their settings, modes; and how far it can be believed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its pap
 
 STREAM_OPTIONS = ("motion", "steady", "schedule", "delay", "parts")
 """Of StreamConfig, one for all rows."""
+
+
+def flattery(card: Any, data: str, split: str) -> list[str]:
+    """A remark where the model has seen what it is measured on."""
+    if split not in ("train", "val") or not str(card.training.get("data", "")).startswith(data):
+        return []
+    role = "trained on" if split == "train" else "used to choose the checkpoint"
+    return [f"{data} {split} was {role}: the figures flatter the model"]
 
 
 def variants(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -44,9 +44,8 @@ class AllMLP(nn.Module):
         self.linear_fuse = ConvBN(4 * width, width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        weight = self.linear_fuse.conv.weight.flatten(
-            1
-        )  # (width, 4·width), levels in the order c4, c3, c2, c1
+        # (width, 4·width), levels in the order c4, c3, c2, c1
+        weight = self.linear_fuse.conv.weight.flatten(1)
         bias = weight.new_zeros(self.width)
         if not self.training:
             weight, bias = fold_batch_norm(weight, bias, self.linear_fuse.bn)

@@ -139,7 +139,7 @@ def spin(executor: Any, node: Any, stopping: threading.Event) -> None:
             executor.spin()
         except (
             Exception
-        ) as error:  # among them RCLError, which Jazzy raises for an invalid transition request
+        ) as error:  # RCLError among them, which Jazzy raises for an invalid transition request
             if not stopping.is_set():
                 node.get_logger().error(f"{type(error).__name__} in a callback: {error}")
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from vss_ros.config import VssError
 from vss_ros.media.motion import Motion, Track, blend
-from vss_ros.stream.finite import check_finite
-from vss_ros.stream.frame import Answer, Frame
+from vss_ros.stream.frame import Answer, Frame, check_finite
 from vss_ros.stream.memory import Memories, Memory
 
 NICE = 5

@@ -37,9 +37,8 @@ class Consistency:
         self.areas: np.ndarray | None = None
         self.unchanged = np.zeros(size, np.uint8)  # frames since a pixel's last change, at most 255
         self.flicker_map = np.zeros(size, np.uint8)
-        self.ring = np.zeros(
-            (RING, *size), np.uint8
-        )  # 255 where a label changed, the last RING frames in turn
+        # 255 where a label changed, the last RING frames in turn
+        self.ring = np.zeros((RING, *size), np.uint8)
         self.scratch = np.zeros(size, np.uint8)
         self.changes: list[tuple[bool, float]] = []  # (is a keyframe, label_change) of the last three frames
 

@@ -18,8 +18,7 @@ import numpy as np
 from vss_ros.config import VssError, replace
 from vss_ros.media.motion import STRIDE, Motion, move_points
 from vss_ros.node_config import CountConfig
-from vss_ros.stream.finite import NotFinite
-from vss_ros.stream.frame import check_frame
+from vss_ros.stream.frame import NotFinite, check_frame
 from vss_ros.stream.load import RuntimeOptions, model_of, open_backend
 from vss_ros.stream.tiles import Tiles
 
@@ -68,7 +67,7 @@ class CountResult:
 class CountStream:
     """`result = stream(rgb, stamp)` for the frames of one camera; rgb (H, W, 3) uint8 of any size, stamp in seconds."""
 
-    schedule = "at_once"
+    schedule, owed = "at_once", None
 
     def __init__(self, backend: Any, card: Any, config: CountConfig):
         if backend.size[0] != backend.size[1] or backend.size[0] % 16:
@@ -113,9 +112,6 @@ class CountStream:
         result = self(rgb, stamp, gap)
         result.source = source
         return [result]
-
-    def after(self) -> None:
-        """Nothing is left to do once a frame's answer is out."""
 
     def close(self) -> None:
         """It has no thread."""

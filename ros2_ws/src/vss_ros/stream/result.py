@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +82,15 @@ class Result:
         except OSError as error:
             raise VssError(f"{path}: cannot be written: {error}") from error
         return path
+
+
+def classes_json(model: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
+    """What label_info_json holds: what LabelInfo says, plus the model's name and the colours."""
+    entries = [
+        {"id": number, "name": name, "color": [int(value) for value in color]}
+        for number, (name, color) in enumerate(zip(classes, palette, strict=True))
+    ]
+    return json.dumps({"model": model, "classes": entries, "unlabelled": IGNORE})
 
 
 MASKS = ("ids", "color", "cityscapes")

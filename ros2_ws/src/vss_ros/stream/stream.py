@@ -18,8 +18,7 @@ from vss_ros.media.motion import Motion, Track
 from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
-from vss_ros.stream.finite import check_finite
-from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, check_pair, receive
+from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, check_finite, check_pair, receive
 from vss_ros.stream.groups import Groups
 from vss_ros.stream.keyframes import EVERY, FixedInterval, LabelDrift, Policy, label_drift, make_policy
 from vss_ros.stream.memory import Memories, Memory
@@ -125,7 +124,7 @@ class Stream(AbstractContextManager["Stream"]):
         self.key_labels: tuple[np.ndarray, Track | None] | None = None  # of the newest keyframe answered
         self.label_drift = 0.0
         self.landed = False  # a memory came with the frame before
-        self.owed: Frame | None = None  # the frame whose `after` has not run
+        self.owed: Frame | None = None  # the frame after whose answer there is something left to do
         self.next_index = 0
         self.last: tuple[float, tuple[int, int]] | None = None  # stamp and size of the newest frame
 
@@ -191,7 +190,7 @@ class Stream(AbstractContextManager["Stream"]):
             self.pending.append(frame)
             while self.pending and self.pending[0].index + self.lookahead <= frame.index:
                 done.append(self.answer(self.pending.popleft()))
-        self.owed = frame
+        self.owed = frame if self.beside or self.memories.chain else None
         return done
 
     def after(self) -> None:

@@ -160,9 +160,8 @@ def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
         if typing.get_origin(expected) is tuple and isinstance(value, list):
             value = tuple(value)
         if expected is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-            with contextlib.suppress(
-                ValueError, OverflowError
-            ):  # 1e-3 is text in YAML 1.1, which wants 1.0e-3
+            # 1e-3 is text in YAML 1.1, which wants 1.0e-3
+            with contextlib.suppress(ValueError, OverflowError):
                 value = float(value)
         if not fits(value, expected):
             shown = str(kind.__annotations__[name])

@@ -168,9 +168,8 @@ def bindings(compiled: Any) -> tuple[list[str], list[str], bytes]:
         )
     engine = getattr(compiled, calls[0].target)
     used = {node.name: name for node, name in zip(calls[0].args, engine.input_binding_names, strict=True)}
-    places = [
-        0 if node is calls[0] else node.args[1] for node in results
-    ]  # the others are getitem(call, place)
+    # the others are getitem(call, place)
+    places = [0 if node is calls[0] else node.args[1] for node in results]
     outputs = [engine.output_binding_names[place] for place in places]
     return [used.get(name, "") for name in given], outputs, bytes(engine.serialized_engine)
 

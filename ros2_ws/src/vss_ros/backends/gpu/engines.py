@@ -154,9 +154,8 @@ def read(path: Path) -> tuple[dict[str, Any], bytes]:
     except OSError as error:
         raise NoEngine(f"{path} cannot be read ({error.strerror}); remove it") from error
     with os.fdopen(handle, "rb") as file:
-        problem = foreign(
-            os.fstat(file.fileno()), path
-        )  # of the opened file: the name could be swapped meanwhile
+        # of the opened file: the name could be swapped meanwhile
+        problem = foreign(os.fstat(file.fileno()), path)
         if problem:
             raise NoEngine(problem)
         line, _, content = file.read().partition(b"\n")

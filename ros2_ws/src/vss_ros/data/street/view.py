@@ -124,9 +124,8 @@ def draw_texture(canvas, corners, texture: Texture, clear: float, haze):
     if texture.cutout is None:
         base = [*(texture.mean[:3] * clear + veil).tolist(), texture.mean[3]]
         outline = np.round((corners - (x0, y0)) * 2**SHIFT).astype(np.int32)
-        cv2.fillConvexPoly(
-            canvas[y0:y1, x0:x1], outline, base, cv2.LINE_8, SHIFT
-        )  # closes seams between faces
+        # closes seams between faces
+        cv2.fillConvexPoly(canvas[y0:y1, x0:x1], outline, base, cv2.LINE_8, SHIFT)
         if wide < 4 or tall < 4:
             return
     picture = cv2.multiply(texture.shrunk(wide, tall), (clear, clear, clear, 1.0))

@@ -113,11 +113,8 @@ def to_stage(network: Imported, size: tuple[int, int], mean: Sequence[float], st
         nodes.append(helper.make_node(op, source, [name], **attributes))
         return name
 
-    if kind in (
-        TensorProto.FLOAT,
-        TensorProto.FLOAT16,
-        TensorProto.DOUBLE,
-    ):  # others take the pixels as they are
+    # others take the pixels as they are
+    if kind in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
         before = step(first, "Cast", [before], "vss_float", to=TensorProto.FLOAT)
         before = step(first, "Mul", [before, constant("vss_scale", scale)], "vss_scaled")
         before = step(

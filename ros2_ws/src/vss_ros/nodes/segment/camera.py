@@ -153,7 +153,8 @@ class Worker:
         camera.stream.measure_drift = bool(camera.publish.consistency.get_subscription_count())
         for result in camera.stream.feed(frame.rgb, frame.stamp, frame, frame.gap):
             self.answer(camera, result)
-        camera.stream.after()
+        if camera.stream.owed:
+            camera.stream.after()
 
     def answer(self, camera: Camera, result: Any) -> None:
         if self.closed:  # a call that hung is back, and nobody waits for it

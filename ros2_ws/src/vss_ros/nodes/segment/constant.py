@@ -19,7 +19,7 @@ class ConstantStream:
     def __init__(self) -> None:
         self.card = SimpleNamespace(name="constant", classes=CLASSES, palette=PALETTE)
         self.backend = SimpleNamespace(name="constant", precision="f32")
-        self.measure_drift, self.schedule = False, "at_once"
+        self.measure_drift, self.schedule, self.owed = False, "at_once", None
         self.reset()
 
     def prepare(self, config: Any) -> None:
@@ -58,9 +58,6 @@ class ConstantStream:
 
     def configure(self, config: Any) -> None:
         """No option changes the answer."""
-
-    def after(self) -> None:
-        """Nothing is left to do."""
 
     def close(self) -> None:
         """It has no thread."""

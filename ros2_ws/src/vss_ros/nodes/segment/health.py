@@ -102,9 +102,8 @@ class Rhythm:
     def settle(self, stamp: float) -> None:
         """Take a stamp in; those that no other is expected before any more are settled."""
         last = self.before[-1] if self.before else stamp
-        if (
-            not last - STRAGGLE < stamp < (self.newest or [last])[-1] + PAUSE
-        ):  # a pause, or a clock that was set
+        # a pause, or a clock that was set
+        if not last - STRAGGLE < stamp < (self.newest or [last])[-1] + PAUSE:
             self.settled.extend(self.newest)
             self.newest = []
             self.before.clear()

@@ -101,7 +101,7 @@ class Loader:
                 return self.transition(request, response)
             except (
                 RuntimeError
-            ):  # RCLError: Humble and Jazzy raise out of the service, its caller would wait for ever
+            ):  # RCLError, which on Humble and Jazzy would leave the caller without an answer
                 response.success = False
         return response
 

@@ -181,7 +181,6 @@ def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
         each.phase = number * each.policy.longest // cameras
         if each.beside:
             cv2.setNumThreads(1)  # others would wait for the cores that the network has
-            each.beside.waits = (
-                auto is not None
-            )  # who takes over from another had better wait than show nothing
+            # who takes over from another had better wait than show nothing
+            each.beside.waits = auto is not None
     return streams

@@ -139,9 +139,8 @@ class SegmentNode(LifecycleNode):
     def opened(self) -> Start:
         """The same, loaded before this transition began."""
         start = self.loader.take()
-        if (
-            self.config.affinity
-        ):  # the worker's thread starts from this one, and some runtimes' from the worker's
+        # the worker's thread starts from this one, and some runtimes' from the worker's
+        if self.config.affinity:
             pin(self.config.affinity)
         if start.problem:
             self.get_logger().warning(start.problem)

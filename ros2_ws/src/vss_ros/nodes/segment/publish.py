@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from vss_ros.media.draw import colorize, heat, jpeg, overlay
 from vss_ros.node_config import SegmentConfig
 from vss_ros.nodes.segment.health import Answer, Health
 from vss_ros.stream.consistency import RING, Consistency
+from vss_ros.stream.result import classes_json
 
 OUTPUT: dict[str, Any] = {"depth": 2, "reliability": ReliabilityPolicy.RELIABLE}  # REP-2003
 LATCHED: dict[str, Any] = {
@@ -121,7 +121,7 @@ class Answers(Topics):
         self.card, self.health = card, health
         self.meter = Consistency(card.classes)
         self.last_stamp: float | None = None
-        self.send(self.label_json, label_json(config.model, card.classes, card.palette))
+        self.send(self.label_json, String(data=classes_json(config.model, card.classes, card.palette)))
         if self.label_info:
             header = Header(stamp=self.node.get_clock().now().to_msg())
             self.send(self.label_info, label_info(header, card.classes))
@@ -261,15 +261,6 @@ def label_info(header: Header, classes: Sequence[str]) -> Any:
         class_map=[VisionClass(class_id=number, class_name=name) for number, name in names],
         threshold=0.0,
     )
-
-
-def label_json(model: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> String:
-    """What LabelInfo says, plus the model's name and the colours, for readers without vision_msgs."""
-    entries = [
-        {"id": number, "name": name, "color": [int(value) for value in color]}
-        for number, (name, color) in enumerate(zip(classes, palette, strict=True))
-    ]
-    return String(data=json.dumps({"model": model, "classes": entries, "unlabelled": IGNORE}))
 
 
 def status(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import vss_ros
 from vss_ros.backends.base import Backend
-from vss_ros.stream.finite import NotFinite, check_finite
+from vss_ros.stream.frame import NotFinite, check_finite
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
