@@ -58,6 +58,14 @@ def test_topics_of_a_namespace_and_of_a_camera(launch):
     assert node.kwargs["namespace"] == "robot1"
 
 
+@pytest.mark.parametrize("none", ["", "[]", "[ ]"])
+def test_no_names_are_one_camera(launch, none):
+    _, actions = launch("segment.launch.py", cameras=none)
+    (node,) = of_kind(actions, "Node")
+    assert "cameras" not in node.kwargs["parameters"][1]
+    assert ("image", "/camera/image_raw") in node.kwargs["remappings"]
+
+
 def test_topics_of_several_cameras(launch):
     _, actions = launch("segment.launch.py", image_topic="/{camera}/image_raw", cameras="front, left")
     [node] = of_kind(actions, "Node")

@@ -133,8 +133,8 @@ def given(kind: type, arguments: dict[str, str], prefix: str = "") -> dict[str, 
         text = arguments[prefix + item.name]
         wanted: Any = type(item.default)
         try:
-            if text:
-                values[item.name] = read(text, wanted)
+            if text and (value := read(text, wanted)) != []:  # ROS has no empty list, it is the default
+                values[item.name] = value
         except ValueError as error:
             raise VssError(f"{prefix}{item.name}: expected {wanted.__name__}, got {text!r}") from error
     return values
@@ -143,7 +143,7 @@ def given(kind: type, arguments: dict[str, str], prefix: str = "") -> dict[str, 
 def read(text: str, wanted: Any) -> Any:
     """Text as a bool, as the names of a list such as front,left, or as whatever else is wanted."""
     if wanted is tuple:
-        return [name.strip() for name in text.strip("[] ").split(",")]
+        return [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
     return is_true(text) if wanted is bool else wanted(text)
 
 
