@@ -86,6 +86,17 @@ def test_it_is_evaluated_on_data_of_ones_own(own):
     assert "| fixed | K = 2 | P |" in (own / "out" / "own_mine_val.md").read_text()
 
 
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_nothing_is_measured_without_labels(own, command, capsys):
+    for path in (own / "labels").iterdir():
+        path.unlink()
+    line = [command, "--model", str(own / "own.yaml"), "--data", str(own / "mine.yaml")]
+    more = {"evaluate": ["--split", "val"], "calibrate": ["--frames", str(own / "images"), "--interval", "2"]}
+    line[-1] += ":val" if command == "calibrate" else ""
+    assert cli.main([*line, *more[command]]) == 1
+    assert "mine val: expected labelled frames, found none" in capsys.readouterr().err
+
+
 def calibrate(own, *more):
     line = ["calibrate", "--model", str(own / "own.yaml"), "--frames", str(own / "images")]
     return cli.main([*line, "--clips", "2", "--interval", "2", *more])

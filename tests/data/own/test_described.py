@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from vss_ros import cli
 from vss_ros.config import IGNORE, VssError
-from vss_ros.data.open import open_dataset
+from vss_ros.data.open import open_dataset, open_labelled
 from vss_ros.media.labels import read_labels
 
 YAML = """
@@ -226,6 +226,16 @@ def test_what_is_wrong_is_named(tmp_path, change, said):
     put(tmp_path / "labels" / "1.png", np.zeros((6, 8), np.uint8))
     with pytest.raises(VssError, match=re.escape(said)):
         open_dataset(describe(tmp_path, YAML.replace(*change)), "train")
+
+
+def test_splits_without_labels_or_of_other_names(tmp_path):
+    image(tmp_path / "images" / "1.png")
+    (tmp_path / "labels").mkdir()
+    assert len(open_dataset(describe(tmp_path), "train")) == 0
+    with pytest.raises(VssError, match="mine train: expected labelled frames, found none"):
+        open_labelled(describe(tmp_path), "train")
+    with pytest.raises(VssError, match="split 'trian': expected one of train, val, test"):
+        open_dataset(describe(tmp_path), "trian")
 
 
 def test_masks_without_image_are_named(tmp_path):

@@ -42,3 +42,13 @@ def open_dataset(
             raise VssError(f"{name}: expected its folder (--root, or data: root in a recipe) or $VSS_DATA")
         root = Path(os.environ["VSS_DATA"]) / name
     return files[name](Path(root), split)
+
+
+def open_labelled(
+    name: str, split: str, root: str | Path | None = None, size: Sequence[int] = (360, 480)
+) -> Any:
+    """`open_dataset`; VssError where no frame of the split has labels."""
+    data = open_dataset(name, split, root, size)
+    if not len(data):
+        raise VssError(f"{data.name}: expected labelled frames, found none: see `vss data check`")
+    return data

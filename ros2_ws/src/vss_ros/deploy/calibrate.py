@@ -247,11 +247,11 @@ def farthest(points: np.ndarray, count: int, apart: int) -> list[int]:
 
 def labelled_clips(args: argparse.Namespace, card: ModelCard) -> Clips:
     """Clips of a data set, spread evenly; their last frame has labels."""
-    from vss_ros.data.open import open_dataset
+    from vss_ros.data.open import open_labelled
     from vss_ros.evaluate.dataset import check_classes
 
     name, _, split = args.data.partition(":")
-    data = open_dataset(name, split or "test", args.root, card.size)
+    data = open_labelled(name, split or "test", args.root, card.size)
     check_classes(card, data)
     clips: Clips = []
     for i in np.linspace(0, len(data) - 1, min(args.clips, len(data))).round().astype(int):

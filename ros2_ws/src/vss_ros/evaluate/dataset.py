@@ -24,7 +24,7 @@ import numpy as np
 from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.data import metrics
 from vss_ros.data.figures import heading, shown
-from vss_ros.data.open import open_dataset
+from vss_ros.data.open import open_labelled
 from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []
     for setting, policy, mode in variants(args):
-        data = open_dataset(args.data, args.split, args.root, card.size)
+        data = open_labelled(args.data, args.split, args.root, card.size)
         check_classes(card, data)
         stream = load_stream(
             args.model,

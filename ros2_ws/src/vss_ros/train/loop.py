@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vss_ros.config import VssError, option
-from vss_ros.data.open import open_dataset
+from vss_ros.data.open import open_labelled
 from vss_ros.networks import build, encoder_of
 from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
@@ -121,11 +121,8 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
     root = data_root(recipe, out, args.root)
-    data = open_dataset(recipe.data, "train", root, recipe.size)
-    held_out = open_dataset(recipe.data, "val", root, recipe.size)
-    for its in (data, held_out):
-        if not len(its):
-            raise VssError(f"{its.name}: expected labelled frames, found none: see `vss data check`")
+    data = open_labelled(recipe.data, "train", root, recipe.size)
+    held_out = open_labelled(recipe.data, "val", root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
     check_video(data, recipe)

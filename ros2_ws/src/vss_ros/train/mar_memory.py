@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, option
-from vss_ros.data.open import open_dataset
+from vss_ros.data.open import open_labelled
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.cards.weights import read_checkpoint
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / Path(args.recipe).stem
     card = out.parent / recipe.after / f"{recipe.after}.yaml"
     network, _ = load_model(card)
-    data = open_dataset(recipe.data, "train", args.root, recipe.size)
+    data = open_labelled(recipe.data, "train", args.root, recipe.size)
     out.mkdir(parents=True, exist_ok=True)
     weights = card.with_suffix(".safetensors")
     build_memory(network, data, recipe, out / MEMORY_FILE, fingerprint(weights), args.cache, args.save_every)

@@ -24,7 +24,8 @@ from vss_ros.data.own.labels import Labels, read_classes, read_mask
 from vss_ros.media.files import read_yaml
 from vss_ros.options import near
 
-FIELDS = {"path", "classes", "fps", "video", "ignore", "train", "val", "test"}
+SPLITS = ("train", "val", "test")
+FIELDS = {"path", "classes", "fps", "video", "ignore", *SPLITS}
 
 
 def is_own(name: str | Path) -> bool:
@@ -36,6 +37,8 @@ def is_own(name: str | Path) -> bool:
 def open_own(name: str | Path, split: str) -> Files:
     """A split of `own.yaml`, or of an export's folder. Raises VssError naming the file and the field at fault."""
     path = Path(name).expanduser()
+    if split not in SPLITS:
+        raise VssError(f"data set {path}: split {split!r}: expected one of {', '.join(SPLITS)}")
     if path.is_dir():
         frames, labels = read_export(path, split)
         return make(f"{path.name} {split}", frames, labels, 30.0)

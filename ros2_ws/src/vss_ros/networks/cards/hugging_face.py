@@ -163,7 +163,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / name).is_file():
             return rename(read_state(folder / name))
         if index.is_file():
-            parts = read_json(index).get("weight_map")
+            parts = read_json(index).get("weight_map", {})
             if not fits(parts, dict[str, str]) or any(Path(part).name != part for part in parts.values()):
                 raise VssError(f"{index}: weight_map: expected a file of this folder for each tensor")
             files = [read_state(folder / part) for part in sorted(set(parts.values()))]
