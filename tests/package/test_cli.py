@@ -124,6 +124,19 @@ def test_progress_is_shown_on_a_terminal_unless_quiet():
     assert list(progress(range(2))) == [0, 1]
 
 
+def test_lines_of_the_log_stand_above_a_bar():
+    code = (
+        "import logging, sys, time; from vss_ros import cli; from vss_ros.options import progress\n"
+        "log = logging.getLogger('vss_ros'); log.setLevel(20); log.addHandler(cli.Lines())\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "with progress(total=2, what='work', delay=0) as bar:\n"
+        "    bar.update(); log.info('a line'); bar.update()\n"
+    )
+    lines = run_python(code).stderr.replace("\r", "\n").splitlines()
+    assert "a line" in lines and any(line.startswith("work:  50%") for line in lines), lines
+    assert any("work: 100%" in line for line in lines[lines.index("a line") :]), lines
+
+
 def completions(line: str) -> set[str]:
     """As a shell asks: the words after `line`, by descriptor 8."""
     read, write = os.pipe()

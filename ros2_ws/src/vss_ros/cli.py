@@ -51,6 +51,16 @@ class EveryConfig:
     quiet: bool = option(False, "say nothing but warnings and results")
 
 
+class Lines(logging.StreamHandler):
+    """The log on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stderr)
+        else:
+            super().emit(record)
+
+
 def main(arguments: list[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         complete()
@@ -72,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except VssError as error:
         print(f"vss: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[Lines()])
     logging.getLogger("vss_ros").setLevel(logging.INFO)  # the exporters have much to say of their own
     # for whatever a command starts: no code of the current folder
     os.environ.setdefault("PYTHONSAFEPATH", "1")

@@ -97,7 +97,7 @@ def from_folder(folder: Path, args: argparse.Namespace) -> Path:
         training={"converted from": args.checkpoints},
     )
     log.info("segformer-%s, %d classes, %dx%d", found.backbone, len(found.classes), *size)
-    with progress(total=3, what="converting", unit="step") as bar:
+    with progress(total=3, what="converting", unit="step", delay=0, leave=False) as bar:
         network = build("segformer", found.backbone, len(found.classes), width=found.width)
         bar.update()
         load_renamed(network, read_weights(folder), [])

@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out.suffix != ".yaml":
         raise VssError(f"--out: expected the path of a card ending in .yaml, got {args.out}")
     classes = [name.strip() for name in args.classes.split(",")]
-    with progress(total=3, what="importing", unit="step") as bar:
+    with progress(total=3, what="importing", unit="step", delay=0, leave=False) as bar:
         content = joined(args.file)
         bar.update()
         options, size = look(content, args, len(classes))

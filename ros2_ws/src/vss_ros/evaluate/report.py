@@ -24,6 +24,7 @@ from vss_ros.data import metrics
 from vss_ros.data.figures import FIGURES, figure, heading, shown
 from vss_ros.media.files import write_atomic
 from vss_ros.media.page import content_policy, load_page
+from vss_ros.options import progress
 
 VALUES, POINTS = 150_000, (100, 1500)
 """Numbers in all plots together, and the least and most points of one: the page must stay small."""
@@ -45,7 +46,7 @@ def write_report(out: Path, problems: Sequence[str] = ()) -> tuple[str, Path]:
     """Write report.html and report.json from all results in `out`; → (headline table as text, page)."""
     files = sorted(out.glob("*/*/result.json"))
     runs, problems = [], list(problems)
-    for path in files:
+    for path in progress(files, "report", unit="run", leave=False):
         try:
             run = load_run(path.parent, len(files))
             json.dumps(run, allow_nan=False)
