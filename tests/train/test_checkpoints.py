@@ -181,5 +181,5 @@ def test_more_tensors_than_are_read_in_seconds_are_refused_at_once(tmp_path, mon
     with pytest.raises(VssError, match="expected at most 40 tensors"):
         read_state(path)
     torch.save({"numbers": list(range(1 << 22))}, path)
-    with pytest.raises(VssError, match="at most 8388608 bytes; got .* parts and .* bytes"):
+    with pytest.raises(VssError, match=r"at most 8388608 bytes; got .* parts and .* bytes"):
         read_state(path)

@@ -111,6 +111,14 @@ def test_names_of_the_void_are_no_class(coco):
     assert data.classes == ["wall", "ball"] and found[3, 3] == IGNORE and found[1, 1] == 0
 
 
+def test_a_category_that_heads_others_is_no_class(coco):
+    """Roboflow's first; that of COCO itself has names of its own."""
+    categories = [{"id": 0, "name": "things", "supercategory": "none"}]
+    categories += [{**item, "supercategory": "things"} for item in CATEGORIES]
+    _, out = coco([{"segmentation": square(0, 0, 9, 9)}], categories=categories)
+    assert labels(out)[0].classes == ["wall", "ball"]
+
+
 GOOD = {"segmentation": square(0, 0, 9, 9)}
 
 

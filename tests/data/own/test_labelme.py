@@ -120,7 +120,11 @@ def test_the_image_may_lie_under_another_name_than_it_says(tmp_path):
         ([shape("a", [[0, 0], [1, 1]])], {}, "polygon: expected 3 points or more, got 2"),
         ([{"points": []}], {}, "expected a label and points"),
         ([shape("a", [[0, 0], [1, 1], [1, "x"]])], {}, "expected a label and points"),
-        ([shape("a", [[0, 0], [1, 9]], "line")], {}, "shapes that cover no pixels are left out: line"),
+        (
+            [shape("a", [[0, 0], [1, 9]], "line")],
+            {},
+            "left out are shapes other than polygon, rectangle, circle, mask: line",
+        ),
         ([shape("a", [[0, 0], [1, 1]], "mask", mask="no")], {}, "a mask does not decode"),
         ([], {"imageWidth": 99}, "its annotations are of 99x20 pixels"),
         (3, {}, "expected a list of shapes"),

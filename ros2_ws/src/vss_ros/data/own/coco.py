@@ -29,7 +29,9 @@ def read_coco(path: Path) -> tuple[list[str], list[Annotated], list[str]]:
     base = path if path.is_dir() else path.parent
     for file, content in files:
         try:
-            ids = classes_of(content["categories"], names)
+            ids = classes_of(
+                content["categories"], names, [item.get("category_id") for item in content["annotations"]]
+            )
         except VssError as error:
             raise VssError(f"{file}: {error}") from None
         found += images_of(file, content, ids, base, bad)
@@ -48,14 +50,20 @@ def find_files(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             raise VssError(f"{file}: expected lists of {', '.join(FIELDS)}")
 
 
-def classes_of(categories: list[dict[str, Any]], names: list[str]) -> dict[int, int]:
-    """Category → class, 255 for what means no label; classes that are new are added to `names`."""
+def classes_of(categories: list[dict[str, Any]], names: list[str], used: Sequence[Any]) -> dict[int, int]:
+    """Category → class, 255 for what means no label; classes that are new are added to `names`.
+
+    used: categories of the annotations; one that only heads others, as Roboflow's first does, is no class.
+    """
     ids: dict[int, int] = {}
+    heads = [
+        item.get("supercategory") for item in categories if item.get("supercategory") != item.get("name")
+    ]
     for item in categories:
         if not fits(item.get("id"), int) or not fits(item.get("name"), str) or item["id"] in ids:
             raise VssError(f"categories: expected an id of its own and a name, got {brief(repr(item))}")
         name = item["name"].strip()
-        if name.lower() in UNLABELLED:
+        if name.lower() in UNLABELLED or (item["name"] in heads and item["id"] not in used):
             ids[item["id"]] = IGNORE
             continue
         if name not in names:

@@ -43,7 +43,9 @@ def read_labelme(path: Path) -> tuple[list[str], list[Annotated], list[str]]:
         taken.add(image)
         lines = {shape["shape_type"] for shape in shapes} - set(POINTS)
         if lines:
-            bad.append(f"{file}: shapes that cover no pixels are left out: {', '.join(sorted(lines))}")
+            bad.append(
+                f"{file}: left out are shapes other than {', '.join(POINTS)}: {', '.join(sorted(lines))}"
+            )
         shapes = [shape for shape in shapes if shape["shape_type"] in POINTS]
         names |= {shape["label"] for shape in shapes if shape["label"].lower() not in UNLABELLED}
         found.append(annotated(image, path, partial(draw_shapes, file, content, shapes, ids)))
