@@ -86,6 +86,11 @@ def test_it_is_evaluated_on_data_of_ones_own(own):
     assert "| fixed | K = 2 | P |" in (own / "out" / "own_mine_val.md").read_text()
 
 
+def test_it_is_not_exported_once_more(own, capsys):
+    assert cli.main(["export", "--model", str(own / "own.yaml"), "--out", str(own / "files")]) == 1
+    assert "a network of an ONNX file has no stages in torch: its file lies beside" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])
 def test_nothing_is_measured_without_labels(own, command, capsys):
     for path in (own / "labels").iterdir():

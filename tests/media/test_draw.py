@@ -1,9 +1,11 @@
 """Labels as pictures, by hand-made pixels."""
 
+import cv2
 import numpy as np
 import pytest
+from fixtures.paths import ROOT
 from vss_ros.config import VssError
-from vss_ros.media.draw import colorize, contact_sheet, overlay
+from vss_ros.media.draw import colorize, contact_sheet, overlay, write_image
 
 PALETTE = [[10, 20, 30], [200, 100, 0]]
 LABELS = np.array([[0, 1], [255, 2]], np.uint8)
@@ -42,3 +44,13 @@ def test_contact_sheet_places_images_row_by_row():
     assert contact_sheet(tiles[:1], columns=5).shape == (4, 6, 3)
     with pytest.raises(VssError):
         contact_sheet([])
+
+
+def test_a_full_disk_is_an_error_of_every_picture(tmp_path, monkeypatch):
+    """OpenCV's own writer says it by its answer alone."""
+    write_image(tmp_path / "a.png", np.full((2, 3), 7, np.uint8))
+    assert (cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED) == 7).all()
+    with pytest.raises(OSError, match="No such file"):
+        write_image(tmp_path / "none" / "a.png", np.zeros((2, 3), np.uint8))
+    for path in (ROOT / "ros2_ws" / "src" / "vss_ros").rglob("*.py"):
+        assert "cv2.imwrite" not in path.read_text(), f"{path}: media.draw.write_image tells a full disk"

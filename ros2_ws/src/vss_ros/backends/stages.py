@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from vss_ros.backends.typed import DTYPES, TypedStage, narrow_weights
+from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model
 
 NETWORKS = "vss_ros.networks."
@@ -328,7 +329,9 @@ def sources(network: nn.Module) -> list[Path]:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    for parameter in network.parameters():
+        return parameter.device
+    raise VssError("a network of an ONNX file has no stages in torch: its file lies beside its card as it is")
 
 
 def memories_read(network: nn.Module) -> int:

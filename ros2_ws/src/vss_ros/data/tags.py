@@ -19,6 +19,7 @@ from vss_ros.config import VssError
 from vss_ros.data.clips import Files, Frame, need_frames, read_image
 from vss_ros.data.own.labels import distinct
 from vss_ros.data.source import open_source
+from vss_ros.media.draw import write_image
 from vss_ros.media.files import read_text, read_yaml, write_atomic
 
 HELD_OUT = 10
@@ -160,7 +161,7 @@ def cut_recording(file: Path) -> None:
             continue
         due = seconds + every
         name = f"{source.stem}_{round(seconds * 1000)}ms.jpg"
-        write_atomic(folder / name, cv2.imencode(".jpg", rgb[:, :, ::-1])[1].tobytes())
+        write_image(folder / name, rgb[:, :, ::-1])
         lines.append(",".join([f"images/{name}", *sorted(tags)]))
     need_frames(lines, source, "frames within the ranges")
     write_atomic(file.parent / "tags.csv", ("\n".join(lines) + "\n").encode())

@@ -25,7 +25,7 @@ from vss_ros.data.clips import read_image
 from vss_ros.data.metrics import confusion, dis_flow, iou
 from vss_ros.data.open import open_dataset
 from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
-from vss_ros.media.draw import contact_sheet, overlay
+from vss_ros.media.draw import contact_sheet, overlay, write_image
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.mcis import localise
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     }
     write_atomic(folder / "data.yaml", yaml.safe_dump(about, sort_keys=False).encode())
     sheet = draw_sheet(folder / "train", palette)
-    write_atomic(folder / "sheet.jpg", cv2.imencode(".jpg", sheet[:, :, ::-1])[1].tobytes())
+    write_image(folder / "sheet.jpg", sheet[:, :, ::-1])
     sys.stdout.write(f"wrote {folder / 'data.yaml'}; look at {folder / 'sheet.jpg'}\n")
     if args.truth:
         for split in SPLITS:
@@ -185,7 +185,7 @@ def write_split(folder: Path, maps: Maps, args: argparse.Namespace) -> None:
             labels = by_threshold(found, ids, args.low, args.high)
         if not image.exists():
             place(entry.image, image)
-        write_atomic(label, cv2.imencode(".png", labels)[1].tobytes())
+        write_image(label, labels)
 
 
 def place(source: Path, target: Path) -> None:

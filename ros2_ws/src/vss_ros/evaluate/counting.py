@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vss_ros.config import VssError
@@ -22,7 +21,7 @@ from vss_ros.data.open import open_dataset
 from vss_ros.data.points import PointFiles, StreetPoints
 from vss_ros.evaluate.settings import flattery
 from vss_ros.evaluate.tradeoff import new_figure, write
-from vss_ros.media.draw import contact_sheet, draw_points, jpeg
+from vss_ros.media.draw import contact_sheet, draw_points, jpeg, write_image
 from vss_ros.media.files import write_atomic
 from vss_ros.media.page import content_policy
 from vss_ros.options import progress
@@ -80,7 +79,7 @@ def main(args: argparse.Namespace, card: Any) -> int:
     scatter = draw_scatter(report, stem.with_suffix(".png"))
     sheet = contact_sheet(pictures, 2)
     worst = Path(f"{stem}_worst.png")
-    write_atomic(worst, cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+    write_image(worst, sheet[:, :, ::-1])
     page = stem.with_suffix(".html")
     write_atomic(page, make_page(report, scatter.read_bytes(), jpeg(sheet)).encode())
     log.info("\n%s\nwrote %s and .md, .json, .png, %s", table, page, worst.name)

@@ -30,7 +30,7 @@ from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, flattery, variants
 from vss_ros.evaluate.tradeoff import draw_tradeoff
-from vss_ros.media.draw import colorize
+from vss_ros.media.draw import colorize, write_image
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_json, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
     table = format_table(report)
     (args.out / f"{stem}.md").write_text(table)
     if worst:
-        cv2.imwrite(str(args.out / f"{stem}_worst.png"), draw(worst, data.palette)[:, :, ::-1])
+        write_image(args.out / f"{stem}_worst.png", draw(worst, data.palette)[:, :, ::-1])
     draw_tradeoff([report], args.out / f"{stem}.png")
     log.info("\n%s\nwrote %s and .json, .png", table, args.out / f"{stem}.md")
     return 0

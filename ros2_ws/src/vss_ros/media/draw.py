@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from vss_ros.config import VssError
+from vss_ros.media.files import write_atomic
 
 
 def colorize(labels: np.ndarray, palette: Any) -> np.ndarray:
@@ -47,6 +49,11 @@ def jpeg(rgb: np.ndarray, quality: int = 85) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG file, quality 1–100."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def write_image(path: Path, bgr: np.ndarray, options: Sequence[int] = ()) -> None:
+    """An image (H, W) or (H, W, 3) BGR in its suffix's format. OSError where OpenCV's own writer only answers False."""
+    write_atomic(path, cv2.imencode(path.suffix, bgr, options)[1].tobytes())
 
 
 def heat(values: np.ndarray, most: int) -> np.ndarray:

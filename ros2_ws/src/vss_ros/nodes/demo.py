@@ -27,7 +27,7 @@ from vss_ros.config import VssError, option
 from vss_ros.data.pictures import Source
 from vss_ros.data.source import open_source
 from vss_ros.media.decode import stamp_ns
-from vss_ros.media.draw import contact_sheet
+from vss_ros.media.draw import contact_sheet, write_image
 from vss_ros.media.unfinished import partial_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.node_config import SegmentConfig
@@ -138,8 +138,8 @@ def render_street(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for index in progress(range(count), "rendering", unit="frame"):
         rgb, labels = street.frame(index)
         fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        cv2.imwrite(str(folder / "clip" / f"{index:05}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
-        cv2.imwrite(str(folder / "truth" / f"{index:05}.png"), labels, fast)
+        write_image(folder / "clip" / f"{index:05}.png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
+        write_image(folder / "truth" / f"{index:05}.png", labels, fast)
     return {"source": str(folder / "clip"), "fps": STREET_FPS}
 
 

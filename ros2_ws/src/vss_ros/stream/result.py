@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE, VssError
 from vss_ros.data.published.cityscapes import CITYSCAPES_IDS
 from vss_ros.media import draw
-from vss_ros.media.files import write_atomic
 from vss_ros.media.motion import Step
 
 
@@ -78,7 +76,7 @@ class Result:
         mask = encode_mask(self.labels, kind, self.palette)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, cv2.imencode(".png", mask)[1].tobytes())
+            draw.write_image(path, mask)
         except OSError as error:
             raise VssError(f"{path}: cannot be written: {error}") from error
         return path

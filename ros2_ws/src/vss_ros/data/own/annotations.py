@@ -20,6 +20,7 @@ from vss_ros.config import IGNORE, VssError, brief
 from vss_ros.data.clips import read_image
 from vss_ros.data.own.exports import VOID
 from vss_ros.data.own.labels import distinct
+from vss_ros.media.draw import write_image
 from vss_ros.media.files import natural_key, new_folder, read_bytes, write_atomic
 from vss_ros.options import progress
 
@@ -150,4 +151,4 @@ def link(image: Path, target: Path) -> None:
 
 def put(path: Path, mask: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, cv2.imencode(".png", mask)[1].tobytes())
+    write_image(path, mask)

@@ -9,6 +9,7 @@ from vss_ros.config import VssError, brief
 from vss_ros.data.clips import Frame
 from vss_ros.data.own.frames import files_below, number
 from vss_ros.data.own.labels import Labels, read_classes
+from vss_ros.media.files import read_text
 
 VOID = ("background", "unlabeled", "unlabelled", "void", "ignore")
 """Names under which annotation tools keep what nobody labelled."""
@@ -30,13 +31,6 @@ def read_export(folder: Path, split: str) -> tuple[list[Frame], Labels]:
         return (cvat if tool_of(folder) == "cvat" else roboflow)(folder, split)
     except VssError as error:
         raise VssError(f"data set {folder}: {error}") from None
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except ValueError as error:
-        raise VssError(f"{path}: expected text in UTF-8: {brief(error)}") from None
 
 
 def cvat(folder: Path, split: str) -> tuple[list[Frame], Labels]:

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import cv2
 import numpy as np
 
 from vss_ros.media.bags import BagReader
 from vss_ros.media.decode import stamp_ns
+from vss_ros.media.draw import write_image
 from vss_ros.nodes.demo import run_nodes
 
 SIZES = ((480, 640), (1024, 2048))
@@ -35,9 +35,8 @@ def measure(height: int, width: int) -> list[str]:
         rng = np.random.default_rng(0)
         for i in range(PICTURES):
             # BMP: reading a compressed picture would take the time of the processor that is measured
-            cv2.imwrite(
-                str(folder / "clip" / f"{i}.bmp"), rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            )
+            noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            write_image(folder / "clip" / f"{i}.bmp", noise)
         camera = {"source": str(folder / "clip"), "fps": FPS, "loop": True, "max_frames": FRAMES}
         made = run_nodes({"constant_network": True}, camera, {"video": False}, FRAMES, folder)
         sent = len((folder / "stamps").read_text().split())
