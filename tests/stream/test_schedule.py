@@ -67,6 +67,18 @@ def test_keyframes_of_networks_with_and_without_memory(keeps):
         assert backend.calls.count("propagate") == 4
 
 
+def test_where_a_memory_does_not_move_the_answer_does():
+    """Decoding such a network costs as much between keyframes as at them."""
+    backend = Colours(keeps=2)
+    backend.moves = False
+    stream = make(backend, interval=4, measure_drift=True)
+    results = list(stream.run(frames()))
+    assert [r.is_keyframe for r in results] == [t % 4 == 0 for t in range(len(results))]
+    assert [r.network_age_ms for r in results] == pytest.approx([100 * (t % 4) for t in range(len(results))])
+    assert max(wrong(r, rgb) for r, (rgb, _) in zip(results, frames(), strict=True)) < 0.06
+    assert backend.calls == ["remember"] * 4, "nothing of the network runs between keyframes"
+
+
 def test_without_motion_a_network_without_memory_answers_every_frame():
     backend = Colours()
     assert all(r.is_keyframe for r in make(backend, motion=False).run(frames()))

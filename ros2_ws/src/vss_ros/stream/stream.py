@@ -34,8 +34,8 @@ class Stream(AbstractContextManager["Stream"]):
     One backend may serve many streams, each used by one thread. `policy`, `max_gap`, `measure_drift`, `steady` and
     `hide_unseen` may be replaced between two frames.
 
-    motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of
-    networks without memory, and of schedule beside); None leaves everything where it lies.
+    motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of all
+    other networks, and of schedule beside); None leaves everything where it lies.
     steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
     schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
     in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
@@ -70,7 +70,8 @@ class Stream(AbstractContextManager["Stream"]):
         self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
         self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
-        self.answers_move = not backend.keeps  # between keyframes; else each frame is decoded
+        # Between keyframes; else each frame is decoded, which saves time only where a memory holds the deep layers.
+        self.answers_move = motion is not None and not (backend.moves or backend.lookahead)
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)
         self.memories = Memories(backend)
@@ -184,7 +185,7 @@ class Stream(AbstractContextManager["Stream"]):
             frame.due = self.is_due(frame)
             if frame.due and self.backend.keeps:
                 self.remember(frame)
-            if self.measure_drift and self.keyframe and self.backend.keeps:
+            if self.measure_drift and self.keyframe and self.backend.keeps and not self.answers_move:
                 self.keyframe.compare(frame, self.backend)
                 self.lap(frame, "drift")
             self.pending.append(frame)
