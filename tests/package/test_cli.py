@@ -96,14 +96,10 @@ def test_data_check_and_evaluate(capsys, own_set, tiny_card, tmp_path):
     assert 0 <= report["rows"][0]["mIoU"] <= 1 and report["model"] == "tiny"
 
 
-def test_bench(capsys, monkeypatch):
-    monkeypatch.setattr(
-        "vss_ros.deploy.bench.schedules.tables", lambda spec, frames: {spec[3]: (["frames"], [[frames]])}
-    )
-    figures = answer(
-        capsys, "bench", "--schedules", "--sizes", "64x64", "--backends", "torch", "--frames", "10"
-    )
-    assert figures["sizes"] == {"64x64": {"64x64": [["frames"], [[10]]]}}
+def test_bench(capsys):
+    words = ["--network", "segformer", "--sizes", "64x64", "--classes", "2", "--paper", "--device", "orin"]
+    figures = answer(capsys, "bench", *words)
+    assert list(figures) == ["64x64"] and figures["64x64"]["segformer"]
 
 
 def test_progress_is_shown_on_a_terminal_unless_quiet():

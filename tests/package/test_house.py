@@ -109,7 +109,7 @@ def test_a_folder_holds_at_most_fifteen_entries():
 
 def test_tests_mirror_the_source():
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    extra = {"fixtures", "faults", "fuzz", "package", "bench"}
+    extra = {"fixtures", "faults", "fuzz", "package"}
     assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {
         "__pycache__"
     } <= rooms | extra

@@ -18,15 +18,25 @@ def quick(monkeypatch):
     return ["bench", "--classes", "3", "--sizes", "64x96", "--backends", "torch", "--rounds", "1", "--no-ros"]
 
 
-def test_against_an_image_network(quick, tmp_path, capsys):
+def test_against_an_image_network_and_the_roofline(quick, tmp_path, capsys):
     out = tmp_path / "figures.json"
-    assert cli.main([*quick, "--against", "segformer", "--intervals", "1,5", "--out", str(out)]) == 0
+    assert (
+        cli.main([*quick, "--against", "segformer", "--roofline", "--intervals", "1,5", "--out", str(out)])
+        == 0
+    )
     figures = json.loads(out.read_text())
     rows = figures["sizes"]["64x96"]
     assert set(rows) == {"torch", "segformer: torch"}
     text = capsys.readouterr().out
     gain = rows["segformer: torch"]["key"] / bench.average(rows["torch"], 5)
     assert f"{gain:.2f}×" in text.split("faster than")[1]
+    roof = figures["roofline"]["64x96 f32"]
+    assert set(roof["stages"]) == {"encode", "remember", "decode", "propagate"}
+    for stage in ("encode", "remember", "decode"):  # counted twice, by different code: a product is two FLOPs
+        assert roof["stages"][stage]["GFLOP"] * 1e9 == pytest.approx(
+            2 * figures["costs"]["64x96"][stage], rel=0.01
+        )
+    assert all(row["least ms"] > 0 for row in roof["stages"].values()) and roof["rates"]["flops"] > 1e8
 
 
 def test_a_card_is_measured_at_its_size(quick, tiny_card, tmp_path, capsys):

@@ -2,7 +2,8 @@
 
 Before the times stand parameters, multiply-accumulates and the memory that a remembered frame takes. Key and non-key
 frames are told apart. All runtimes take turns in one run, a few frames each, so that a noisy machine harms them
-alike: trust the ratios.
+alike: trust the ratios. On CUDA, and with --roofline on a CPU, also each stage under torch against the least time that
+the machine's arithmetic and memory allow.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import torch
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16
+from vss_ros.backends.stages import flat_stages
+from vss_ros.backends.typed import DTYPES
 from vss_ros.config import StreamConfig, VssError, option
 from vss_ros.deploy.bench import consistency as bench_consistency
-from vss_ros.deploy.bench import schedules
+from vss_ros.deploy.bench import paper, roofline, schedules
 from vss_ros.deploy.bench.costs import costs, describe
 from vss_ros.deploy.convert import parse_size
 from vss_ros.networks import build, class_of
@@ -58,11 +61,20 @@ class BenchConfig:
         unset=f"{CPU_BACKENDS}, on CUDA {CUDA_BACKENDS}",
     )
     device: str | None = option(
-        None, "what it runs on", choices=("cpu", "cuda"), kind=str, unset="cuda where there is one"
+        None,
+        "what it runs on; for --paper a GPU",
+        choices=("cpu", "cuda", *paper.DEVICES),
+        kind=str,
+        unset="cuda where there is one",
     )
+    paper: bool = option(False, "what --device should reach, counted, not measured")
+    roofline: bool = option(False, "print the roofline on a CPU, too")
     against: str = option("", "image networks to measure in the same run: segformer,pspnet")
     intervals: str = option("1,2,5", "keyframe intervals, with commas")
     rounds: int = option(8, "turns of each backend", low=1)
+    peers: bool = option(
+        False, "instead: a frame of our schedules against torch eager and SegFormer-B0 of transformers"
+    )
     schedules: bool = option(
         False,
         "instead: how even the latency of each schedule is, and several cameras in one process, on the first of "
@@ -81,6 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.paper or args.device in paper.DEVICES:
+        return on_paper(args)
     intervals = [int(k) for k in args.intervals.split(",")]
     card = read_card(args.model)[0] if args.model else None
     if card:
@@ -96,12 +110,14 @@ def main(args: argparse.Namespace) -> int:
         "costs": {},
         "sizes": {},
     }
-    if args.schedules:
+    if args.peers or args.schedules:
         for text in args.sizes.split(","):
-            figures["sizes"][text] = found = schedules.tables(first_backend(args, text), args.frames)
+            heading = (
+                f"{figures['network']}, {args.classes} classes, {text.replace('x', ' rows by ')} columns"
+            )
+            figures["sizes"][text] = found = others(args, text)
             for title, (heads, lines) in found.items():
-                sys.stdout.write(f"\n{figures['network']}, {args.classes} classes, {text}: {title}\n")
-                sys.stdout.write(f"{columns(heads, lines)}\n")
+                sys.stdout.write(f"\n{heading}: {title}\n{columns(heads, lines)}\n")
         return write(args, figures)
     for text in args.sizes.split(","):
         height, width = parse_size(text)
@@ -113,6 +129,8 @@ def main(args: argparse.Namespace) -> int:
             figures["costs"][text] = cost
             sys.stdout.write(describe(cost) + "\n")
         sys.stdout.write(table(rows, intervals) + "\n" + against(rows, intervals, args.networks[1:]))
+        if known and (args.roofline or device.type == "cuda"):
+            sys.stdout.write(rooflines(args, (height, width), device, figures.setdefault("roofline", {})))
     if args.ros:
         from vss_ros.deploy.bench.ros import overhead
 
@@ -128,18 +146,44 @@ def main(args: argparse.Namespace) -> int:
     return write(args, figures)
 
 
-def first_backend(args: argparse.Namespace, size: str) -> tuple[str, ...]:
-    """What `schedules.open_backend` takes."""
+def others(args: argparse.Namespace, size: str) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The tables that are asked for instead: titles, heads and rows."""
+    if args.peers:
+        from vss_ros.deploy.bench import peers
+
+        network = open_network(args, args.network)
+        return {"peers": (peers.HEADS, peers.compare(network, parse_size(size), args.classes, args.rounds))}
     default = "openvino+bf16" if cpu_has_bf16() else "openvino"
-    wanted = default if args.backends == CPU_BACKENDS else args.backends.split(",")[0]
-    name, _, precision = wanted.partition("+")
-    return args.network, args.backbone, str(args.classes), size, name, precision or "f32"
+    name, _, precision = (
+        default if args.backends == CPU_BACKENDS else args.backends.split(",")[0]
+    ).partition("+")
+    spec = (args.network, args.backbone, str(args.classes), size, name, precision or "f32")
+    return schedules.tables(spec, args.frames)
 
 
 def write(args: argparse.Namespace, figures: dict[str, Any]) -> int:
     args.result = figures
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+def on_paper(args: argparse.Namespace) -> int:
+    if not args.paper or args.device not in paper.DEVICES:
+        raise VssError(f"expected --paper with --device {', '.join(paper.DEVICES)}")
+    rates = paper.DEVICES[args.device]
+    args.result = {}
+    for text in args.sizes.split(","):
+        for name in [args.network, *filter(None, (args.against or "").split(","))]:
+            size = parse_size(text)
+            lines = paper.rows(name, args.backbone, args.classes, size, args.device)
+            args.result.setdefault(text, {})[name] = lines
+            sys.stdout.write(
+                f"\n{name}-{args.backbone}, {args.classes} classes, {size[1]}×{size[0]}, f16, on paper: {args.device}, "
+                f"{rates.flops / 1e12:.0f} TFLOP/s, {rates.bytes / 1e12:.2f} TB/s\n"
+                + columns(paper.HEADS, lines)
+                + "\n"
+            )
     return 0
 
 
@@ -201,6 +245,30 @@ def open_backend(
 
         return TorchCudaBackend(model, precision, compiled=True)
     return make_backend(model, runtime, precision=precision, threads=args.threads)
+
+
+def rooflines(
+    args: argparse.Namespace, size: tuple[int, int], device: torch.device, figures: dict[str, Any]
+) -> str:
+    """Tables of a network's stages under eager torch, one a precision, that are also put into `figures`."""
+    text = ""
+    for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
+        network = open_network(args, args.network).to(device)
+        rates = roofline.measure_rates(device, DTYPES[precision])
+        stages = flat_stages(Model(network, size), precision)
+        rows = roofline.stage_rows(stages, device, rates)
+        figures[f"{size[0]}x{size[1]} {precision}"] = {"rates": vars(rates), "stages": rows}
+        text += (
+            f"\nroofline, torch eager {precision} on {device.type}: matrix products {rates.flops / 1e9:.0f} GFLOP/s, "
+            f"copies {rates.bytes / 1e9:.1f} GB/s\n"
+        )
+        heads = ["stage", *next(iter(rows.values()))]
+        lines = [
+            [name, *(f"{x:.3g}" for x in list(row.values())[:-1]), f"{row['reached']:.0%}"]
+            for name, row in rows.items()
+        ]
+        text += columns(heads, lines) + "\n"
+    return text
 
 
 def summary(answers: list) -> dict[str, float]:

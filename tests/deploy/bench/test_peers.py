@@ -1,15 +1,14 @@
-"""bench/peers.py: every schedule stands beside what users have today."""
+"""`vss bench --peers`: every schedule stands beside what users have today."""
 
 from __future__ import annotations
 
 import pytest
 from fixtures.motion import SIZE, Colours, texture, window
-from fixtures.paths import study
+from vss_ros import cli
+from vss_ros.deploy.bench import peers
 from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
-
-peers = study("peers")
 
 
 def test_a_thread_beside_rests_before_the_next_has_its_turn():
@@ -23,10 +22,9 @@ def test_a_thread_beside_rests_before_the_next_has_its_turn():
 
 
 @pytest.mark.slow
-def test_every_contestant_is_in_the_table(monkeypatch, capsys):
+def test_every_contestant_is_in_the_table(capsys):
     pytest.importorskip("openvino")
-    monkeypatch.setattr("sys.argv", ["peers.py", "--sizes", "64x96", "--classes", "3", "--rounds", "1"])
-    peers.main()
+    assert cli.main(["bench", "--peers", "--sizes", "64x96", "--classes", "3", "--rounds", "1"]) == 0
     table = capsys.readouterr().out
     assert "ours, torch eager, K = 1" in table
     for kind, *_ in peers.SCHEDULES:

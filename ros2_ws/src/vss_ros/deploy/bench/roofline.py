@@ -1,40 +1,25 @@
-"""The least time that a device's arithmetic and memory allow each stage of a network, and how near it comes.
-
-    python bench/roofline.py cpu|cuda            # measured under eager torch
-    python bench/roofline.py h100|orin|4090      # counted for a GPU that is not at hand; nothing is computed
-        [--network dcfm] [--backbone mit_b0] [--classes 19] [--sizes 360x480,512x1024]
+"""Roofline of a network's stages under plain torch: measured times against the least that the machine allows.
 
 Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (CACM 2009): a stage takes at least
 FLOPs ÷ the rate of a large matrix product, and at least bytes ÷ the rate of a large copy. The bytes are those that any
 implementation moves: weights and inputs read once, outputs written once; `eager` counts every operator's instead.
-
-Of the GPUs that are not at hand, in f16 as `torch` on CUDA runs it (fused attention and LayerNorm, weights in 16 bits):
-roof is that least time; operators the same operator by operator, none fused with the next, plus the pause before each
-kernel of a CUDA graph.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
-from vss_ros.backends import typed
-from vss_ros.backends.stages import flat_stages
-from vss_ros.deploy.bench.stages import columns
-from vss_ros.deploy.convert import parse_size
-from vss_ros.networks import build
-from vss_ros.networks.cards.model import Model
+
 from vss_ros.options import progress
 
 
@@ -169,120 +154,3 @@ def stage_rows(
             "reached": least / taken,
         }
     return rows
-
-
-# A GPU that is not at hand
-
-DEVICES = {  # dense f16 and DRAM rates that well-written kernels reach, 60 to 90 % of the data sheets'
-    "h100": Rates(800e12, 3.0e12),
-    "orin": Rates(34e12, 0.17e12),
-    "4090": Rates(150e12, 0.92e12),
-}
-PAUSE = 2e-6
-"""Seconds from one kernel of a graph to the next."""
-KEY, NONKEY = ("encode", "remember", "decode"), ("propagate",)
-
-
-@dataclass
-class Frame:
-    """A key or a non-key frame. roof, operators: milliseconds."""
-
-    gflop: float
-    kernels: int
-    megabytes: float
-    roof: float
-    operators: float
-
-
-def count(network: str, backbone: str, classes: int, size: tuple[int, int]) -> dict[str, Cost]:
-    """Cost of every stage in f16."""
-    with torch.device("meta"), torch.no_grad(), patch.object(typed, "fused_attention", attention):
-        model = Model(build(network, backbone, classes).eval(), size)
-        stages = flat_stages(model, "f16", fused=True)
-        return {name: cost(stage, inputs) for name, (stage, inputs) in stages.items()}
-
-
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
-) -> Tensor:
-    """One kernel, as on CUDA; tensors without a device would have it taken apart."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(q.to(dtype), k.to(dtype), v.to(dtype))[0]
-
-
-def frames(costs: dict[str, Cost], rates: Rates) -> dict[str, Frame]:
-    """A key and a non-key frame; of a network without memory the latter alone, as `key`."""
-    kinds = {"key": KEY, "non-key": NONKEY} if "encode" in costs else {"key": NONKEY}
-    found = {}
-    for kind, names in kinds.items():
-        parts = [costs[name] for name in names]
-        roof = sum(part.least_ms(rates) for part in parts)
-        one_by_one = sum(max(f / rates.flops, b / rates.bytes) for part in parts for f, b in part.operators)
-        kernels = sum(len(part.operators) for part in parts)
-        found[kind] = Frame(
-            sum(part.flops for part in parts) / 1e9,
-            kernels,
-            sum(part.eager_bytes for part in parts) / 1e6,
-            roof,
-            (one_by_one + kernels * PAUSE) * 1e3,
-        )
-    return found
-
-
-def rows(network: str, backbone: str, classes: int, size: tuple[int, int], device: str) -> list[list[Any]]:
-    """Lines of the table: frame, GFLOP, kernels, MB of operators, ms of the roof, ms of operators, share of the key."""
-    found = frames(count(network, backbone, classes, size), DEVICES[device])
-    key = found["key"].operators
-    figures = [
-        (kind, f.gflop, f.kernels, f.megabytes, f.roof, f.operators, f.operators / key)
-        for kind, f in found.items()
-    ]
-    return [line.split() for line in map(LINE.format, *zip(*figures, strict=True))]
-
-
-LINE = "{} {:.1f} {} {:.0f} {:.3f} {:.2f} {:.2f}"
-HEADS = ["frame", "GFLOP", "kernels", "MB", "roof ms", "operators ms", "of key"]
-
-
-def measured(network: str, backbone: str, classes: int, size: tuple[int, int], device: torch.device) -> str:
-    """Tables of the stages under eager torch, one a precision."""
-    text = ""
-    for precision in ("f32", "bf16", "f16") if device.type == "cuda" else ("f32",):
-        torch.manual_seed(0)
-        model = Model(build(network, backbone, classes).eval().to(device), size)
-        rates = measure_rates(device, typed.DTYPES[precision])
-        found = stage_rows(flat_stages(model, precision), device, rates)
-        text += (
-            f"\n{precision}: matrix products {rates.flops / 1e9:.0f} GFLOP/s, "
-            f"copies {rates.bytes / 1e9:.1f} GB/s\n"
-        )
-        heads = ["stage", *next(iter(found.values()))]
-        lines = [
-            [name, *(f"{x:.3g}" for x in list(row.values())[:-1]), f"{row['reached']:.0%}"]
-            for name, row in found.items()
-        ]
-        text += columns(heads, lines) + "\n"
-    return text
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("device", choices=("cpu", "cuda", *DEVICES))
-    parser.add_argument("--network", default="dcfm")
-    parser.add_argument("--backbone", default="mit_b0")
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--sizes", default="360x480,512x1024")
-    args = parser.parse_args()
-    for text in args.sizes.split(","):
-        print(f"\n{args.network}-{args.backbone}, {args.classes} classes, {text}, {args.device}")
-        model = args.network, args.backbone, args.classes, parse_size(text)
-        if args.device in DEVICES:
-            print(columns(HEADS, rows(*model, args.device)), flush=True)
-        else:
-            print(measured(*model, torch.device(args.device)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

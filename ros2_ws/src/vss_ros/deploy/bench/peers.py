@@ -1,22 +1,17 @@
-"""Time a frame of what users have today and of our schedules, all in one interleaved run over a moving scene.
-
-python bench/peers.py [--backbone mit_b0] [--classes 19] [--sizes 360x480,512x1024] [--rounds 8]
-"""
+"""Time a frame of what users have today and of our schedules, all in one interleaved run over a moving scene."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.data.street.street import Street
-from vss_ros.deploy.bench.stages import columns
-from vss_ros.deploy.convert import parse_size
 from vss_ros.media.motion import Motion
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
@@ -140,23 +135,3 @@ def segformers(size: tuple[int, int], classes: int) -> dict[str, Runner]:
             return labels(prepare(rgb))
 
     return {PEERS[1]: eager, PEERS[2]: lambda rgb, stamp: compiled(prepare(rgb).numpy())}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--backbone", default="mit_b0")
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--sizes", default="360x480,512x1024")
-    parser.add_argument("--rounds", type=int, default=8)
-    args = parser.parse_args()
-    for text in args.sizes.split(","):
-        torch.manual_seed(0)  # the same weights in each run: exported stages are found again
-        network = build("dcfm", args.backbone, args.classes).eval()
-        rows = compare(network, parse_size(text), args.classes, args.rounds)
-        print(f"\n{text}, {args.classes} classes\n{columns(HEADS, rows)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
