@@ -12,7 +12,15 @@ from torch import nn
 from vss_ros.config import VssError
 from vss_ros.networks import build
 from vss_ros.networks.iocformer import sine_positions
-from vss_ros.networks.matching import count_loss, focal, match, matched_loss, matching_cost, targets_of
+from vss_ros.networks.matching import (
+    count_loss,
+    focal,
+    match,
+    matched_loss,
+    matching_cost,
+    place_loss,
+    targets_of,
+)
 
 SMALL = {"queries": 20, "width": 32, "layers": 2, "feedforward": 64}
 
@@ -88,6 +96,24 @@ def test_matching_costs_by_hand_and_under_permutation():
     assert {int(order[q]): int(k) for q, k in zip(queries, chosen, strict=True)} == pairs
 
 
+def test_spread_queries_are_matched_by_where_they_begin():
+    """However sure another query is that has moved onto the point."""
+    begin = torch.tensor([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
+    logits, located = torch.tensor([[0.0, 9.0]] + [[0.0, -9.0]] * 3), torch.full((4, 3), 0.8)
+    targets = torch.tensor([[0.8, 0.8, 0.1], [0.9, 0.9, 0.1]])
+    queries, chosen = match(logits, located, targets, begin)
+    assert queries[0] != 0 and dict(zip(queries.tolist(), chosen.tolist(), strict=True))[3] in (0, 1)
+    assert set(match(logits, located, targets[:1], begin)[0].tolist()) == {3}
+    assert set(match(logits, located, targets[:1])[0].tolist()) == {0}
+    # and so is the loss of a spread network: of one point at the middle of its third cell, the third query's part
+    network = small(spread=True, queries=4, dropout=0.0, density=False).eval()
+    batch = {"frames": torch.randn(1, 1, 3, 64, 64), "points": padded([(16.0, 48.0)])}
+    outputs, _ = network.answer(network.encode(batch["frames"][:, 0]), every=True)
+    wanted = torch.tensor([0.75, 0.25, 0.0])
+    expected = sum((located[0, 2] - wanted).abs().sum() for _, located in outputs[-1:])
+    assert float(network.loss(batch)["locate"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
 def test_focal_loss_by_hand_over_the_points_and_over_one_where_there_is_none():
     logits, located = (
         torch.tensor([[[0.0, 1.0], [0.0, -1.0]]]),
@@ -128,6 +154,61 @@ def test_gradient_of_the_count_is_one_over_the_batch():
     count_loss(density, [torch.zeros(30, 3), torch.zeros(0, 3)]).backward()
     assert torch.equal(density.grad[0], torch.full((1, 4, 4), -0.5))
     assert torch.equal(density.grad[1], torch.full((1, 4, 4), 0.5))
+
+
+def test_where_the_density_belongs_by_hand():
+    targets = [torch.tensor([[0.5, 0.5, 0.0]]), torch.zeros(0, 3)]
+    none = torch.zeros(2, 1, 16, 16)
+    assert float(place_loss(none[:1], targets[:1])) == pytest.approx(1, abs=0.01)
+    assert float(place_loss(none, targets)) == pytest.approx(0.5, abs=0.01)  # the other has no point
+    bell = torch.tensor(
+        [[math.exp(-((y - 7.5) ** 2 + (x - 7.5) ** 2) / 2) for x in range(16)] for y in range(16)]
+    )
+    assert float(place_loss(bell[None, None] / bell.sum(), targets[:1])) == pytest.approx(0, abs=1e-6)
+    # a point at the border is one, too: the best density sums to it
+    density = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    place_loss(density, [torch.tensor([[0.0, 0.5, 0.0]])]).backward()
+    assert float(-density.grad.sum()) == pytest.approx(2 * 4 * math.pi, rel=1e-4)
+
+
+def test_fine_reads_the_map_of_stride_8_and_answers_the_same_shapes():
+    network = small(fine=True, spread=True, queries=16).eval()
+    deep, fine = network.encode(torch.randn(1, 3, 64, 64))
+    assert deep.shape == (1, 512, 4, 4) and fine.shape == (1, 256, 8, 8)
+    with torch.no_grad():
+        before, changed = network.decode((deep, fine)), network.decode((deep, fine + 1))
+    assert [x.shape for x in before] == [(1, 16), (1, 16, 2), (1, 1, 8, 8)]
+    assert not torch.allclose(before[2], changed[2]) and not torch.allclose(before[0], changed[0])
+
+
+def test_spread_queries_begin_with_what_lies_there():
+    """Of one bright spot only the query whose cell holds it starts otherwise than in a dark picture."""
+    network = small(spread=True, queries=16, density=False, layers=1).eval()
+    network.dete.forward = lambda x, hint, positions: x.flatten(2).transpose(1, 2)
+    starts = []
+    network.decoder.register_forward_pre_hook(lambda module, given: starts.append(given[3]))
+    dark = torch.zeros(1, 512, 4, 4)
+    bright = dark.clone()
+    bright[..., 1, 2] = 1
+    with torch.no_grad():
+        for feature in (dark, bright):
+            network.decode((feature,))
+    changed = (starts[0] - starts[1]).abs().sum(-1)[0].view(4, 4)
+    assert changed[1, 2] > 0 and changed.sum() == changed[1, 2]
+    assert network.decoder.reference.sigmoid().view(4, 4, 2)[1, 2].tolist() == pytest.approx([0.375, 0.625])
+
+
+def test_what_is_fine_weighs_as_much_as_tokens_where_spread_queries_begin():
+    network = small(spread=True, fine=True, queries=16, layers=1).eval()
+    starts = []
+    network.decoder.register_forward_pre_hook(lambda module, given: starts.append(given[3]))
+    features = network.encode(torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        network.decode(features)
+        network.start.weight.zero_()
+        network.decode(features)
+    fine, tokens = starts[0] - starts[1], starts[1]
+    assert 0.5 < float(fine.std() / tokens.std()) < 2
 
 
 def test_without_density_features_the_encoder_is_a_plain_one():
@@ -179,11 +260,11 @@ def test_every_decoder_layer_is_matched_and_weighs_as_much():
     losses = network.loss(batch)
     targets = targets_of(batch["points"], (64, 64))
     network.backbone.eval()
-    outputs, density = network.answer(network.encode(batch["frames"][:, 0])[0], every=True)
+    outputs, density = network.answer(network.encode(batch["frames"][:, 0]), every=True)
     parts = [matched_loss(*output, targets) for output in outputs]
     assert len(parts) == 2
     found = network.loss(batch)["loss"]
-    expected = sum(2 * a + 5 * b for a, b in parts) + 0.5 * count_loss(density, targets)
+    expected = sum(2 * a + 5 * b for a, b in parts) + 0.5 * count_loss(density.relu(), targets)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     assert set(losses) == {"loss", "classify", "locate", "density"}
 
@@ -205,6 +286,8 @@ def test_wrong_uses_are_refused():
         build("iocformer", "mobilenet_v1", 3)
     with pytest.raises(VssError, match="expected a backbone"):
         build("iocformer", "mit_b0", 1)
+    with pytest.raises(VssError, match="square number of queries, got 20"):
+        small(spread=True)
 
 
 def dots(rng: np.random.Generator, side: int = 64) -> tuple[np.ndarray, list[tuple[float, float]]]:

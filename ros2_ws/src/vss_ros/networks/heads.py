@@ -1,12 +1,17 @@
-"""Decoder parts that several networks share: the all-MLP head, pyramid pooling, folded batch norms."""
+"""Parts of decoders: the all-MLP head, pyramid pooling, folded batch norms, attention, sine positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+TEMPERATURE = 10000
+"""Of DETR's sine embedding."""
 
 
 class Projection(nn.Module):
@@ -91,3 +96,42 @@ def fold_batch_norm(weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> tuple
     """Weight (O, I) and bias (O,) of the linear layer that equals `norm(linear(x))` in inference."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
+
+
+class Attention(nn.Module):
+    """Multi-head attention on projected queries (B, Q, heads · e), keys and values; only its output is projected."""
+
+    def __init__(self, width: int, heads: int = 8):
+        super().__init__()
+        self.heads = heads
+        self.out = nn.Linear(width, width)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if self.training else 0.0)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def sine_embedding(angles: Tensor, width: int) -> Tensor:
+    """angles (N, 2) → (N, width): sines and cosines in turn, half of them for each coordinate (DETR, appendix A.4)."""
+    steps = torch.arange(width // 4, device=angles.device, dtype=angles.dtype)
+    turned = angles[..., None] / TEMPERATURE ** (4 * steps / width)  # (N, 2, width / 4)
+    return torch.stack([turned.sin(), turned.cos()], -1).flatten(1)
+
+
+def sine_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """(h·w, channels) embedding of each cell's row and column, counted from 1, the last one at 2π."""
+    rows, columns = (
+        torch.arange(1, n + 1, device=like.device, dtype=torch.float32) / (n + 1e-6) * 2 * math.pi
+        for n in (height, width)
+    )
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+    return sine_embedding(grid, channels)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,9 +23,9 @@ from torch import Tensor, nn
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, RESNET, ResNet, backbone
 from vss_ros.networks.cards.reading import Reading
-from vss_ros.networks.matching import count_loss, matched_loss, targets_of
+from vss_ros.networks.heads import Attention, mlp, sine_embedding, sine_positions
+from vss_ros.networks.matching import count_loss, matched_loss, place_loss, targets_of
 
-TEMPERATURE = 10000
 SHARP = 6.0
 """Gain at which queries that begin spread over the patch see about a cell around them."""
 OBJECT = 1
@@ -48,12 +47,14 @@ class IOCFormer(nn.Module, Reading):
         density: bool = True,
         output_stride: int = 16,
         spread: bool = False,
+        fine: bool = False,
         merge_before: bool = False,
     ):
         """queries: most objects of a patch; density: False is CLTR, which has no second opinion (published with
-        output_stride 32); spread: queries begin evenly over the patch and look where they are, for trainings of
-        minutes; merge_before: the encoder as the text has it (equations 2.2 and 2.3), not as the code. Raises VssError
-        for a backbone other than ResNet and MobileNet, or several classes."""
+        output_stride 32); spread: queries, a square number, begin evenly over the patch, each with what lies there, and
+        are matched by where they begin, for trainings of minutes; fine: the density branch reads the backbone's map of
+        stride 8, too, for small objects; merge_before: the encoder as the text has it (equations 2.2 and 2.3), not as
+        the code. Raises VssError for a backbone other than ResNet and MobileNet, or several classes."""
         super().__init__()
         if name not in RESNET and name not in MOBILENET:
             known = ", ".join([*RESNET, *MOBILENET])
@@ -65,14 +66,17 @@ class IOCFormer(nn.Module, Reading):
         self.queries = queries
         self.backbone = backbone(name, output_stride=output_stride)
         deepest = self.backbone.channels[-1]
+        self.fine = fine
         self.input = nn.Conv2d(deepest, width, 1)
-        self.density = Density(deepest, width) if density else None
+        self.density = Density(deepest, width, self.backbone.channels[1] if fine else 0) if density else None
         self.dete = Encoder(width, layers, feedforward, dropout, density, merge_before)
         self.decoder = Decoder(width, layers, feedforward, dropout)
         for parameter in [*self.dete.parameters(), *self.decoder.parameters()]:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         self.query = nn.Embedding(queries, width)
+        self.spread = spread
+        self.start = nn.LayerNorm(width) if spread and density else None
         if spread:
             self.decoder.spread(queries)
         self.classifier = nn.Linear(width, 2)
@@ -93,8 +97,9 @@ class IOCFormer(nn.Module, Reading):
         return self
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
-        """patch (B, 3, H, W) → feature (B, C, H/16, W/16)."""
-        return (self.backbone(frame)[-1],)
+        """patch (B, 3, H, W) → feature (B, C, H/16, W/16); where `fine`, that of stride 8, too."""
+        maps = self.backbone(frame)
+        return (maps[-1], maps[1]) if self.fine else (maps[-1],)
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return ()
@@ -102,19 +107,26 @@ class IOCFormer(nn.Module, Reading):
     def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """→ scores (B, Q) in 0–1; points (B, Q, 2), row and column in 0–1; density (B, 1, H/8, W/8), objects a cell,
         of no cells without the density branch."""
-        outputs, density = self.answer(features[0], every=False)
+        outputs, density = self.answer(features, every=False)
         logits, located = outputs[-1]
-        return logits[..., OBJECT].sigmoid(), located[..., :2], density
+        return logits[..., OBJECT].sigmoid(), located[..., :2], F.relu(density)
 
-    def answer(self, feature: Tensor, every: bool) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Logits (B, Q, 2) and located (B, Q, 3) of the last or of every decoder layer, and the density."""
-        x, hint, density = self.input(feature), None, feature.new_zeros(len(feature), 1, 0, 0)
+    def answer(self, features: Sequence[Tensor], every: bool) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Logits (B, Q, 2) and located (B, Q, 3) of the last or of every decoder layer; the density before its ReLU."""
+        x, hint, density = self.input(features[0]), None, features[0].new_zeros(len(features[0]), 1, 0, 0)
+        double = None
         if self.density is not None:
-            density, hint = self.density(feature)
+            density, double = self.density(*features)
+            hint = double[..., ::2, ::2]
             x = x + hint
         positions = sine_positions(x.shape[2], x.shape[3], x.shape[1], x)  # (h·w, d)
         tokens = self.dete(x, hint, positions)
-        references, states = self.decoder(tokens, positions, self.query.weight)
+        start = None
+        if self.spread:
+            start = self.at_queries(tokens.transpose(1, 2).unflatten(2, x.shape[-2:]))
+            if self.start is not None:  # else what is fine is lost beside tokens, which have a norm
+                start = start + self.start(self.at_queries(double))
+        references, states = self.decoder(tokens, positions, self.query.weight, start)
         outputs = []
         for state in states if every else states[-1:]:
             located = self.locate(state)
@@ -122,37 +134,52 @@ class IOCFormer(nn.Module, Reading):
             outputs.append((self.classifier(state), torch.cat([centre, located[..., 2:]], -1).sigmoid()))
         return outputs, density
 
+    def at_queries(self, map_: Tensor) -> Tensor:
+        """(B, d, h, w) → (B, Q, d) at the places of the queries' grid."""
+        side = math.isqrt(self.queries)
+        return F.interpolate(map_, (side, side), mode="bilinear").flatten(2).transpose(1, 2)
+
     def loss(
         self,
         batch: dict[str, Tensor],
         classify: float = 2.0,
         locate: float = 5.0,
         density: float = 0.5,
+        place: float = 0.0,
     ) -> dict[str, Tensor]:
         """frames (B, 1, 3, H, W); points (B, M, 2), column and row in pixels, NaN beyond an image's last.
 
-        "loss": classify · focal + locate · L1, of every decoder layer with its own matching, + density · |ΣD − K|.
+        "loss": classify · focal + locate · L1, of every decoder layer with its own matching, + density · |ΣD − K|
+        + place · `place_loss`, which says where the density belongs: the published code has such terms, times 0.
         """
         frames, points = batch["frames"][:, 0], batch["points"]
         targets = targets_of(points, frames.shape[-2:])
-        outputs, map_ = self.answer(self.encode(frames)[0], every=True)
-        parts = [matched_loss(*output, targets) for output in outputs]
+        outputs, raw = self.answer(self.encode(frames), every=True)
+        # several queries near an object that all find it would be matched by chance, and none would become sure
+        begin = self.decoder.reference.sigmoid() if self.spread else None
+        parts = [matched_loss(*output, targets, begin) for output in outputs]
         total = sum(classify * part[0] + locate * part[1] for part in parts)
         losses = {"classify": parts[-1][0], "locate": parts[-1][1]}
         if self.density is not None:
-            losses["density"] = count_loss(map_, targets)
+            losses["density"] = count_loss(F.relu(raw), targets)
             total = total + density * losses["density"]
+            if place:
+                losses["place"] = place_loss(raw, targets)  # without the ReLU, which dies of an early step
+                total = total + place * losses["place"]
         return {"loss": total, **losses}
 
 
 class Density(nn.Module):
-    """Feature (B, C, h, w) → density (B, 1, 2h, 2w), objects a cell, and what the encoder learns of it (B, d, h, w)."""
+    """Feature (B, C, h, w), and with `fine` channels a map of twice its size → density (B, 1, 2h, 2w), objects a cell,
+    before its ReLU, and what the encoder learns of every second cell (B, d, 2h, 2w)."""
 
-    def __init__(self, channels: int, width: int):
+    def __init__(self, channels: int, width: int, fine: int):
         super().__init__()
         half = width // 2
+        self.narrow = nn.Conv2d(channels, width, 1) if fine else None
+        self.beside = nn.Conv2d(fine, width, 1) if fine else None
         self.feature = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(width if fine else channels, width, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(width, half, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -162,24 +189,14 @@ class Density(nn.Module):
             nn.Conv2d(half, half, 1), nn.ReLU(inplace=True), nn.Conv2d(half, width, 1), nn.ReLU(inplace=True)
         )
 
-    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        double = F.interpolate(feature, scale_factor=2, mode="bilinear", align_corners=True)
-        x = self.feature(double)
-        return F.relu(self.map(x)), self.project(x)[..., ::2, ::2]
-
-
-class Attention(nn.Module):
-    """Multi-head attention on projected queries (B, Q, heads · e), keys and values; only its output is projected."""
-
-    def __init__(self, width: int, heads: int = 8):
-        super().__init__()
-        self.heads = heads
-        self.out = nn.Linear(width, width)
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if self.training else 0.0)
-        return self.out(x.transpose(1, 2).flatten(2))
+    def forward(self, feature: Tensor, fine: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.narrow is not None:
+            feature = self.narrow(feature)
+        x = F.interpolate(feature, scale_factor=2, mode="bilinear", align_corners=True)
+        if self.beside is not None:
+            x = F.relu(x + self.beside(fine))
+        x = self.feature(x)
+        return self.map(x), self.project(x)
 
 
 class FeedForward(nn.Module):
@@ -287,9 +304,11 @@ class Decoder(nn.Module):
 
     def spread(self, queries: int) -> None:
         """Reference points on a grid of their own, and attention that starts with what lies there."""
-        side = math.ceil(math.sqrt(queries))
+        side = math.isqrt(queries)
+        if side * side != queries:
+            raise VssError(f"iocformer: spread: expected a square number of queries, got {queries}")
         places = (torch.arange(side) + 0.5) / side
-        grid = torch.stack(torch.meshgrid(places, places, indexing="ij"), -1).flatten(0, 1)[:queries]
+        grid = torch.stack(torch.meshgrid(places, places, indexing="ij"), -1).flatten(0, 1)
         del self.reference
         self.reference = nn.Parameter(torch.logit(grid))
         for module in self.layers:
@@ -298,11 +317,13 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.scale[-1].weight)
         nn.init.ones_(self.scale[-1].bias)
 
-    def forward(self, tokens: Tensor, positions: Tensor, query: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, query: Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         learnt = isinstance(self.reference, nn.Parameter)
         references = (self.reference if learnt else self.reference(query)).sigmoid()
         sine = sine_embedding(references.flip(-1) * 2 * math.pi, query.shape[1])
-        x = query.new_zeros(1, *query.shape).expand(len(tokens), -1, -1)
+        x = query.new_zeros(1, *query.shape).expand(len(tokens), -1, -1) if start is None else start
         states: list[Tensor] = []
         for layer in self.layers:
             scaled = sine * self.scale(x) if states else sine.expand_as(x)
@@ -311,32 +332,7 @@ class Decoder(nn.Module):
         return references, states
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
-
-
 def beside(content: Tensor, place: Tensor, heads: int) -> Tensor:
     """(B, N, d) twice → (B, N, 2·d): each head gets its part of both."""
     parts = (x.unflatten(-1, (heads, -1)) for x in (content, place))
     return torch.cat(list(parts), -1).flatten(2)
-
-
-def sine_embedding(angles: Tensor, width: int) -> Tensor:
-    """angles (N, 2) → (N, width): sines and cosines in turn, half of them for each coordinate (DETR, appendix A.4)."""
-    steps = torch.arange(width // 4, device=angles.device, dtype=angles.dtype)
-    turned = angles[..., None] / TEMPERATURE ** (4 * steps / width)  # (N, 2, width / 4)
-    return torch.stack([turned.sin(), turned.cos()], -1).flatten(1)
-
-
-def sine_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """(h·w, channels) embedding of each cell's row and column, counted from 1, the last one at 2π."""
-    rows, columns = (
-        torch.arange(1, n + 1, device=like.device, dtype=torch.float32) / (n + 1e-6) * 2 * math.pi
-        for n in (height, width)
-    )
-    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
-    return sine_embedding(grid, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,14 +28,19 @@ def targets_of(points: Tensor, size: Sequence[int]) -> list[Tensor]:
     return found
 
 
-def match(logits: Tensor, located: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def match(
+    logits: Tensor, located: Tensor, targets: Tensor, begin: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The cheapest one-to-one matching for one image: indices of queries, and of the targets that they get.
 
-    logits (Q, 2), located (Q, 3), targets (K, 3), K ≤ Q.
+    logits (Q, 2), located (Q, 3), targets (K, 3), K ≤ Q; begin (Q, 2): where queries begin, if that alone decides.
     """
     from scipy.optimize import linear_sum_assignment
 
-    cost = matching_cost(logits.detach().float(), located.detach().float(), targets.float())
+    if begin is None:
+        cost = matching_cost(logits.detach().float(), located.detach().float(), targets.float())
+    else:
+        cost = torch.cdist(begin.detach().float(), targets[:, :2].float(), p=1)
     rows, columns = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(rows, device=logits.device), torch.as_tensor(columns, device=logits.device)
 
@@ -47,14 +53,16 @@ def matching_cost(logits: Tensor, located: Tensor, targets: Tensor) -> Tensor:
     return CLASSIFY * (yes - no)[:, None] + LOCATE * torch.cdist(located, targets, p=1)
 
 
-def matched_loss(logits: Tensor, located: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def matched_loss(
+    logits: Tensor, located: Tensor, targets: Sequence[Tensor], begin: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sigmoid focal loss over all logits, and L1 of matched queries, each a point of the batch.
 
-    logits (B, Q, 2), located (B, Q, 3), a (K, 3) of targets for each image.
+    logits (B, Q, 2), located (B, Q, 3), a (K, 3) of targets for each image; begin: of `match`.
     """
     truth, distance = torch.zeros_like(logits), located.new_zeros(())
     for i, wanted in enumerate(targets):
-        queries, chosen = match(logits[i], located[i], wanted)
+        queries, chosen = match(logits[i], located[i], wanted, begin)
         truth[i, queries, 1] = 1
         distance = distance + (located[i, queries] - wanted[chosen]).abs().sum()
     n = points_a_device(targets)
@@ -74,6 +82,23 @@ def count_loss(density: Tensor, targets: Sequence[Tensor]) -> Tensor:
     """Mean over images of |sum of the density (B, 1, h, w) − number of points|."""
     counts = density.new_tensor([len(wanted) for wanted in targets])
     return (density.float().sum((1, 2, 3)) - counts).abs().mean()
+
+
+def place_loss(density: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """Mean over images of the squared error against a normal distribution of σ one cell around each point, whose sum
+    is 1 also at the border, as a share of what a density of zero has for a point in the open."""
+    rows, columns = (
+        torch.arange(n, device=density.device, dtype=torch.float32) + 0.5 for n in density.shape[-2:]
+    )
+    wanted = torch.zeros_like(density[:, 0], dtype=torch.float32)
+    for image, points in zip(wanted, targets, strict=True):
+        along = [
+            torch.exp(-((cells - len(cells) * place[:, None]) ** 2) / 2)  # (K, cells)
+            for cells, place in ((rows, points[:, 0]), (columns, points[:, 1]))
+        ]
+        y, x = (part / part.sum(1, keepdim=True) for part in along)
+        image += torch.einsum("kh,kw->hw", y, x)
+    return ((density[:, 0].float() - wanted) ** 2).sum((1, 2)).mean() * 4 * math.pi
 
 
 def points_a_device(targets: Sequence[Tensor]) -> float:
