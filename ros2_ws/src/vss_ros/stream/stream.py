@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import cv2
@@ -66,6 +67,7 @@ class Stream(AbstractContextManager["Stream"]):
     ):
         self.backend, self.policy, self.model_card = backend, policy, card
         self.groups: Groups | None = None
+        self.card: Any = card  # names and colours of the labels: the model's, or those of the groups
         self.max_gap, self.both_sides, self.measure_drift = max_gap, both_sides, measure_drift
         self.motion, self.steady, self.hide_unseen = motion, steady, hide_unseen
         self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
@@ -87,14 +89,10 @@ class Stream(AbstractContextManager["Stream"]):
         self.max_gap, self.hide_unseen = config.max_gap, config.hide_unseen
         self.steady = config.steady if self.motion else 0.0
 
-    @property
-    def card(self) -> Any:
-        """Names and colours of the labels: the model's, or those of the groups."""
-        return self.groups.card if self.groups else self.model_card
-
     def prepare(self, config: StreamConfig) -> None:
         """Take the options that may change while a node is inactive. Raises VssError (see `Groups`)."""
         self.groups = Groups(self.model_card, config.groups) if config.groups and self.model_card else None
+        self.card = self.groups.card if self.groups else self.model_card
 
     def another(self) -> Stream:
         """A stream for another camera, with the same options, on the same backend and by the same worker."""
@@ -273,8 +271,7 @@ class Stream(AbstractContextManager["Stream"]):
                 self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
         labels = read(source, frame.size)
         self.lap(frame, "label")
-        confidence = lambda: sure(source, frame.size)  # noqa: E731
-        return self.result(frame, labels, key, stamp, is_key, confidence)
+        return self.result(frame, labels, key, stamp, is_key, partial(sure, source, frame.size))
 
     def logits(self, frame: Frame, passes: list[list[Any]]) -> list[Any]:
         """Logits of each pass over the memories that it reads."""
@@ -299,7 +296,7 @@ class Stream(AbstractContextManager["Stream"]):
         if self.hide_unseen:
             labels[cv2.resize(seen, frame.size[::-1], interpolation=cv2.INTER_LINEAR) < UNSEEN] = IGNORE
         self.lap(frame, "label")
-        confidence = lambda: label.confidence_of(values, frame.size, seen)  # noqa: E731
+        confidence = partial(label.confidence_of, values, frame.size, seen)
         age = (frame.stamp - answer.stamp) * 1e3
         return self.result(frame, labels, answer.index, answer.stamp, is_key, confidence, age)
 
