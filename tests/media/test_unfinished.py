@@ -73,3 +73,23 @@ def test_what_cannot_be_completed_stays_as_it_is(tmp_path):
     assert (tmp_path / "bag" / "bag.mcap").read_bytes() == b"nothing of the kind"
     assert (tmp_path / "overlay.mp4").exists()
     assert free_name(tmp_path / "bag") == tmp_path / "bag_2"
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link to a folder", "link to nothing"])
+def test_a_name_that_something_else_has_is_refused_and_left_alone(tmp_path, kind):
+    out, there = tmp_path / "drive", tmp_path / "drive.partial"
+    (tmp_path / "other").mkdir()
+    if kind == "pipe":
+        os.mkfifo(there)
+    elif kind == "file":
+        there.write_text("mine")
+    else:
+        there.symlink_to(tmp_path / ("other" if "folder" in kind else "nothing"))
+    with pytest.raises(VssError, match=r"out: .*drive cannot be written: .*Not a directory"):
+        Claim(out)
+    assert os.path.lexists(there) and not out.exists() and (tmp_path / "other").is_dir()
+
+
+def test_a_link_to_nothing_has_its_name(tmp_path):
+    (tmp_path / "drive").symlink_to(tmp_path / "nothing")
+    assert free_name(tmp_path / "drive") == tmp_path / "drive_2"

@@ -23,7 +23,7 @@ def partial_folder(out: Path) -> Path:
 def free_name(path: Path) -> Path:
     """`path`, or the first of path_2, path_3 … that does not exist."""
     number, found = 1, path
-    while found.exists():
+    while os.path.lexists(found):
         number += 1
         found = path.with_name(f"{path.name}_{number}")
     return found
@@ -63,7 +63,7 @@ class Claim:
     def lock(self) -> bool:
         """Whether the folder is ours now; False if it was moved away meanwhile."""
         try:
-            self.handle = os.open(self.folder, os.O_RDONLY)
+            self.handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return False
         try:

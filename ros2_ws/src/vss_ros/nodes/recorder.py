@@ -87,7 +87,7 @@ class Recorder(Node):
         self.exit_code = 0
         config = declare(self, RecorderConfig)
         self.out = Path(config.out)
-        if self.out.exists():
+        if os.path.lexists(self.out):
             raise VssError(f"out: {self.out} exists already; choose another name or remove it")
         self.claim = Claim(self.out)
         for line in self.claim.recovered:
