@@ -63,3 +63,35 @@ def test_classes_and_figures_on_the_page():
         json.dumps(node.board.state("", 0), allow_nan=False)
 
     assert survives("labels", take) == COUNT
+
+
+def test_pictures_on_the_page(monkeypatch):
+    """Any bytes as an image and its mask: shown, left out or logged."""
+    pytest.importorskip("rclpy")
+    from rclpy.serialization import serialize_message
+    from sensor_msgs.msg import Image
+    from vss_ros.nodes.watch.board import Board
+    from vss_ros.nodes.watch.feed import Feed
+
+    said = []
+    logger = SimpleNamespace(warning=lambda text, **_: said.append(text))
+    config = SimpleNamespace(fps=1e9, width=32, quality=80)
+    node = SimpleNamespace(board=Board(patience=0.0), config=config, get_logger=lambda: logger)
+    node.create_subscription = lambda *_, **__: None
+    shown = []
+    monkeypatch.setattr(node.board, "show", lambda *picture: shown.append(picture))
+    feed = Feed(node, "", "/segmentation")
+    image = Image(height=24, width=48, step=144, encoding="rgb8", data=bytes(24 * 144))
+    mask = Image(height=24, width=48, step=48, encoding="mono8", data=bytes(24 * 48))
+
+    def take(rng):
+        for part, message in (("image", image), ("mask", mask)):
+            raw = serialize_message(message)
+            head = int(rng.integers(12, 60))
+            changed = (
+                mutate_bytes(rng, raw[:head]) + raw[head:] if rng.random() < 0.8 else mutate_bytes(rng, raw)
+            )
+            feed.on_picture(part, changed if rng.random() < 0.6 else raw)
+
+    assert survives("pictures", take) == COUNT
+    assert len(shown) > COUNT / 20 and len(said) > COUNT / 20 and max(map(len, said)) < 400

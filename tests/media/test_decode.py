@@ -242,6 +242,16 @@ def test_a_thumbnail_does_not_hide_the_cut():
         decode_compressed(whole[: len(whole) // 2 + len(segment)])
 
 
+@pytest.mark.parametrize("name", ["x" * 10**6, "\x1b[2J" * 1000, "a\nb" * 1000])
+def test_what_a_publisher_calls_its_image_fits_into_a_line(name, monkeypatch):
+    """It stands in the log and on /diagnostics."""
+    monkeypatch.setattr(images, "cv_bridge_is_sound", lambda: False)
+    for decode in (lambda: to_rgb(bytes(16), 2, 2, name, 8), lambda: decode_compressed(b"GIF89a", name)):
+        with pytest.raises(ImageError) as raised:
+            decode()
+        assert len(str(raised.value)) < 700 and str(raised.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

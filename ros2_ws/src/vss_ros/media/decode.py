@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from vss_ros.config import MAX_PIXELS
+from vss_ros.config import MAX_PIXELS, brief
 from vss_ros.media.image_size import ImageError, image_size
 from vss_ros.media.quiet import quiet_opencv
 
@@ -184,12 +184,13 @@ def _through_cv_bridge(
     buffer: np.ndarray, height: int, width: int, encoding: str, step: int, is_bigendian: bool
 ) -> np.ndarray:
     """Rare encodings as cv_bridge converts them; UnknownEncoding without a sound cv_bridge."""
+    name = brief(encoding, 60)  # of another's message, and to stand on /diagnostics
     if not cv_bridge_is_sound():
         raise UnknownEncoding(
-            f"encoding {encoding!r}: expected one of {', '.join(ENCODINGS)}; "
+            f"encoding {name!r}: expected one of {', '.join(ENCODINGS)}; "
             "set another encoding in the camera driver, or install a cv_bridge that works with this NumPy"
         )
-    _rows(buffer, height, 1, encoding, step)  # cv_bridge itself reads past the end
+    _rows(buffer, height, 1, name, step)  # cv_bridge itself reads past the end
     from cv_bridge import CvBridge
 
     image = SimpleNamespace(
@@ -198,11 +199,12 @@ def _through_cv_bridge(
     try:
         return CvBridge().imgmsg_to_cv2(image, "rgb8")
     except Exception as error:  # CvBridgeError, cv2.error, KeyError: releases differ
-        raise UnknownEncoding(f"encoding {encoding!r}: cv_bridge cannot make it rgb8: {error}") from error
+        raise UnknownEncoding(f"encoding {name!r}: cv_bridge cannot make it rgb8: {brief(error)}") from error
 
 
 def decode_compressed(data: Any, format: str = "", max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A JPEG, PNG, TIFF, WebP, BMP or PNM file in memory as (H, W, 3) uint8 RGB, pixels as stored (no EXIF rotation).
+    """A JPEG, PNG, TIFF, WebP, BMP or PNM file in memory as (H, W, 3) uint8 RGB, pixels as stored (no EXIF
+    rotation, but a TIFF's own).
 
     Grey becomes three equal channels, 16 bit keeps the upper byte, alpha is dropped. format: of a CompressedImage,
     as image_transport writes it: "bayer_rggb8; png compressed" holds the sensor's pattern in one channel, and
@@ -210,11 +212,11 @@ def decode_compressed(data: Any, format: str = "", max_pixels: int = MAX_PIXELS)
     is decoded where the file states more than `max_pixels`.
     """
     data = bytes(data)
-    about = f"compressed image of format {format!r} ({len(data)} bytes)"
+    about = f"compressed image of format {brief(format, 60)!r} ({len(data)} bytes)"
     try:
         check_size(*image_size(data), max_pixels)
     except ImageError as error:
-        raise ImageError(f"format {format!r}: {error}") from None
+        raise ImageError(f"format {brief(format, 60)!r}: {error}") from None
     pattern = _ALIASES.get(format.partition(";")[0].strip().lower(), "")
     jpeg, bayer = data.startswith(b"\xff\xd8"), "bayer" in pattern
     if jpeg:

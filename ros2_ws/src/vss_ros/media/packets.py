@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vss_ros.config import MAX_PIXELS, VssError
+from vss_ros.config import MAX_PIXELS, VssError, brief
 from vss_ros.media.decode import check_size
 from vss_ros.media.image_size import ImageError
 
@@ -77,5 +77,7 @@ def codec(encoding: str) -> str:
     name = {"x264": "h264", "x265": "hevc"}.get(name.removeprefix("lib"), name)
     found = re.search("|".join(CODECS), name)
     if not found:
-        raise VssError(f"video packets of encoding {encoding!r}: expected one of {', '.join(CODECS)}")
+        raise VssError(
+            f"video packets of encoding {brief(encoding, 60)!r}: expected one of {', '.join(CODECS)}"
+        )
     return CODECS[found[0]]

@@ -18,6 +18,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from vss_ros.config import brief
+
 LABELS = "label_info_json"
 QUIET = 3.0
 """Seconds without a picture, or without a report of the node, that are worth a word."""
@@ -74,6 +76,14 @@ class Feed:
 
     def on_picture(self, part: str, raw: bytes) -> None:
         """Show image and mask of the same stamp, if it is time for another picture."""
+        try:
+            self.take(part, raw)
+        except (ValueError, IndexError, struct.error, RuntimeError, cv2.error) as error:
+            self.waiting = {}
+            self.node.get_logger().warning(f"{self.place}/{part}: {brief(error)}", throttle_duration_sec=5.0)
+
+    def take(self, part: str, raw: bytes) -> None:
+        """Raises what a message raises that is none of a node's own."""
         now = time.monotonic()
         if now - self.shown < 0.9 / self.config.fps:  # 0.9: a camera at the very rate keeps every frame
             return
@@ -84,10 +94,7 @@ class Feed:
         self.waiting = {}
         rgb, labels = (pixels(deserialize_message(raw, Image)) for _, raw in (image, mask))
         if rgb is None or labels is None or rgb.ndim != 3 or labels.ndim != 2:
-            self.node.get_logger().warning(
-                f"{self.place}: expected an image in rgb8 and a mask in mono8", throttle_duration_sec=5.0
-            )
-            return
+            raise ValueError("expected an image in rgb8 and a mask in mono8")
         self.shown = now
         width = min(self.config.width, rgb.shape[1])
         size = (width, max(round(rgb.shape[0] * width / rgb.shape[1]), 1))
@@ -104,8 +111,10 @@ class Feed:
         try:
             labels = json.loads(message.data)
             self.board.tell(model=str(labels["model"]), classes=list(map(entry_of, labels["classes"])))
-        except (ValueError, TypeError, LookupError, OverflowError) as error:
-            self.node.get_logger().warning(f"{self.place}/{LABELS}: {error}", throttle_duration_sec=5.0)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            self.node.get_logger().warning(
+                f"{self.place}/{LABELS}: {brief(error)}", throttle_duration_sec=5.0
+            )
 
     def on_consistency(self, message: DiagnosticArray) -> None:
         pairs = [(item.key, number(item.value)) for line in message.status for item in line.values]
