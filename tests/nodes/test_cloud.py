@@ -108,6 +108,8 @@ def test_what_a_cloud_cannot_be_made_of_costs_a_line(start, client, camera):
     client.settle(labels)
     labels.publish(String(data='{"classes": [{"name": "road"}]}'))
     assert process.logged("label_info_json: 'color'")
+    labels.publish(String(data="[" * 100000))
+    assert process.logged("label_info_json: maximum recursion")
     labels.publish(String(data=json.dumps(LABELS)))
     depth = np.full(SIZE, 2000, np.uint16)
     client.publish(
@@ -117,5 +119,7 @@ def test_what_a_cloud_cannot_be_made_of_costs_a_line(start, client, camera):
         client.publish(image(array, encoding, stamp=4.0), topic)
     client.publish(image(np.ones(SIZE, np.uint8), "mono8", stamp=4.0), "/confidence")
     assert process.logged("no camera_info with a size came yet")
+    camera(4.5, 4.5, depth, confidence=False)
+    client.publish(image(np.ones((2, 2), np.uint8), "mono8", stamp=4.5), "/confidence")
     camera(5.0, 5.0, depth)
     assert client.until(lambda: clouds), process.text()

@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.media.cloud import POINT, CloudConfig, CloudMaker, depth_of
 from vss_ros.media.decode import stamp_ns
 from vss_ros.media.labels import decode_labels
@@ -83,9 +83,9 @@ class Cloud(Node):
             entries = json.loads(message.data)["classes"]
             names, palette = [entry["name"] for entry in entries], [entry["color"] for entry in entries]
             self.maker = CloudMaker(names, palette, self.config)
-        except (VssError, ValueError, TypeError, LookupError) as error:
+        except (VssError, ValueError, TypeError, LookupError, RecursionError) as error:
             self.maker = None
-            self.get_logger().error(f"label_info_json: {error}")
+            self.get_logger().error(f"label_info_json: {brief(error)}")
 
     def on_info(self, message: CameraInfo) -> None:
         self.info = message
@@ -115,8 +115,8 @@ class Cloud(Node):
         mask, self.mask = self.mask, None
         try:
             self.publish(self.maker, mask, depth, confidence)
-        except (VssError, RuntimeError) as error:  # RCLError: a reliable reader that does not keep up
-            self.get_logger().warning(f"no cloud: {error}", throttle_duration_sec=LOG_PERIOD)
+        except (VssError, ValueError, RuntimeError) as error:  # RCLError: a reader that does not keep up
+            self.get_logger().warning(f"no cloud: {brief(error, 400)}", throttle_duration_sec=LOG_PERIOD)
 
     def nearest(self, when: int) -> Image | None:
         """The depth image nearest in time, once no nearer one can come."""
