@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import io
 import json
 import os
 import signal
@@ -190,6 +193,32 @@ def test_video_of_odd_size_and_jumping_stamps(tmp_path, library, monkeypatch):
         frames.append(read[1])
     assert len(frames) == 5 and frames[0].shape == (34, 48, 3)
     assert abs(int(frames[4].mean()) - 200) < 6
+
+
+@pytest.mark.parametrize("room", [0, 20_000, 60_000])
+@pytest.mark.parametrize("count", [60, 120])
+def test_a_disk_that_fills_up_is_an_error_and_leaves_what_plays(tmp_path, monkeypatch, room, count):
+    """FFmpeg alone says nothing of the last 32 kB."""
+    pytest.importorskip("av", reason="needs PyAV: install the extra [demo]")
+    left = {}
+
+    def write(self, data):
+        space = left.setdefault(self.name, room)
+        left[self.name] -= len(data)
+        if space < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return io.FileIO.write(self, data)
+
+    monkeypatch.setattr("vss_ros.media.video.Whole.write", write)
+    video, rng = VideoWriter(tmp_path / "clip.mp4", 30.0), np.random.default_rng(0)
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(count):
+            video.write(rng.integers(0, 256, (48, 64, 3), np.uint8), number * 33_000_000)
+        video.close()
+    with contextlib.suppress(OSError):
+        video.close()  # as the recorder does, once more or for the first time
+    if room == 60_000:
+        assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).read()[0]
 
 
 def test_a_video_given_up_leaves_nothing(tmp_path):

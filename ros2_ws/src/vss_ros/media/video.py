@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,16 @@ LONGEST_PAUSE = 10
 """Seconds that a frame is shown at most: a clock that is set must not stretch the video by years."""
 
 
+class Whole(io.FileIO):
+    """Takes each write whole or raises OSError; FFmpeg's own files lose the last one on a full disk without a word."""
+
+    def write(self, data: Any) -> int:
+        written = super().write(data) or 0
+        while written < len(data):
+            written += super().write(data[written:]) or 0
+        return written
+
+
 class VideoWriter:
     """Writes to a hidden file beside `path`, renamed by `close`; without a frame no file appears.
 
@@ -31,6 +41,7 @@ class VideoWriter:
         self.partial = path.with_name(f".{path.name}")
         self.size = (0, 0)
         self.writer: Any = None
+        self.sound = True
         self.stamp = self.time = 0
 
     def write(self, rgb: np.ndarray, stamp_ns: int) -> None:
@@ -53,7 +64,11 @@ class VideoWriter:
         passed = min((stamp_ns - self.stamp) * TICKS // 10**9, LONGEST_PAUSE * TICKS)
         self.time, self.stamp = self.time + max(passed, 1), stamp_ns
         frame.pts, frame.time_base = self.time, Fraction(1, TICKS)
+        self.sound, sound = False, self.sound  # FFmpeg may crash when it goes on after an error
+        if not sound:
+            raise OSError(f"{self.path}: has ended with an earlier error")
         self.container.mux(self.writer.encode(frame))
+        self.sound = True
 
     def open(self) -> Any:
         height, width = self.size
@@ -69,7 +84,8 @@ class VideoWriter:
             return writer
         # Fragments of a second, each complete in itself: what a kill or a full disk leaves plays.
         fragments = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000"}
-        self.container = av.open(str(self.partial), "w", format="mp4", options=fragments)
+        self.file = Whole(self.partial, "w")
+        self.container = av.open(self.file, "w", format="mp4", options=fragments)
         stream = self.container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
@@ -78,17 +94,19 @@ class VideoWriter:
 
     def close(self) -> None:
         """Complete the file and give it its name. Raises OSError or PyAV's error where the disk is full."""
-        if self.writer is None:
+        writer, self.writer = self.writer, None  # FFmpeg ends a file once
+        if writer is None:
             return
-        if isinstance(self.writer, cv2.VideoWriter):
-            self.writer.release()
+        if isinstance(writer, cv2.VideoWriter):
+            writer.release()
             os.replace(self.partial, self.path)
             return
         try:
-            self.container.mux(self.writer.encode(None))
+            if self.sound:
+                self.container.mux(writer.encode(None))
+                self.container.close()  # which writes the last fragment
         finally:
-            with suppress(Exception):
-                self.container.close()
+            self.file.close()
             join_fragments(self.partial, self.path)
 
     def abort(self) -> None:
@@ -97,7 +115,9 @@ class VideoWriter:
             if isinstance(self.writer, cv2.VideoWriter):
                 self.writer.release()
             else:
-                self.container.close()
+                if self.sound:
+                    self.container.close()
+                self.file.close()
             self.partial.unlink(missing_ok=True)
 
 
@@ -107,7 +127,11 @@ def join_fragments(partial: Path, path: Path) -> None:
 
     joined = partial.with_name(f"{partial.name}.joined")
     try:
-        with av.open(str(partial)) as source, av.open(str(joined), "w", format="mp4") as target:
+        with (
+            av.open(str(partial)) as source,
+            Whole(joined, "w") as file,
+            av.open(file, "w", format="mp4") as target,
+        ):
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(video=0):
                 if packet.dts is not None:
