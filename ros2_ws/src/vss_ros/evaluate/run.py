@@ -33,9 +33,8 @@ from vss_ros.media.draw import jpeg, overlay
 from vss_ros.media.files import new_folder
 from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.consistency import Consistency
-from vss_ros.stream.load import load_stream
+from vss_ros.stream.load import load_stream, warm_up
 from vss_ros.stream.result import Result, classes_json
-from vss_ros.stream.stream import Stream
 
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 
@@ -122,14 +121,6 @@ def unlabelled(footage: Footage) -> Footage:
     """The same frames without labels, whose ids mean other classes than the model's."""
     unnamed = lambda: ((rgb, None, t) for rgb, _, t in footage.frames())  # noqa: E731
     return replace(footage, frames=unnamed, classes=None)
-
-
-def warm_up(stream: Stream) -> None:
-    """Runtimes allocate with the first key and non-key frame: those must not count."""
-    blank = np.zeros((*stream.backend.size, 3), np.uint8)
-    for _ in stream.run((blank, number / 10) for number in range(2)):
-        pass
-    stream.reset()
 
 
 class Record:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
 from vss_ros.backends import int8_files
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import pin
@@ -150,6 +152,14 @@ def parts_of(config: StreamConfig, auto: Auto | None = None) -> int:
     if config.schedule == "auto" and has_cuda():
         return config.parts
     return config.parts if (auto.schedule if auto else config.schedule) == "parts" else 1
+
+
+def warm_up(stream: Stream) -> None:
+    """Runtimes allocate with the first key and non-key frame: better now than on the road, or in a figure."""
+    blank = np.zeros((*stream.backend.size, 3), np.uint8)
+    for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
+        pass
+    stream.reset()
 
 
 def open_backend(model: Model, config: RuntimeConfig) -> Any:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import cv2
-import numpy as np
 
 from vss_ros.config import VssError, child_command, missing, replace
 from vss_ros.node_config import NodeConfig, SegmentConfig
@@ -158,7 +157,7 @@ def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
     if config.constant_network:
         return [ConstantStream() for _ in range(cameras)]
     try:  # torch takes seconds to import: not before a model is wanted
-        from vss_ros.stream.load import open_stream
+        from vss_ros.stream.load import open_stream, warm_up
     except ModuleNotFoundError as error:
         raise VssError(missing(error.name or str(error))) from error
 
@@ -171,9 +170,7 @@ def make_streams(config: SegmentConfig, auto: Any = None) -> list[Any]:
         stream.backend.precision,
         time.monotonic() - start,
     )
-    blank = np.zeros((*stream.backend.size, 3), np.uint8)
-    for _ in stream.run([(blank, 0.0), (blank, 0.1)]):
-        pass  # runtimes allocate with the first key and non-key frame; better now than on the road
+    warm_up(stream)
     settle()
     log.info("ready after %.1f s", time.monotonic() - start)
     streams = [stream, *(stream.another() for _ in range(cameras - 1))]
