@@ -18,7 +18,8 @@ from vss_ros.nodes.segment import publish
 def unwanted(*_):
     raise RuntimeError("computed without a subscriber")
 publish.overlay = publish.colorize = publish.heat = publish.to_png = unwanted
-constant.ConstantResult.confidence = unwanted
+result = constant.Result
+constant.Result = lambda *answer, confidence, **rest: result(*answer, confidence=unwanted, **rest)
 """
     node = start("segment", patch=broken, constant_network=True, autostart=True)
     consistency = client.collect(messages.DiagnosticArray, "/segment/consistency")
