@@ -182,9 +182,8 @@ def read_fields(path: Path, kind: type, given: Collection[str] = ()) -> dict[str
     required = {name for name, item in known.items() if item.default is item.default_factory is MISSING}
     missing, unknown = sorted(required - {*given, *values}), sorted(set(values) - set(known))
     if missing or unknown:
-        parts = [f"missing {missing}"] * bool(missing)
-        parts += [f"unknown {brief(unknown)}{near(unknown[0], list(known))}"] * bool(unknown)
-        raise VssError(f"{path}: {', '.join(parts)}")
+        hint = near(unknown[0], list(known)) if unknown else ""
+        raise VssError(f"{path}: missing {missing}, unknown {brief(unknown)}{hint}")
     return values
 
 
