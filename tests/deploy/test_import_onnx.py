@@ -118,6 +118,19 @@ def test_int8_keeps_its_labels(own, backend, capsys):
     assert (answers[0] == answers[1]).mean() > 0.95
 
 
+def test_int8_of_float16_is_refused(own, capsys):
+    model = onnx.load(own / "own.onnx")
+    weights = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    for item in (*model.graph.input, *model.graph.output):
+        item.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, own / "half.onnx")
+    line = ["import", str(own / "half.onnx"), "--classes", "a,b,c", "--image", str(own / "images")]
+    assert cli.main([*line, "--out", str(own / "own.yaml")]) == 0
+    assert calibrate(own) == 1
+    assert "int8: expected weights of float32, got float16" in capsys.readouterr().err
+
+
 def test_bfloat16_where_the_processor_has_it(own):
     frame = cv2.imread(str(own / "images" / "0.png"))
     answers = [

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from vss_ros.config import VssError
+
 QUANTISED = ("Conv", "MatMul")
 OPTIONS = {
     "ActivationSymmetric": True,
@@ -33,7 +35,13 @@ def quantise(model: bytes, inputs: Sequence[Arrays]) -> bytes:
 
     inputs: what the stage was given on real frames; each layer's scale holds the greatest value seen in it.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    if any(
+        item.data_type == onnx.TensorProto.FLOAT16 for item in onnx.load_from_string(model).graph.initializer
+    ):
+        raise VssError("int8: expected weights of float32, got float16: export the network in float32")
 
     class Recorded(CalibrationDataReader):
         def __init__(self) -> None:
