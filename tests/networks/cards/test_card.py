@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from itertools import pairwise
 
@@ -38,6 +39,19 @@ def test_installed_models_load():
     for name in find_models():
         network, card = load_model(name)
         assert len(card.classes) == network.classifier[-1].out_channels and card.metrics and card.training
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("stret", ": did you mean street?"),
+        ("own.onnx", "; `vss import` makes"),
+        ("", "; `vss convert` makes"),
+    ],
+)
+def test_what_is_no_card_yet_is_told_the_way(tmp_path, name, hint):
+    with pytest.raises(VssError, match=re.escape(hint)):
+        read_card(name if name == "stret" else tmp_path / name)
 
 
 def test_weights_of_another_card_are_refused(card):

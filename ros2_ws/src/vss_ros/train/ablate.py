@@ -24,7 +24,7 @@ import yaml
 from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
 from vss_ros.media.files import read_fields, write_atomic
-from vss_ros.options import DataConfig, add_options
+from vss_ros.options import DataConfig, add_options, near
 from vss_ros.train.recipe import Recipe, read_recipe
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,8 @@ def read_table(name: str) -> Table:
     installed = {p.stem: p for p in sorted((share_dir() / "config" / "ablate").glob("*.yaml"))}
     if path.suffix not in (".yaml", ".yml"):
         if name not in installed:
-            raise VssError(
-                f"table {name!r}: expected the path of a .yaml file or one of {', '.join(installed)}"
-            )
+            names = ", ".join(installed) + near(name, list(installed))
+            raise VssError(f"table {name!r}: expected the path of a .yaml file or one of {names}")
         path = installed[name]
     try:
         table = Table(**read_fields(path, Table))

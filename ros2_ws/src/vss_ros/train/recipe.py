@@ -15,6 +15,7 @@ from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_fields
 from vss_ros.networks.cards.card import GREATEST_OPTION, find_models, is_option
 from vss_ros.networks.losses import CRITERIA, DISTANCES
+from vss_ros.options import near
 from vss_ros.train.augment import Augmentation, check_ranges
 
 RANGES = {
@@ -119,8 +120,9 @@ def read_recipe(name: str) -> Recipe:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if name not in find_recipes():
+            known = list(find_recipes())
             raise VssError(
-                f"recipe {name!r}: expected the path of a .yaml file or one of {', '.join(find_recipes())}"
+                f"recipe {name!r}: expected the path of a .yaml file or one of {', '.join(known)}{near(name, known)}"
             )
         path = find_recipes()[name]
     try:

@@ -15,6 +15,7 @@ import yaml
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, brief, fits, share_dir
 from vss_ros.media.files import read_bytes, read_fields, write_atomic
+from vss_ros.options import near
 
 TASKS = ("segmentation", "counting", "tags")
 PLAIN_NAME = re.compile(r"[^./\\\\][^/\\\\]{0,199}")
@@ -121,7 +122,11 @@ def read_card(model: str | Path) -> tuple[ModelCard, Path]:
         models = find_models()
         if str(model) not in models:
             names = ", ".join(models) or "none is installed"
-            raise VssError(f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {names}")
+            maker = "import" if path.suffix == ".onnx" else "convert" if path.is_dir() else ""
+            hint = f"; `vss {maker}` makes a card of it" if maker else near(str(model), list(models))
+            raise VssError(
+                f"model {str(model)!r}: expected the path of a card (.yaml) or one of: {names}{hint}"
+            )
         path = models[str(model)]
     try:
         content = read_fields(path, ModelCard, given=["name"])
