@@ -39,6 +39,8 @@ def test_only_segments_of_dead_processes_are_removed(folder):
     assert shared_memory.remove_dead(path) == 2000
     assert {item.name for item in path.iterdir()} == {name + end for name in kept for end in ("", "_el")}
     assert dead and shared_memory.remove_dead(path) == 0
+    for nothing in (path / "absent", path / "mine"):  # no folder at all
+        assert shared_memory.remove_dead(nothing) == 0
     assert shared_memory.remove_dead(path / "nowhere") == 0
 
 

@@ -181,5 +181,12 @@ def test_more_tensors_than_are_read_in_seconds_are_refused_at_once(tmp_path, mon
     with pytest.raises(VssError, match="expected at most 40 tensors"):
         read_state(path)
     torch.save({"numbers": list(range(1 << 22))}, path)
-    with pytest.raises(VssError, match=r"at most 8388608 bytes; got .* parts and .* bytes"):
+    with pytest.raises(VssError, match=r"at most 4194304 bytes; got .* parts and .* bytes"):
+        read_state(path)
+    monkeypatch.undo()
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    assert read_state(path)["a"].sum() == 3
+    monkeypatch.setattr("vss_ros.networks.cards.weights.Counted.left", 1000)
+    path.write_bytes(b"\x80\x02" + b"(" * 2000)  # of the old format, which has no list of its parts
+    with pytest.raises(VssError, match="expected torch's old format to name its tensors in 1000000 pieces"):
         read_state(path)

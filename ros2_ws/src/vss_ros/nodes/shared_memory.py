@@ -32,8 +32,10 @@ def remove_dead(folder: Path = FOLDER) -> int:
 
     As `fastdds shm clean`, which not every robot has: a file whose lock can be taken belongs to no process.
     """
-    freed = 0
-    for lock in sorted(folder.glob("fast*_el")) if folder.is_dir() else ():
+    freed, locks = 0, []
+    with contextlib.suppress(OSError):  # no such folder, or nobody may look into it
+        locks = [folder / name for name in sorted(os.listdir(folder)) if name.endswith("_el")]
+    for lock in locks:
         with contextlib.suppress(OSError):  # locked, another user's, or gone by now
             about = lock.lstat()
             if not LOCK.fullmatch(lock.name) or about.st_uid != os.geteuid():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,25 @@ from vss_ros.media.files import read_bytes
 
 LIMIT = 16 << 30
 """Greatest file of tensors that is read, in bytes."""
-TENSORS, PICKLED = 10_000, 8 << 20
+TENSORS, PICKLED = 10_000, 4 << 20
 """Most tensors of a .pth file, and bytes of what names them: torch takes a fifth of a millisecond for each."""
+READS = 1_000_000
 SOUND = (2, 10)
 """Releases of torch before this one can be made to write beyond their memory by a pickle (CVE-2026-24747)."""
+
+
+class Counted(io.FileIO):
+    """A file that is read in at most READS pieces: a pickle of torch's old format takes some 10 µs for each."""
+
+    left = READS
+
+    def read(self, size: int | None = -1, /) -> bytes:  # type: ignore[override]
+        self.left -= 1
+        if self.left < 0:
+            raise VssError(
+                f"{self.name}: expected torch's old format to name its tensors in {READS} pieces; got more"
+            )
+        return super().read(-1 if size is None else size) or b""
 
 
 def parse_safetensors(content: bytes, name: object) -> dict[str, Tensor]:
@@ -52,7 +68,10 @@ def read_checkpoint(path: Path, own: bool = False) -> dict[str, Any]:
         if not path.is_file() or size > LIMIT:
             raise VssError(f"{path}: cannot be read: expected a plain file of at most {LIMIT} bytes")
         check_archive(path, size, own)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with Counted(path) as file:
+            old = file.read(4) != b"PK\3\4"  # torch's format of before 1.6
+            file.seek(0)
+            content = torch.load(file if old else path, map_location="cpu", weights_only=True)
     except VssError:
         raise
     except OSError as error:
