@@ -12,6 +12,7 @@ from fixtures.cuda import Stream as CudaStream
 from fixtures.cuda import cuda
 from fixtures.networks import lively
 from torch.utils._python_dispatch import TorchDispatchMode
+from vss_ros.backends.gpu import graphs
 from vss_ros.backends.gpu.graphs import Graph, NotCapturable, OnDevice
 from vss_ros.backends.gpu.torch import TorchCudaBackend
 from vss_ros.backends.stages import Label, Resize, flat_stages
@@ -166,3 +167,14 @@ def test_labels_by_strips_are_those_of_the_whole(monkeypatch):
     for strip in (1, 9 * 201 * 4 * 7, 1 << 30):
         monkeypatch.setattr("vss_ros.backends.stages.STRIP", strip)
         assert (Label((150, 201))(*passes) != full.argmax(1)[0]).float().mean() < 1e-3
+
+
+def test_frames_of_ever_new_sizes_fill_no_memory(cuda, rng, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST", 6)
+    backend = TorchCudaBackend(Model(lively("dcfm", "mit_b0"), SIZE), "f32")
+    reference = TorchBackend(Model(lively("dcfm", "mit_b0"), SIZE))
+    for side in (*range(40, 60), 40):
+        frame = rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8)
+        (ours,), (expected,) = labels(backend, [frame]), labels(reference, [frame])
+        assert ours.shape == frame.shape[:2] and (ours == expected).mean() >= 0.99
+    assert len(backend.small) <= 6 and len(backend.transfer.pinned) <= 6

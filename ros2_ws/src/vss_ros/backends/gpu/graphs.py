@@ -21,6 +21,8 @@ warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 CAPTURE = threading.RLock()
 """Of this process: torch allows one capture at a time."""
+MOST = 24
+"""Graphs, and buffers, of the shapes that frames had lately."""
 WAITING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero)
 """Operators whose answer the host waits for."""
 
@@ -158,7 +160,16 @@ class Transfer:
         return host.numpy().copy()
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        key = (name, shape, dtype)
-        if key not in self.pinned:
-            self.pinned[key] = torch.empty(shape, dtype=dtype, pin_memory=True)
-        return self.pinned[key]
+        def make() -> Tensor:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+        return newest(self.pinned, (name, shape, dtype), make, self.stream)
+
+
+def newest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
+    """What is kept under the key, or made for it; beyond `MOST` the one that was asked for least recently goes."""
+    if key not in kept and len(kept) >= MOST:
+        stream.synchronize()  # it may still be in use
+        del kept[next(iter(kept))]
+    kept[key] = kept.pop(key) if key in kept else make()
+    return kept[key]
