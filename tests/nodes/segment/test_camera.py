@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from fixtures.ros import Process, client, image, latest, stamped, start, values
 from fixtures.segment import FAILING, SLOW, constant, messages, stamp_of, unusable
+from vss_ros.config import VssError
+from vss_ros.node_config import SegmentConfig
 
 pytestmark = pytest.mark.ros
 
@@ -212,3 +215,29 @@ def test_a_gap_is_judged_by_what_the_camera_sent_and_not_by_what_was_dropped(mon
     assert camera.health.dropped == 19
     assert answered([23.0, 23.5]) == (23.5, 3.0), "a pause of the camera counts, though it sent again since"
     assert answered([24.0]) == (24.0, 0.5)
+
+
+def test_engines_whose_options_do_not_fit_any_more_are_closed_and_the_fallback_goes_on(monkeypatch):
+    pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or source a ROS 2 setup")
+    from vss_ros.nodes.segment.camera import Camera, Worker
+    from vss_ros.nodes.segment.constant import ConstantStream
+
+    class Built(ConstantStream):
+        closed = False
+
+        def prepare(self, config):
+            raise VssError("groups: groups.yaml does not exist")
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(Worker, "work", lambda worker: None)
+    said, built = [], [Built(), Built()]
+    node = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append))
+    start = SimpleNamespace(take=lambda: built, reason="runs on torch", streams=built)
+    cameras = [Camera(name, ConstantStream(), None) for name in ("front", "left")]
+    before = [camera.stream for camera in cameras]
+    Worker(node, cameras, SegmentConfig(), start).apply(cameras[0])
+    assert [camera.stream for camera in cameras] == before == start.streams
+    assert all(stream.closed for stream in built)
+    assert "groups.yaml does not exist" in start.reason and said == [start.reason]

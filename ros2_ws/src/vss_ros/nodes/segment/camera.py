@@ -16,6 +16,7 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
+from vss_ros.config import VssError
 from vss_ros.media.decode import ImageError, decode
 from vss_ros.node_config import NodeConfig
 from vss_ros.nodes import heap
@@ -170,11 +171,10 @@ class Worker:
 
     def apply(self, camera: Camera) -> None:
         """Runtime parameters, and streams whose engines are built by now, take over between two frames."""
-        successors = self.start.take()
+        successors = self.prepared(self.start.take())
         for each, stream in zip(self.cameras, successors, strict=False):
             for result in each.stream.flush():
                 self.answer(each, result)
-            stream.prepare(self.config)  # its options may have changed since it was opened
             each.stream.close()
             each.stream, each.applied = stream, None
         if successors:
@@ -186,6 +186,20 @@ class Worker:
         camera.health.schedule = camera.stream.schedule
         camera.health.schedule_reason = auto.why if auto else ""
         camera.applied = self.config
+
+    def prepared(self, successors: list[Any]) -> list[Any]:
+        """Streams opened a while ago with the options of now; none where these do not fit any more."""
+        try:
+            for stream in successors:
+                stream.prepare(self.config)
+        except VssError as error:
+            for stream in successors:
+                stream.close()
+            self.start.streams = [camera.stream for camera in self.cameras]
+            self.start.reason = f"goes on without the engines that were built: {error}"
+            self.node.get_logger().error(self.start.reason)
+            return []
+        return successors
 
     def refuse(self, camera: Camera, reason: str) -> None:
         """Count an unusable image; log it now and then, and the same reason once."""
