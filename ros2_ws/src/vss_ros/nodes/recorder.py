@@ -54,7 +54,9 @@ COLUMNS = (
     *(f"{stage}_ms" for stage in STAGES),
 )
 BACKLOG = 100
-"""Messages that may wait for the disk before overlay pictures are left out; masks never are."""
+"""Messages that may wait for the disk before overlay pictures are left out."""
+MOST_WAITING = 512e6
+"""Bytes that may wait for it before anything else is: a minute of masks. A robot out of memory loses more."""
 UNMATCHED = 300
 """Frames that may wait for the other of mask and figures; then a row is written without figures."""
 
@@ -103,11 +105,12 @@ class Recorder(Node):
         self.video = VideoWriter(partial / "overlay.mp4", config.fps)
         self.idle_timeout = config.idle_timeout
         self.rows: dict[int, dict[str, Any]] = {}
-        self.masks = self.skipped = self.bad = self.without_figures = 0
+        self.masks = self.skipped = self.lost = self.bad = self.without_figures = 0
         self.failure = ""
         self.heard = self.found = False
         self.last_mask = time.monotonic()
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.arrived = self.written = 0  # bytes; each is counted by one thread
         self.writer = threading.Thread(target=self.write_all, name="writer", daemon=True)
         self.writer.start()
         for topic, kind in TOPICS.items():
@@ -134,6 +137,15 @@ class Recorder(Node):
         if topic == "overlay" and self.waiting.qsize() > BACKLOG:
             self.skipped += 1
             return
+        if self.arrived - self.written > MOST_WAITING:
+            self.lost += 1
+            self.get_logger().error(
+                f"{self.out}: the disk is too slow, {self.lost} messages are lost so far: record to a faster one, or "
+                "with video:=false",
+                throttle_duration_sec=5.0,
+            )
+            return
+        self.arrived += len(raw)
         self.waiting.put((topic, resolved, raw, arrival))
 
     def watch(self) -> None:
@@ -157,6 +169,7 @@ class Recorder(Node):
                 if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG):
                     return self.fail(f"{self.out}: {os.strerror(number)}")
                 self.skip(item[1], error)
+            self.written += len(item[2])
 
     def skip(self, topic: str, error: Exception) -> None:
         """One bad message costs itself, and neither what is recorded nor what comes."""
@@ -231,6 +244,7 @@ class Recorder(Node):
             problems.append(f"{self.out}: {error}")
             where = self.claim.folder
         skipped = f", {self.skipped} overlay pictures left out" if self.skipped else ""
+        skipped += f", {self.lost} messages lost to a slow disk" if self.lost else ""
         skipped += f", {self.bad} bad messages skipped" if self.bad else ""
         summary = f"{self.masks} masks written to {where}{skipped}"
         if problems:
