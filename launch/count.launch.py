@@ -1,6 +1,6 @@
 """Start the counting node on a camera topic and bring it to active.
 
-ros2 launch vss_ros count.launch.py model:=/path/to/card.yaml image_topic:=/camera/image_raw patches:=2
+ros2 launch vss_ros count.launch.py image_topic:=/camera/image_raw patches:=2
 """
 
 from launch.actions import OpaqueFunction

@@ -118,7 +118,9 @@ class SegmentConfig(StreamConfig, NodeConfig):
 class CountConfig(NodeConfig):
     """Options of the `count` node, and of `stream.count.load_counter`."""
 
-    model: str = option("", "name of a counting model in models/, or the path of a model card (.yaml)")
+    model: str = option(
+        "street_count", "name of a counting model in models/, or the path of a model card (.yaml)"
+    )
     score: float = option(
         0.35, "least score of an object, as in the published evaluation", low=0.0, high=1.0, runtime=True
     )

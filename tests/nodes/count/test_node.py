@@ -46,6 +46,12 @@ def test_points_counts_density_and_overlay_of_a_frame(start, client, messages, t
     assert "Traceback" not in node.text()
 
 
+def test_it_starts_with_the_model_that_is_installed(start, client, messages):
+    node = start("count", backend="torch", autostart=True)
+    assert client.until(lambda: client.state("/count") == "active"), node.text()
+    assert node.stop() == 0
+
+
 def test_a_model_that_does_not_count_is_refused(start, client, messages, tiny_card):
     node = start("count", model=str(tiny_card), backend="torch")
     assert not client.change("configure", node="/count")

@@ -50,12 +50,17 @@ def main(args: argparse.Namespace) -> int:
     args.result = {"models": [], "known": list(KNOWN), "engines": []}
     for name, path in paths.items():
         card, _ = read_card(path)
-        score = card.metrics.get("test", {}).get("mIoU")
+        test = card.metrics.get("test", {})
         about = {
             key: getattr(card, key) for key in ("network", "backbone", "task", "size", "classes", "licence")
         }
-        args.result["models"].append({"name": name, "card": path, "test_mIoU": score, **about})
-        accuracy = f"test mIoU {score:.1%}" if score is not None else "not measured"
+        scores = {"test_mIoU": test.get("mIoU"), "test_MAE": test.get("points", {}).get("MAE")}
+        args.result["models"].append({"name": name, "card": path, **scores, **about})
+        accuracy = "not measured"
+        if scores["test_mIoU"] is not None:
+            accuracy = f"test mIoU {scores['test_mIoU']:.1%}"
+        elif scores["test_MAE"] is not None:
+            accuracy = f"test MAE {scores['test_MAE']:.2f} where {test['objects']:.1f} objects are"
         sys.stdout.write(
             f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {len(card.classes)} classes, "
             f"{accuracy}, {card.licence}\n"

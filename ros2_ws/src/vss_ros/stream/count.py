@@ -235,10 +235,6 @@ def load_counter(model: str | Path | None = None, **options: Unpack[CountOptions
 
 def open_counter(config: CountConfig) -> CountStream:
     """`load_counter` for a config that exists already."""
-    if not config.model:
-        raise VssError(
-            "model: expected a counting model's card; none is installed, train one (docs/COUNTING.md)"
-        )
     model = model_of(config)
     if model.card is None or model.card.task != "counting":
         raise VssError(

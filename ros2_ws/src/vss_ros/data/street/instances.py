@@ -12,8 +12,8 @@ FIRST = 32
 """Ids of instances begin above those of the classes."""
 REACH = 80.0
 """Metres ahead within which something is counted."""
-LEAST = 1.4e-4
-"""Share of the picture's pixels that must be seen of something for it to count: 24 of 480×360."""
+LEAST = 1 / 1728
+"""Share of the picture's pixels that must be seen of something for it to count: 100 of 480×360, 10×10."""
 
 
 def road_users(street: Street, t: int) -> tuple[np.ndarray, np.ndarray]:
