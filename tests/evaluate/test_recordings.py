@@ -152,7 +152,7 @@ def test_truth_that_does_not_belong(tmp_path):
     topic = "/camera/image/compressed"
     with pytest.raises(VssError, match=r"no images on '/none'; expected one of /camera"):
         list(open_footage(str(bag), topic, "/none").frames())
-    with pytest.raises(VssError, match="in several colours"):
+    with pytest.raises(VssError, match="expected a mask as PNG, got JPEG"):
         list(open_footage(str(bag), topic, topic).frames())
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "0.png"), truth(0))
