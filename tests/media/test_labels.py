@@ -71,6 +71,11 @@ def test_messages_with_the_id_in_a_channel(encoding, channel):
     np.testing.assert_array_equal(decode_labels(image(0, encoding, pixels)), LABELS)
 
 
+def test_a_picture_is_no_mask():
+    with pytest.raises(ImageError, match="in several colours"):
+        decode_labels(image(0, "rgb8", np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)))
+
+
 def test_ids_that_no_mask_holds_are_unlabelled():
     wide = LABELS.astype("<i4")
     wide[0] = (-1, 254, 255, 256, 70000, -(2**31), 2**31 - 1, 0)
