@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from fixtures.counting import counting_card
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros import cli
 from vss_ros.backends import int8_files
@@ -171,6 +172,12 @@ def test_too_few_frames_to_calibrate_with(tiny_card, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 96, 3), np.uint8))
     assert cli.main(["calibrate", "--model", str(tiny_card), "--frames", str(tmp_path)]) == 1
     assert "expected at least 10 frames, got 1" in capsys.readouterr().err
+
+
+def test_what_does_not_segment_is_not_calibrated(tmp_path, capsys):
+    card = counting_card(tmp_path)
+    assert cli.main(["calibrate", "--model", str(card), "--frames", "street:7", "--clips", "2"]) == 1
+    assert "its task is counting; only segmentation can be calibrated" in capsys.readouterr().err
 
 
 def test_int8_without_a_calibration_says_how_to_make_one(tiny_card, tmp_path, monkeypatch):

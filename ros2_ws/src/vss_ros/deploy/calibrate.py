@@ -66,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     model = open_model(args.model, parse_size(args.size) if args.size else None)
     card, _ = read_card(args.model)
+    if card.task != "segmentation":
+        raise VssError(
+            f"model {card.name}: its task is {card.task}; only segmentation can be calibrated, take f32"
+        )
     calibration, held_out = pick_clips(args)
     measured = labelled_clips(args, card) if args.data else held_out
     if args.precision == "bf16":
