@@ -1,11 +1,12 @@
 """Recordings that were made to do harm: sound to the tools that wrote them, and refused in one line at once."""
 
+import os
 import resource
 import sqlite3
 from functools import partial
 
 import pytest
-from fixtures.bags import TOPIC, write_db3
+from fixtures.bags import TOPIC, write_db3, write_metadata
 from mcap.writer import Writer
 from vss_ros.config import VssError
 from vss_ros.data.source import open_source
@@ -45,6 +46,26 @@ def test_numbers_of_messages_that_are_none(tmp_path, counts):
     (tmp_path / "metadata.yaml").write_text(
         f"rosbag2_bagfile_information: {{topics_with_message_count: {counts}, relative_file_paths: [a_0.db3]}}"
     )
+    with BagReader(tmp_path) as bag:
+        assert len(list(bag.messages([TOPIC]))) == 5
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/dev/zero", "a\0b", "", "x" * 5000])
+def test_files_that_metadata_names_elsewhere_or_impossibly(tmp_path, name):
+    write_db3(tmp_path / "a_0.db3")
+    write_metadata(tmp_path, [name, "a_0.db3"])
+    with BagReader(tmp_path) as bag:
+        assert len(list(bag.messages([TOPIC]))) == 5
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_of_a_recordings_name_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "a_0.db3"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(VssError, match=r"a folder without .mcap or .db3 files"):
+        BagReader(tmp_path)
+    write_db3(tmp_path / "b.db3")
+    write_metadata(tmp_path, ["a_0.db3", "b.db3"])
     with BagReader(tmp_path) as bag:
         assert len(list(bag.messages([TOPIC]))) == 5
 

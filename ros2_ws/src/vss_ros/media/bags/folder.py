@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,8 @@ def groups(folder: Path) -> list[list[Path]]:
     NAME_1.mcap …); any other file is its own. What is there twice, packed and not, or as mcap and db3, is read once.
     """
     found = sorted(filter(is_storage, folder.iterdir()), key=natural_key)
+    # A link to nothing is missed by name; pipes and devices would be waited for.
+    found = [path for path in found if path.is_file() or not path.exists()]
     # A recorder that is interrupted while it packs leaves both.
     found = [path for path in found if not (path.suffix == ".zstd" and path.with_suffix("") in found)]
     first = listed(folder)
@@ -70,7 +73,7 @@ def listed(folder: Path) -> list[Path]:
     """The files of metadata.yaml that are there; older releases wrote the folder's name before theirs."""
     names = metadata(folder).get("relative_file_paths")
     paths = [folder / Path(str(name)).name for name in names] if isinstance(names, list) else []
-    return [path for path in dict.fromkeys(paths) if path.is_file()]
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]  # False for names too long
 
 
 SPLIT = re.compile(r"(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd|\.active)?$", re.IGNORECASE)
