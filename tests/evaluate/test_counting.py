@@ -33,6 +33,9 @@ def test_figures_plot_and_pictures(tmp_path, rng):
     assert dataset.main(arguments(*base)) == 0
     report = json.loads((out / "tiny_count_points_test.json").read_text())
     assert report["counts"]["truth"] == [0, 1, 2] and report["images"] == 3
+    assert any(
+        "to say 1.0, the mean of these images, always has an MAE of 0.667" in r for r in report["remarks"]
+    )
     for kind in ("points", "density"):
         expected = count_figures(report["counts"]["truth"], report["counts"][kind])
         assert report["figures"][kind] == pytest.approx(expected, abs=1e-3)
