@@ -81,3 +81,16 @@ def test_an_error_lists_no_60000_topics(tmp_path):
         with pytest.raises(VssError, match="no images, its topics are /topic0") as caught:
             read()
         assert len(str(caught.value)) < 1500
+
+
+def test_a_name_of_a_topic_is_bounded_and_moves_no_terminal(tmp_path):
+    name = "/\x1b[2J" + "x" * 10**6
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros2", "tests")
+        schema = writer.register_schema(IMAGE, "ros2msg", b"uint8 a")
+        writer.add_message(writer.register_channel(name, "cdr", schema), 1, b"", 1)
+        writer.finish()
+    with BagReader(tmp_path) as bag, pytest.raises(VssError, match="no message on") as caught:
+        list(bag.messages([name]))
+    assert len(str(caught.value)) < 4000 and str(caught.value).isprintable()

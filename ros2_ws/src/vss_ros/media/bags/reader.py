@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.media.bags import mcap, ros1, sqlite
 from vss_ros.media.bags.folder import files_of, listing, promised
 from vss_ros.media.bags.messages import SERIALIZATIONS, deserialize, typestore
@@ -107,7 +107,7 @@ class BagReader:
         missing = sorted(set(topics) - set(self.topics))
         if missing:
             raise VssError(
-                f"{self.path}: no topic {', '.join(missing)}; expected one of {listing(self.topics)}"
+                f"{self.path}: no topic {listing(missing)}; expected one of {listing(self.topics)}"
             )
         unknown = {self.topics[topic][0] or "a message without a type" for topic in topics}
         unknown -= set(typestore().types)
@@ -129,10 +129,12 @@ class BagReader:
                 yield topic, stamp, message
         problems = [problem for file in self._files for problem in file.problems] + self.problems
         if damaged:
-            problems.append(f"{damaged} messages on {', '.join(topics)} are damaged and left out ({first})")
+            problems.append(
+                f"{damaged} messages on {listing(topics)} are damaged and left out ({brief(first)})"
+            )
         if problems and not seen and any(self.topics[topic][1] for topic in topics):
             raise VssError(
-                f"{self.path}: no message on {', '.join(topics)} can be read: {'; '.join(problems[:3])}"
+                f"{self.path}: no message on {listing(topics)} can be read: {brief('; '.join(problems[:3]), 1000)}"
             )
         self._warn(problems)
         self._compare(topics, seen)
@@ -146,6 +148,8 @@ class BagReader:
     def _compare(self, topics: list[str], seen: int) -> None:
         promised = sum(self._promised.get(topic, 0) for topic in topics)
         if promised and not seen:
-            raise VssError(f"{self.path}: expected {promised} messages on {topics}, the files hold none")
+            raise VssError(
+                f"{self.path}: expected {promised} messages on {listing(topics)}, the files hold none"
+            )
         if seen < promised:
             self._warn([f"expected {promised} messages by metadata.yaml, the files hold {seen}"])
