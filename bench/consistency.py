@@ -108,7 +108,8 @@ def truth_of(
     for k, answers in runs.items():
         labels = [a.labels for a in answers]
         columns: dict[str, list] = {
-            f"VC_{n}": [None] * (n - 1) + metrics.video_consistency(truths, labels, n) for n in (8, 16)
+            f"VC_{n}": [None] * (n - 1) + metrics.video_consistency(truths, labels, n, "paper")
+            for n in (8, 16)
         }
         columns["TC"] = [None] + [
             metrics.mean_iou(metrics.flow_confusion(a, b, flow, classes))
@@ -203,7 +204,7 @@ def compare(model: str, videos: list[Video], fps: float) -> dict[str, list[dict[
             point["keys"] += sum(a.is_keyframe for a in answers)
             for truth, found in zip(truths, labels, strict=True):
                 point["counts"] = point["counts"] + metrics.confusion(truth, found, len(names))
-            point["vc"].append(metrics.video_consistency(truths, labels, 8)[:-1])
+            point["vc"].append(metrics.video_consistency(truths, labels, 8))
     return {
         kind: [
             {

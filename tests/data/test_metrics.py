@@ -67,13 +67,14 @@ def test_video_consistency_by_hand():
     truth = video((1, 0, 0))  # changes in the window of frames 0, 1 alone
     labels = video((1, 0, 0), (1, 0, 1), (3, 3, 3))
     # frames 0, 1: 15 pixels stay, of which (0, 1) is labelled otherwise; 1, 2: 16 stay; 2, 3: (3, 3) changes
-    assert metrics.video_consistency(truth, labels, 2) == pytest.approx([14 / 15, 1.0, 15 / 16])
+    assert metrics.video_consistency(truth, labels, 2, "paper") == pytest.approx([14 / 15, 1.0, 15 / 16])
+    assert metrics.video_consistency(truth, labels, 2) == pytest.approx([14 / 15, 1.0])
     # frames 0, 1, 2: as frames 0, 1; frames 1, 2, 3: as frames 2, 3
-    assert metrics.video_consistency(truth, labels, 3) == pytest.approx([14 / 15, 15 / 16])
+    assert metrics.video_consistency(truth, labels, 3, "paper") == pytest.approx([14 / 15, 15 / 16])
 
 
 def test_video_consistency_ignores_whether_labels_are_right():
-    assert metrics.video_consistency(video(), [np.full((4, 4), 7, np.uint8)] * 4, 3) == [1.0, 1.0]
+    assert metrics.video_consistency(video(), [np.full((4, 4), 7, np.uint8)] * 4, 3) == [1.0]
 
 
 def test_window_in_which_everything_changes_is_not_counted():
@@ -85,6 +86,7 @@ def test_window_in_which_everything_changes_is_not_counted():
 def test_mean_video_consistency():
     videos = [[1.0, 0.5, float("nan")], [0.0]]
     assert metrics.mean_video_consistency(videos) == pytest.approx(0.5)
+    assert metrics.mean_video_consistency(videos, "paper") == pytest.approx((0.75 + 0) / 2)
 
 
 def test_flow_consistency_by_hand():
@@ -112,5 +114,5 @@ def test_dis_flow_finds_a_shift(rng):
 def test_wrong_shapes_are_refused():
     with pytest.raises(VssError, match=r"\(4, 4\), got \(2, 4\)"):
         metrics.confusion(TRUTH, LABELS[:2], 4)
-    with pytest.raises(VssError, match="as many label maps as truths"):
-        metrics.video_consistency([TRUTH], [LABELS] * 2, 2)
+    with pytest.raises(VssError, match="convention"):
+        metrics.video_consistency([TRUTH], [LABELS], 2, "other")

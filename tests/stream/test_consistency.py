@@ -78,7 +78,7 @@ def test_window_consistency_equals_vc_when_the_truth_never_changes(rng):
     for n in (8, 16):
         name = f"window_consistency_{n}"
         truth = [plane()] * len(maps)
-        assert [f[name] for f in figures if name in f] == metrics.video_consistency(truth, maps, n)
+        assert [f[name] for f in figures if name in f] == metrics.video_consistency(truth, maps, n, "paper")
         assert name not in figures[n - 2] and name in figures[n - 1]
 
 

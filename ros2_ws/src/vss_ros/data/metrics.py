@@ -53,13 +53,17 @@ def pixel_accuracy(counts: np.ndarray) -> float:
     return float(np.diag(counts).sum() / max(counts.sum(), 1))
 
 
-def video_consistency(truth: Sequence[np.ndarray], labels: Sequence[np.ndarray], n: int) -> list[float]:
-    """VC_n of each of the T − n + 1 windows of n frames of one video (Miao et al., "VSPW", CVPR 2021); the authors'
-    script leaves out the last.
+def video_consistency(
+    truth: Sequence[np.ndarray], labels: Sequence[np.ndarray], n: int, convention: str = "code"
+) -> list[float]:
+    """VC_n of each window of n frames of one video (Miao et al., "VSPW", CVPR 2021).
 
     Of the pixels whose truth stays the same over the window, the share whose label stays the same, too; whether
-    it is right does not matter, and unlabelled pixels count like a class. A window without such pixels is NaN.
+    it is right does not matter, and unlabelled pixels count like a class. convention: "code" takes the T − n
+    windows of the authors' script, "paper" the T − n + 1 of their formula. A window without such pixels is NaN.
     """
+    if convention not in ("code", "paper"):
+        raise VssError(f"convention: expected code or paper, got {convention!r}")
     if n < 2 or len(truth) != len(labels):
         raise VssError(
             f"expected n >= 2 and as many label maps as truths, got {n}, {len(labels)}, {len(truth)}"
@@ -69,7 +73,7 @@ def video_consistency(truth: Sequence[np.ndarray], labels: Sequence[np.ndarray],
         if end >= n - 1:
             constant = stays >= n
             values.append(float((same >= n)[constant].mean()) if constant.any() else float("nan"))
-    return values
+    return values[:-1] if convention == "code" else values
 
 
 def runs(maps: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
@@ -82,10 +86,15 @@ def runs(maps: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
         yield length
 
 
-def mean_video_consistency(videos: Sequence[Sequence[float]]) -> float:
-    """mVC_n from each video's VC_n, as the authors' script has it: the mean over all windows of all videos."""
-    kept = [value for values in videos for value in values if value == value]
-    return float(np.mean(kept)) if kept else float("nan")
+def mean_video_consistency(videos: Sequence[Sequence[float]], convention: str = "code") -> float:
+    """mVC_n from each video's VC_n: "code" averages all windows of all videos, "paper" the videos' means."""
+    kept = [[v for v in values if v == v] for values in videos]
+    kept = [values for values in kept if values]
+    if not kept:
+        return float("nan")
+    if convention == "paper":
+        return float(np.mean([np.mean(values) for values in kept]))
+    return float(np.mean([v for values in kept for v in values]))
 
 
 def dis_flow(image: np.ndarray, later: np.ndarray) -> np.ndarray:
