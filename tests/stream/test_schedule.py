@@ -67,6 +67,14 @@ def test_keyframes_of_networks_with_and_without_memory(keeps):
         assert backend.calls.count("propagate") == 4
 
 
+def test_a_keyframes_labels_are_followed_only_where_drift_is_read():
+    stream = make(Colours(1), interval=4)
+    for t, (rgb, stamp) in enumerate(frames()[:9]):
+        stream.measure_drift = read = 3 <= t < 6
+        assert (stream(rgb, stamp).label_drift is not None) == read
+        assert len(stream.motion.tracks) == 1 + read
+
+
 def test_where_a_memory_does_not_move_the_answer_does():
     """Decoding such a network costs as much between keyframes as at them."""
     backend = Colours(keeps=2)

@@ -319,13 +319,15 @@ class Stream(AbstractContextManager["Stream"]):
         frame.times["total"] = sum(frame.times.values())
         if self.backend.stage_times:
             frame.times.update(self.backend.stage_times())
-        if is_key or self.key_labels is None:
-            track = self.motion.track() if self.motion and not self.lookahead else None
-            self.key_labels = labels.copy(), track
         drift = None
         if self.measure_drift or isinstance(self.policy, LabelDrift):
+            if is_key or self.key_labels is None:
+                track = self.motion.track() if self.motion and not self.lookahead else None
+                self.key_labels = labels.copy(), track
             there, track = self.key_labels
             drift = self.label_drift = label_drift(labels, there, track.flow if track else None)
+        else:
+            self.key_labels = None  # a track costs each frame
         return Result(
             labels,
             frame.stamp,
