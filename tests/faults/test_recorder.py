@@ -1,6 +1,7 @@
 """What is recorded stays, whatever happens to the recorder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -170,3 +171,18 @@ def test_a_full_disk_ends_it_with_all_that_was_recorded(start, client, small_dis
     assert masks(out) > 50
     with next((out / "bag").glob("*.mcap")).open("rb") as file:
         assert make_reader(file, validate_crcs=True).get_summary().statistics.message_count > 100
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_folder_that_goes_away_ends_the_recording_with_a_word(start, client, tmp_path, renamed):
+    node = record(start, client, tmp_path / "drive")
+    feed(client, 20)
+    partial, elsewhere = tmp_path / "drive.partial", tmp_path / "elsewhere"
+    if renamed:
+        partial.rename(elsewhere)
+    else:
+        shutil.rmtree(partial)
+    assert node.logged("was removed or renamed during the recording")
+    assert node.child.wait(20) == 1
+    assert "masks were in it" in node.text() and "stays" not in node.text()
+    assert not renamed or (masks(elsewhere) >= 20 and len(rows(elsewhere)) >= 20)

@@ -154,6 +154,8 @@ class Recorder(Node):
         if not self.found and self.heard and self.count_publishers(self.resolve_topic_name("mask")):
             self.found = True
             self.get_logger().info("the segment node is found")
+        if not (self.failure or self.claim.folder.is_dir()):
+            self.fail(f"{self.claim.folder} was removed or renamed during the recording")
         if self.idle_timeout and self.masks and time.monotonic() - self.last_mask > self.idle_timeout:
             run.finish()
 
@@ -232,7 +234,8 @@ class Recorder(Node):
         self.waiting.put(None)
         self.writer.join()
         self.claim.release_reserve()
-        problems = [self.failure] if self.failure else []
+        problems, gone = [self.failure] if self.failure else [], not self.claim.folder.is_dir()
+        where = self.claim.folder
         for step in (self.end_bag, self.end_table, self.video.close):
             try:
                 step()
@@ -242,14 +245,16 @@ class Recorder(Node):
             where = self.claim.publish()
         except OSError as error:
             problems.append(f"{self.out}: {error}")
-            where = self.claim.folder
         skipped = f", {self.skipped} overlay pictures left out" if self.skipped else ""
         skipped += f", {self.lost} messages lost to a slow disk" if self.lost else ""
         skipped += f", {self.bad} bad messages skipped" if self.bad else ""
         summary = f"{self.masks} masks written to {where}{skipped}"
         if problems:
             self.exit_code = 1
-            self.get_logger().error(f"{'; '.join(problems)}. What was recorded until then stays: {summary}")
+            rest = f"What was recorded until then stays: {summary}"
+            if gone:  # what follows from that says nothing
+                problems, rest = problems[:1], f"{self.masks} masks were in it"
+            self.get_logger().error(f"{'; '.join(problems)}. {rest}")
         else:
             self.get_logger().info(summary)
         return True
