@@ -56,14 +56,18 @@ def main(args: argparse.Namespace) -> int:
         }
         scores = {"test_mIoU": test.get("mIoU"), "test_MAE": test.get("points", {}).get("MAE")}
         args.result["models"].append({"name": name, "card": path, **scores, **about})
-        accuracy = "not measured"
+        accuracy, own = (
+            "not measured",
+            f"on {str(card.training.get('data', 'its data')).partition(',')[0]}'s test split",
+        )
         if scores["test_mIoU"] is not None:
-            accuracy = f"test mIoU {scores['test_mIoU']:.1%}"
+            accuracy = f"mIoU {scores['test_mIoU']:.1%} {own}"
         elif scores["test_MAE"] is not None:
-            accuracy = f"test MAE {scores['test_MAE']:.2f} where {test['objects']:.1f} objects are"
+            accuracy = f"MAE {scores['test_MAE']:.2f} of {test['objects']:.1f} objects {own}"
+        classes = f"{len(card.classes)} classes" if len(card.classes) > 1 else card.classes[0]
         sys.stdout.write(
-            f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {len(card.classes)} classes, "
-            f"{accuracy}, {card.licence}\n"
+            f"{name}: {card.network}-{card.backbone}, {card.size[1]}×{card.size[0]}, {classes}, {accuracy}, "
+            f"{card.licence}\n"
         )
     sys.stdout.write(f"\nto be fetched by --get: {', '.join(KNOWN)}\n")
     if any(cache_dir().glob("engines/*.engine")):  # torch takes seconds to import: not for an empty cache
