@@ -106,6 +106,20 @@ def test_an_optimiser_of_other_shapes_is_refused(run):
         resume(path, network, network, optimiser, RECIPE)
 
 
+def test_tensors_of_an_optimiser_that_share_memory_are_taken_apart(run):
+    path, network, optimiser, write = run
+    state = optimiser.state_dict()
+    first, second = list(network.parameters())[:2]
+    stored = torch.zeros(second.numel() + first.numel())
+    state["state"][0]["momentum_buffer"] = stored.as_strided(first.shape, [0] * first.dim())
+    state["state"][1]["momentum_buffer"] = stored[: second.numel()].view(second.shape)
+    write(optimiser=state)
+    resume(path, network, network, optimiser, RECIPE)
+    optimiser.step()  # torch refuses to write into what overlaps
+    assert (optimiser.state[first]["momentum_buffer"] == 1).all()
+    assert (optimiser.state[second]["momentum_buffer"] == 1).all()
+
+
 def test_a_zip_that_inflates_is_refused(tmp_path):
     path = tmp_path / "bomb.pth"
     torch.save({"x": torch.zeros(1 << 20)}, tmp_path / "plain.pth")

@@ -194,3 +194,5 @@ def restore_optimiser(optimiser: Any, saved: Any) -> None:
                 or not 0 <= state.get("step", 0) < 1e9
             ):
                 raise ValueError("the optimiser's state is not finite")
+            # a damaged file's tensors may share memory, with themselves or with others
+            state.update({name: value.clone() for name, value in state.items()})
