@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,3 +55,10 @@ def state(pid):
             return file.read().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+def test_no_process_of_ours_has_the_current_folder_on_its_path():
+    """`python -m` puts it there; `child_command` does not."""
+    package = ROOT / "ros2_ws" / "src" / "vss_ros"
+    found = [path.name for path in package.rglob("*.py") if re.search(r'"-m",\s*"vss_ros', path.read_text())]
+    assert not found

@@ -6,12 +6,13 @@ import argparse
 import difflib
 import logging
 import math
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vss_ros.config import VssError, option
+from vss_ros.config import VssError, child_command, option
 
 
 @dataclass(frozen=True)
@@ -188,3 +189,10 @@ def near(word: str, known: Sequence[str]) -> str:
     """ ": did you mean X?", or nothing where no known word is like it."""
     found = difflib.get_close_matches(word, known, 1)
     return f": did you mean {found[0]}?" if found else ""
+
+
+def succeeds(*line: str) -> bool:
+    """Whether a command of `vss` does. It runs in a process of its own, so that it leaves no memory and no process
+    group behind, and is as quiet as this one."""
+    quiet = [] if logging.getLogger(__name__).isEnabledFor(logging.INFO) else ["--quiet"]
+    return not subprocess.run(child_command("vss_ros.cli", *line, *quiet)).returncode

@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +22,8 @@ import yaml
 from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
 from vss_ros.media.files import read_fields, write_atomic
-from vss_ros.options import DataConfig, add_options, near
+from vss_ros.options import DataConfig, add_options, near, succeeds
 from vss_ros.train.recipe import Recipe, read_recipe
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,5 @@ def described(args: argparse.Namespace) -> list[str]:
 
 
 def vss(*arguments: str) -> None:
-    """A command in a process of its own, so that it leaves no memory behind."""
-    quiet = [] if log.isEnabledFor(logging.INFO) else ["--quiet"]
-    if subprocess.run([sys.executable, "-m", "vss_ros.cli", *arguments, *quiet]).returncode:
+    if not succeeds(*arguments):
         raise VssError(f"vss {arguments[0]} failed; the same `vss ablate` goes on from there")

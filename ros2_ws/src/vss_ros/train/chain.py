@@ -10,16 +10,16 @@ import argparse
 import inspect
 import logging
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from vss_ros.config import VssError, child_command
+from vss_ros.config import VssError
 from vss_ros.networks import reads_of
 from vss_ros.networks.cards.weights import read_safetensors
+from vss_ros.options import succeeds
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
 
@@ -84,8 +84,7 @@ def beside(recipe: str, other: str) -> str:
 
 
 def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> None:
-    """A stage in a process of its own, so that it leaves no memory and no process group behind."""
-    line = [command, recipe, "--out", str(folder), *["--quiet"] * (not log.isEnabledFor(logging.INFO))]
+    line = [command, recipe, "--out", str(folder)]
     for option in ("root",) if command == "pseudo" else ("root", "cache"):
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":
@@ -93,7 +92,7 @@ def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> No
             value = getattr(args, option, None)
             line += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         line += ["--resume"] if args.resume and (folder / "last.ckpt").exists() else []
-    if subprocess.run(child_command("vss_ros.cli", *line)).returncode:
+    if not succeeds(*line):
         raise VssError(
             f"vss {command} {recipe} ended early; the same command with --resume goes on from there"
         )
