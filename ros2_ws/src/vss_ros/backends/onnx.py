@@ -101,9 +101,7 @@ def load_openvino(files: Mapping[str, Path], precision: str, threads: int) -> St
 
         return run
 
-    return {
-        stage: load(path) for stage, path in progress(files.items(), "compiling", unit="stage", leave=False)
-    }
+    return each(files, load)
 
 
 def load_onnxruntime(files: Mapping[str, Path], precision: str, threads: int) -> Stages:
@@ -138,8 +136,12 @@ def load_onnxruntime(files: Mapping[str, Path], precision: str, threads: int) ->
 
         return run
 
+    return each(files, load)
+
+
+def each(files: Mapping[str, Path], load: Callable[[Path], Callable[..., Arrays]]) -> Stages:
     return {
-        stage: load(path) for stage, path in progress(files.items(), "compiling", unit="stage", leave=False)
+        name: load(path) for name, path in progress(files.items(), "compiling", unit="stage", leave=False)
     }
 
 

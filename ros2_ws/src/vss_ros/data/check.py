@@ -19,6 +19,7 @@ import numpy as np
 
 from vss_ros.config import IGNORE, VssError, option
 from vss_ros.data.clips import Video
+from vss_ros.data.metrics import count_figures
 from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.own.annotations import write_set
 from vss_ros.data.own.coco import read_coco
@@ -113,13 +114,18 @@ def read_annotations(args: argparse.Namespace) -> int:
     return 1 if bad or more else 0
 
 
+def spread(length: int, limit: int) -> tuple[np.ndarray, set[int]]:
+    """Which of so many frames are read, all or `limit` of them, evenly; and which of these are shown."""
+    chosen = np.unique(np.linspace(0, length - 1, min(limit or length, length)).astype(int))
+    return chosen, set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
+
+
 def check(data: Any, limit: int = 0) -> dict[str, Any]:
     """Read every labelled frame (or `limit` of them, evenly spread); what cannot be read goes to "broken"."""
     pixels = np.zeros(256, np.int64)
     sizes: Counter = Counter()
     broken, pictures = [], []
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(limit or len(data), len(data))).astype(int))
-    shown = set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
+    chosen, shown = spread(len(data), limit)
     for i in progress(chosen, data.name, leave=False):
         try:
             clip = data.clip(int(i))
@@ -150,8 +156,7 @@ def check_points(data: Any, limit: int = 0) -> dict[str, Any]:
     """Read every image with points (or `limit` of them): how many each has, which of them can be meant by nobody."""
     counts, outside, twice, broken, pictures = [], 0, 0, [], []
     sizes: Counter = Counter()
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(limit or len(data), len(data))).astype(int))
-    shown = set(chosen[np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)])
+    chosen, shown = spread(len(data), limit)
     for i in progress(chosen, data.name, leave=False):
         try:
             image, points = getattr(data, "read_all", data.read)(int(i))
@@ -165,14 +170,15 @@ def check_points(data: Any, limit: int = 0) -> dict[str, Any]:
         sizes[image.shape[:2]] += 1
         if i in shown:
             pictures.append(fitted(draw_points(image, within)))
+    mean = float(np.mean(counts or [0]))
     return {
         "name": data.name,
         "images": len(data),
         "read": len(chosen),
         "objects": sum(counts),
         "most": max(counts, default=0),
-        "mean": float(np.mean(counts or [0])),
-        "always_the_mean": float(np.abs(np.array(counts or [0]) - np.mean(counts or [0])).mean()),
+        "mean": mean,
+        "always_the_mean": count_figures(counts or [0], [mean] * (len(counts) or 1))["MAE"],
         "empty": counts.count(0),
         "outside": outside,
         "twice": twice,

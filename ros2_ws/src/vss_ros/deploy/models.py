@@ -56,10 +56,8 @@ def main(args: argparse.Namespace) -> int:
         }
         scores = {"test_mIoU": test.get("mIoU"), "test_MAE": test.get("points", {}).get("MAE")}
         args.result["models"].append({"name": name, "card": path, **scores, **about})
-        accuracy, own = (
-            "not measured",
-            f"on {str(card.training.get('data', 'its data')).partition(',')[0]}'s test split",
-        )
+        accuracy = "not measured"
+        own = f"on {str(card.training.get('data', 'its data')).partition(',')[0]}'s test split"
         if scores["test_mIoU"] is not None:
             accuracy = f"mIoU {scores['test_mIoU']:.1%} {own}"
         elif scores["test_MAE"] is not None:

@@ -34,13 +34,11 @@ def remove_dead(folder: Path = FOLDER) -> int:
     """
     freed, locks = 0, []
     with contextlib.suppress(OSError):  # no such folder, or nobody may look into it
-        locks = [folder / name for name in sorted(os.listdir(folder)) if name.endswith("_el")]
+        locks = [folder / name for name in sorted(os.listdir(folder)) if LOCK.fullmatch(name)]
     for lock in locks:
         with contextlib.suppress(OSError):  # locked, another user's, or gone by now
             about = lock.lstat()
-            if not LOCK.fullmatch(lock.name) or about.st_uid != os.geteuid():
-                continue
-            if time.time() - about.st_mtime < YOUNG:
+            if about.st_uid != os.geteuid() or time.time() - about.st_mtime < YOUNG:
                 continue
             handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
             try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vss_ros.backends.base import Backend, parts_of
-from vss_ros.backends.gpu.graphs import Graph, Transfer, newest
+from vss_ros.backends.gpu.graphs import Graph, Transfer, recent
 from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
 from vss_ros.config import VssError
 from vss_ros.media.motion import resize_flow
@@ -149,7 +149,7 @@ class CudaBackend(Backend):
     def graph(self, key: tuple, make: Callable[[], nn.Module], inputs: Tensors) -> Tensor:
         """Run one of the small stages whose shapes the first frame decides, as a CUDA graph made then."""
         key = (*key, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
-        graph = newest(self.small, key, lambda: Graph(make(), inputs, self.stream), self.stream)
+        graph = recent(self.small, key, lambda: Graph(make(), inputs, self.stream), self.stream)
         return graph(*inputs)
 
     @torch.no_grad()

@@ -163,10 +163,10 @@ class Transfer:
         def make() -> Tensor:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
 
-        return newest(self.pinned, (name, shape, dtype), make, self.stream)
+        return recent(self.pinned, (name, shape, dtype), make, self.stream)
 
 
-def newest(kept: dict[Any, Any], key: Any, make: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
+def recent(kept: dict[Any, Any], key: Any, make: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
     """What is kept under the key, or made for it; beyond `MOST` the one that was asked for least recently goes."""
     if key not in kept and len(kept) >= MOST:
         stream.synchronize()  # it may still be in use
