@@ -13,6 +13,7 @@ from fixtures.counting import counting_card
 from vss_ros.config import VssError
 from vss_ros.data.metrics import count_figures
 from vss_ros.evaluate import dataset
+from vss_ros.evaluate.counting import KINDS, draw_scatter
 
 
 def arguments(*more: str) -> argparse.Namespace:
@@ -48,3 +49,12 @@ def test_figures_plot_and_pictures(tmp_path, rng):
     assert scatter in page and "default-src 'none'" in page and "<script" not in page
     with pytest.raises(VssError, match="counts; expected street_points"):
         dataset.main(arguments("--model", str(card), "--data", "street"))
+
+
+@pytest.mark.parametrize("most", [3, 12, 1400])
+def test_nothing_of_the_scatter_plot_is_cut_off(tmp_path, most):
+    counts = {kind: [0, most // 2, most] for kind in ("truth", *KINDS)}
+    figures = {kind: {"MAE": 1.4} for kind in KINDS}
+    picture = cv2.imread(str(draw_scatter({"counts": counts, "figures": figures}, tmp_path / "plot.png")))
+    for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
+        assert (edge == 255).all()

@@ -151,7 +151,7 @@ def make_page(report: dict[str, Any], scatter: bytes, worst: bytes) -> str:
 
 def draw_scatter(report: dict[str, Any], path: Path) -> Path:
     """Counts against true counts, an image a dot."""
-    figure = new_figure((9, 4.5))
+    figure = new_figure((9, 5))
     counts: dict[str, Sequence[float]] = report["counts"]
     most = max(max(values, default=1) for values in counts.values()) * 1.05 + 1
     for place, kind in enumerate(KINDS, 1):
