@@ -61,7 +61,7 @@ def node():
     context.try_shutdown()
 
 
-@pytest.mark.parametrize(("motion", "most"), [(False, 18), (True, 26)])
+@pytest.mark.parametrize(("motion", "most"), [(False, 16), (True, 20)])
 def test_a_nonkey_frame_moves_little_between_files(node, tiny_card, monkeypatch, motion, most):
     """One frame without subscribers, from the callback to the published mask, the worker driven by hand."""
     options = {"backend": "onnxruntime", "interval": 5, "schedule": "at_once", "motion": motion}

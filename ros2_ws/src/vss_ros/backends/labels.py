@@ -1,17 +1,21 @@
-"""Logits → labels at the frame's size on the CPU, by OpenCV: 2–15 times faster than interpolate and argmax in torch.
+"""Logits → labels at the frame's size on the CPU, by OpenCV: 2–15 times faster than interpolate and argmax in torch;
+and probabilities, which the filter along the motion draws towards those of the frame before.
 
 Bilinear resizing follows the convention of torch's `align_corners=False`, which OpenCV shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE
+from vss_ros.media.motion import Step
 
+ROWS = 32
+"""Rows that are blended at a time, so that they stay in a core's cache."""
 EXPONENT = 80.0
 """Logits of at most this size need no shift before the exponential: float32 holds e^±87."""
 
@@ -91,3 +95,48 @@ def probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
     x = cv2.exp(x)
     x *= 1 / x.sum(0)
     return cv2.transpose(x).reshape(*size, classes)
+
+
+def on_cells(values: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Maps (h', w', C) on the motion's grid of cells (h, w)."""
+    if values.shape[:2] == cells:
+        return values
+    kind = cv2.INTER_AREA if values.shape[0] > cells[0] else cv2.INTER_LINEAR
+    return cv2.resize(values, cells[::-1], interpolation=kind).reshape(*cells, -1)
+
+
+def steadied(
+    soft: Callable[[], np.ndarray],
+    cells: tuple[int, int],
+    step: Step | None,
+    moved: np.ndarray | None,
+    strength: float,
+    older: int,
+    size: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (height, width) uint8 at `size`, and the probabilities (h, w, C) on the cells that they are of.
+
+    soft: computes the network's, (h', w', C); moved: those of the frame before, moved to this one by `step`, towards
+    which they are drawn, see `blend`; strength: 0 leaves them as they are; older: 1 if this frame read an older
+    keyframe than that before, which then counts more, −1 if it read a newer one: twice or half the odds.
+    """
+    values = on_cells(soft(), cells)
+    if strength and step and moved is not None:
+        odds = 2.0**older
+        values = blend(values, moved, step.likeness, strength * odds / (1 - strength + strength * odds))
+    return labels_of(values, size), values
+
+
+def blend(now: np.ndarray, moved: np.ndarray, alike: np.ndarray, strength: float) -> np.ndarray:
+    """Probabilities filtered along the motion: (1 − g) · now + g · moved, g = strength · alike.
+
+    now: (h, w, C) float32; moved: earlier ones moved to this frame, overwritten with the answer; alike: (h, w), see
+    `Step.likeness`; strength in [0, 1).
+    """
+    weight = (strength * alike)[..., None]
+    for top in range(0, len(now), ROWS):
+        rows = slice(top, top + ROWS)
+        moved[rows] -= now[rows]
+        moved[rows] *= weight[rows]
+        moved[rows] += now[rows]
+    return moved

@@ -23,8 +23,8 @@ class Figure:
 
 
 STAGES = (
-    *("prepare", "flow", "encode", "remember", "drift", "move", "propagate", "decode", "steady", "join"),
-    *("label", "part", "total"),
+    *("prepare", "flow", "encode", "remember", "drift", "move", "propagate", "decode", "join", "label"),
+    *("part", "total"),
 )
 """What a stream's time goes to, in the order of a frame's way."""
 FRAME = {

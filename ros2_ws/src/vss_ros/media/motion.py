@@ -38,8 +38,6 @@ TOLERANCE = 30.0
 ALIKE = np.exp(-np.arange(256, dtype=np.float32) / TOLERANCE)
 """Likeness by difference; 255 stands for what came from outside."""
 ALIKE[255] = 0
-ROWS = 32
-"""Rows that are blended at a time, so that they stay in a core's cache."""
 UNEXPLAINED = 0.3
 """Share of a frame's own contrast by which it may differ from the moved one before it; more is a cut, not a motion.
 Street video keeps below 0.2, 0.27 with four of five frames left out; cuts between streets begin at 0.34."""
@@ -55,13 +53,15 @@ class Step:
 
     flow: (h, w, 2) float32, cells to where each cell was in the frame before; likeness: (h, w) float32 in [0, 1],
     exp(−|difference| / 30 grey levels) of a cell to where it came from, 0 where that is outside; residual: mean
-    |difference|, grey levels; trusted: whether the flow explains the frame.
+    |difference|, grey levels; trusted: whether the flow explains the frame; carried: maps of the frame before, moved
+    to this one, None where there are none or the flow is not trusted.
     """
 
     flow: np.ndarray
     likeness: np.ndarray
     residual: float
     trusted: bool
+    carried: np.ndarray | None = None
 
 
 class Motion:
@@ -87,35 +87,12 @@ class Motion:
         self.grey: np.ndarray | None = None  # of the newest frame, at `image`
         self.small: np.ndarray | None = None  # the same at `cells`
         self.tracks: weakref.WeakSet[Track] = weakref.WeakSet()
-        self.age = 0  # of what the frame before read
 
     def track(self) -> Track:
         """Follow the newest frame from now on, as long as the track is held."""
         track = Track(self.small)
         self.tracks.add(track)
         return track
-
-    def fit(self, values: np.ndarray) -> np.ndarray:
-        """Maps (h', w', C) on the grid of the cells."""
-        if values.shape[:2] == self.cells:
-            return values
-        kind = cv2.INTER_AREA if values.shape[0] > self.cells[0] else cv2.INTER_LINEAR
-        return cv2.resize(values, self.cells[::-1], interpolation=kind).reshape(*self.cells, -1)
-
-    def steady(
-        self, values: np.ndarray, before: np.ndarray | None, step: Step | None, strength: float, age: int = 0
-    ) -> np.ndarray:
-        """A frame's probabilities (h', w', C) on the cells, drawn towards those of the frame before, see `blend`.
-
-        age: frames since the keyframe that this frame's read. Of older ones less is kept, of newer ones more: twice
-        the odds.
-        """
-        odds, self.age = 2.0 ** ((age > self.age) - (age < self.age)), age
-        strength = strength * odds / (1 - strength + strength * odds)
-        values = self.fit(values)
-        if before is None or step is None or not step.trusted or not strength:
-            return values
-        return blend(values, move(before, step.flow), step.likeness, strength)
 
     def likeness(self, track: Track) -> np.ndarray:
         """(h, w) float32 in [0, 1]: how much of the newest frame was seen already in the one that is tracked."""
@@ -125,8 +102,9 @@ class Motion:
             return np.ones(self.cells, np.float32)
         return likeness(self.small, track.small, track.flow)[0]
 
-    def step(self, rgb: np.ndarray) -> Step | None:
-        """Take the next frame, (H, W, 3) uint8 of any size; None for the first one."""
+    def step(self, rgb: np.ndarray, carry: np.ndarray | None = None) -> Step | None:
+        """Take the next frame, (H, W, 3) uint8 of any size; None for the first one. carry: (h, w, C) on the cells of
+        the frame before, for `Step.carried`."""
         grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), self.image)
         small = resized(grey, self.cells)
         before, self.grey = self.grey, grey
@@ -134,12 +112,17 @@ class Motion:
         if before is None or earlier is None:
             return None
         if not cv2.norm(grey, before, cv2.NORM_INF):  # a frozen camera
-            return Step(np.zeros((*self.cells, 2), np.float32), np.ones(self.cells, np.float32), 0.0, True)
+            still = np.zeros((*self.cells, 2), np.float32)
+            return Step(
+                still, np.ones(self.cells, np.float32), 0.0, True, None if carry is None else carry.copy()
+            )
         before, earlier = matched(before, earlier, small)
         flow = resize_flow(self.dis.calc(grey, before, None), self.cells)
         alike, residual = likeness(small, earlier, flow)
         contrast = float(cv2.meanStdDev(small)[1].item())
-        step = Step(flow, alike, residual, residual <= max(UNEXPLAINED * contrast, NOISE))
+        trusted = residual <= max(UNEXPLAINED * contrast, NOISE)
+        carried = move(carry, flow) if trusted and carry is not None else None
+        step = Step(flow, alike, residual, trusted, carried)
         for track in self.tracks:
             track.step(step)
         return step
@@ -198,21 +181,6 @@ def matched(image: np.ndarray, small: np.ndarray, now: np.ndarray) -> tuple[np.n
     gain = min(max(spread_now / spread, 0.25), 4.0)
     table = np.clip((np.arange(256) - mean) * gain + mean_now, 0, 255).astype(np.uint8)
     return cv2.LUT(image, table), cv2.LUT(small, table)
-
-
-def blend(now: np.ndarray, moved: np.ndarray, alike: np.ndarray, strength: float) -> np.ndarray:
-    """Probabilities filtered along the motion: (1 − g) · now + g · moved, g = strength · alike.
-
-    now: (h, w, C) float32; moved: earlier ones moved to this frame, overwritten with the answer; alike: (h, w), see
-    `Step.likeness`; strength in [0, 1).
-    """
-    weight = (strength * alike)[..., None]
-    for top in range(0, len(now), ROWS):
-        rows = slice(top, top + ROWS)
-        moved[rows] -= now[rows]
-        moved[rows] *= weight[rows]
-        moved[rows] += now[rows]
-    return moved
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,8 @@
     decode(features, *memories)      -> logits (B, classes, h, w)
     reads(t, keys)                   -> one tuple of remembered frames a decode pass; logits of passes are added
     loss(batch, **weights)           -> named losses on a clip, "loss" their total
-    keeps                            -> how many past remembered frames may still be read; 0: none, an image network
+    keeps                            -> how many past remembered frames may still be read; 0: none, an image network;
+                                        1: while there is one, it is read, and `reads` is not asked
     lookahead                        -> how many future frames `decode` needs
     interval                         -> frames from one remembered frame to the next, unless the user wants another
     moves (default no)               -> whether a memory is maps (B, h, w, D) to be moved along the optical flow

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vss_ros.backends.labels import blend, on_cells
 from vss_ros.config import VssError
-from vss_ros.media.motion import Motion, Track, blend
+from vss_ros.media.motion import Motion, Track
 from vss_ros.stream.frame import Answer, Frame, check_finite
 from vss_ros.stream.memory import Memories, Memory
 
@@ -204,7 +205,7 @@ class Beside:
                 passes = backend.reads(n, sorted(known))
                 logits = [backend.decode(features, [known[i] for i in reads]) for reads in passes]
                 check_finite(backend, logits)
-                return memory, motion.fit(backend.probabilities(logits))
+                return memory, on_cells(backend.probabilities(logits), motion.cells)
 
         else:
             passes = self.memories.passes(n)
@@ -212,6 +213,6 @@ class Beside:
             def run() -> Any:
                 logits = [backend.propagate(pixels, reads) for reads in passes]
                 check_finite(backend, logits)
-                return None, motion.fit(backend.probabilities(logits))
+                return None, on_cells(backend.probabilities(logits), motion.cells)
 
         return Job(frame.index, frame.stamp, key, self.motion.track(), run)

@@ -66,6 +66,8 @@ class Memories:
 
     def passes(self, t: int) -> list[list[Any]]:
         """One list of memories a decode pass of frame t."""
+        if len(self.kept) <= self.backend.keeps <= 1:
+            return [[self.moved(i) for i in self.kept]]  # there is nothing to choose from
         return [[self.moved(i) for i in reads] for reads in self.backend.reads(t, sorted(self.kept))]
 
     def read(self, t: int, stamp: float) -> tuple[list[list[Any]], int, float]:

@@ -32,21 +32,18 @@ UNSEEN = 0.5
 class Stream(AbstractContextManager["Stream"]):
     """Runs a backend over the frames of one camera and keeps what later frames reuse.
 
-    One backend may serve many streams, each used by one thread. `policy`, `max_gap`, `measure_drift`, `steady` and
-    `hide_unseen` may be replaced between two frames.
+    One backend may serve many streams, each used by one thread. Between two frames `policy`, `max_gap`,
+    `measure_drift`, `steady` and `hide_unseen` may be replaced.
 
     motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of all
     other networks, and of schedule beside); None leaves everything where it lies.
     steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
-    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part of them runs
-    in `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a
-    thread (`worker`, which several streams may share) runs the network; with a `delay` in frames the network's answer
-    joins exactly so many frames later, without a thread.
+    schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part runs in
+    `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a thread
+    (`worker`, of several streams, too) runs the network; with a `delay` in frames it joins exactly so many later.
     hide_unseen: label 255 what the motion shows and no network has seen.
-    measure_drift: give each result its drifts; features are then computed apart from the logits, which makes a
-    non-key frame about 5 % slower.
-    both_sides: a network that reuses the last keyframe also adds the next one's logits (DCFM's B mode), so that
-    answers wait for a whole interval; the memories stay where they lie.
+    measure_drift: give each result its drifts, which makes a non-key frame about 5 % slower.
+    both_sides: add the next keyframe's logits, too (DCFM's B mode): answers wait for an interval, memories lie still.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Stream(AbstractContextManager["Stream"]):
         self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
         # Between keyframes; else each frame is decoded, which saves time only where a memory holds the deep layers.
-        self.answers_move = motion is not None and not (backend.moves or backend.lookahead)
+        self.answers_move = motion is not None and not (backend.moves or backend.lookahead or both_sides)
         self.moves = motion is not None and backend.moves and not both_sides
         schedules.check(schedule, backend, self.lookahead, motion is not None)
         self.memories = Memories(backend)
@@ -119,7 +116,8 @@ class Stream(AbstractContextManager["Stream"]):
         self.pending: deque[Frame] = deque()
         self.keyframe: Keyframe | None = None
         self.newest: Answer | None = None
-        self.before: np.ndarray | None = None  # probabilities of the frame before
+        self.before: np.ndarray | None = None  # probabilities of the frame before, for the filter
+        self.age = 0  # of the keyframe that it read
         self.key_labels: tuple[np.ndarray, Track | None] | None = None  # of the newest keyframe answered
         self.label_drift = 0.0
         self.landed = False  # a memory came with the frame before
@@ -171,7 +169,7 @@ class Stream(AbstractContextManager["Stream"]):
         frame.index, self.last, self.next_index = self.next_index, (stamp, frame.size), self.next_index + 1
         self.lap(frame, "prepare")
         if self.motion and not self.lookahead:
-            frame.step = self.motion.step(frame.pixels)
+            frame.step = self.motion.step(frame.pixels, self.before)
             self.lap(frame, "flow")
         if self.beside:
             if self.newest is None:
@@ -242,13 +240,11 @@ class Stream(AbstractContextManager["Stream"]):
             self.memories.put(frame.index, Memory(frame.stamp, values, track))
         self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
 
-    # Its answer
-
     def answer(self, frame: Frame) -> Result:
         """By the network with the memories as they are now; where there are none, a keyframe's answer may be moved."""
         self.start = time.perf_counter()
         if self.motion and self.lookahead:
-            frame.step = self.motion.step(frame.pixels)
+            frame.step = self.motion.step(frame.pixels, self.before)
             self.lap(frame, "flow")
         if self.newest and not frame.due:
             return self.moved(frame, self.newest, is_key=False)
@@ -258,20 +254,26 @@ class Stream(AbstractContextManager["Stream"]):
         if frame.due or not self.backend.keeps:
             check_finite(self.backend, logits)
         is_key, self.landed, age = self.landed or key == frame.index, False, frame.index - key
-        read, sure, source = self.backend.labels, self.backend.confidence, logits  # type: Any, Any, Any
-        alone = self.answers_move and not self.lookahead
-        if self.motion and (self.steady or alone):
-            values = self.backend.probabilities(logits)
-            self.before = values = self.motion.steady(values, self.before, frame.step, self.steady, age)
-            self.lap(frame, "steady")
-            read, sure, source = label.labels_of, label.confidence_of, values
-            if alone:
+        self.before = None
+        if self.motion and (self.steady or self.answers_move):
+            moved = frame.step.carried if frame.step else None
+            if self.newest and frame.step and frame.step.trusted:
+                moved = self.newest.track.move(self.newest.values)
+            soft, cells = partial(self.backend.probabilities, logits), self.motion.cells
+            older, self.age = (age > self.age) - (age < self.age), age
+            labels, values = label.steadied(soft, cells, frame.step, moved, self.steady, older, frame.size)
+            confidence = partial(label.confidence_of, values, frame.size)
+            if not self.answers_move:
+                self.before = values
+            else:
                 track = self.motion.track()
                 self.newest = Answer(frame.index, frame.stamp, values, track, track)
                 self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
-        labels = read(source, frame.size)
+        else:
+            labels = self.backend.labels(logits, frame.size)
+            confidence = partial(self.backend.confidence, logits, frame.size)
         self.lap(frame, "label")
-        return self.result(frame, labels, key, stamp, is_key, partial(sure, source, frame.size))
+        return self.result(frame, labels, key, stamp, is_key, confidence)
 
     def logits(self, frame: Frame, passes: list[list[Any]]) -> list[Any]:
         """Logits of each pass over the memories that it reads."""
@@ -289,7 +291,7 @@ class Stream(AbstractContextManager["Stream"]):
     def moved(self, frame: Frame, answer: Answer, is_key: bool) -> Result:
         """An answer without the network: its newest one, moved to this frame."""
         assert self.motion is not None
-        values = self.before = answer.track.move(answer.values)
+        values = answer.track.move(answer.values)
         seen = self.motion.likeness(answer.sight)
         self.lap(frame, "move")
         labels = label.labels_of(values, frame.size)

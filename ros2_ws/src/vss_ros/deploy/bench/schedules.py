@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from vss_ros.backends.choose import make_backend
-from vss_ros.backends.labels import labels_of, probabilities
+from vss_ros.backends.labels import blend, labels_of, probabilities
 from vss_ros.config import child_command
 from vss_ros.data.street.street import Street
 from vss_ros.deploy.convert import parse_size
-from vss_ros.media.motion import Motion, Step, blend, move, move_memory
+from vss_ros.media.motion import Motion, Step, move, move_memory
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 from vss_ros.options import progress

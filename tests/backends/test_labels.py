@@ -1,0 +1,68 @@
+"""Logits and probabilities: labels of them, and the filter along the motion."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from fixtures.motion import CELLS, SIZE
+from vss_ros.backends.labels import blend, labels, labels_of, probabilities, steadied
+from vss_ros.media.motion import Step
+
+
+def test_the_filter_blends_what_is_alike_and_keeps_what_is_new(rng):
+    now, before = rng.random((2, 6, 8, 3), dtype=np.float32)
+    alike = np.zeros((6, 8), np.float32)
+    alike[:, :4] = 1
+    found = blend(now, before.copy(), alike, 0.7)
+    assert np.array_equal(found[:, 4:], now[:, 4:])
+    assert np.allclose(found[:, :4], 0.3 * now[:, :4] + 0.7 * before[:, :4], atol=1e-6)
+    assert np.array_equal(blend(now, before.copy(), alike, 0.0), now)
+
+
+@pytest.mark.parametrize("shift", [0, 60, 500, -500])
+def test_probabilities_of_logits_of_any_size(rng, shift):
+    logits = [4 * rng.standard_normal((1, 5, 6, 8), dtype=np.float32) + shift]
+    expected = np.exp(logits[0][0] - shift) / np.exp(logits[0][0] - shift).sum(0)
+    assert np.abs(probabilities(logits) - expected.transpose(1, 2, 0)).max() < 1e-4
+    logits[0][0, 2, 3, 4] = np.nan  # is not hidden
+    assert np.isnan(probabilities(logits)[3, 4]).all()
+
+
+@pytest.mark.parametrize(("older", "expected"), [(0, 0.7), (1, 1.4 / 1.7), (-1, 0.35 / 0.65)])
+def test_the_filter_keeps_more_of_what_a_newer_keyframe_gave(rng, older, expected):
+    now, before = rng.random((2, *CELLS, 3), dtype=np.float32)
+    step = Step(np.zeros((*CELLS, 2), np.float32), np.ones(CELLS, np.float32), 0.0, True)
+
+    def found(strength, step=step, moved=before):
+        given = None if moved is None else moved.copy()
+        return steadied(lambda: now, CELLS, step, given, strength, older, SIZE)
+
+    labels, values = found(0.7)
+    assert np.allclose(values, (1 - expected) * now + expected * before, atol=1e-5)
+    assert np.array_equal(labels, labels_of(values, SIZE))
+    for nothing in (found(0.0), found(0.7, step=None), found(0.7, moved=None)):
+        assert np.array_equal(nothing[1], now)
+
+
+def test_probabilities_and_their_labels(rng):
+    passes = [4 * rng.standard_normal((1, 7, 12, 16), dtype=np.float32) for _ in range(2)]
+    passes[0][:, 3] = -50  # a class that is nowhere
+    found = probabilities(passes)
+    mean = (passes[0] + passes[1])[0] / 2
+    expected = np.exp(mean) / np.exp(mean).sum(0)
+    assert np.abs(found - expected.transpose(1, 2, 0)).max() < 1e-6
+    planes = np.ascontiguousarray(found.transpose(2, 0, 1))[None]
+    ours, exact = labels_of(found, (50, 70)), labels([planes], (50, 70))
+    assert (ours == exact).mean() > 0.98
+    full = cv2.resize(found, (70, 50))
+    lost = np.take_along_axis(full, exact[..., None].astype(int), 2) - np.take_along_axis(
+        full, ours[..., None].astype(int), 2
+    )
+    assert lost.max() < 2.5 / 255, "8 bits"
+
+
+@pytest.mark.parametrize("classes", [1, 2, 19, 150, 255])
+def test_some_class_is_always_the_greatest(classes):
+    even = np.full((4, 5, classes), 1 / classes, np.float32)
+    assert not labels_of(even, (8, 10)).any(), "the first of equals"

@@ -1,0 +1,39 @@
+"""The filter along the motion, in a stream."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from fixtures.motion import SIZE, Colours, texture, window
+from vss_ros.media.motion import Motion
+from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.stream import Stream
+
+PICTURE = texture()
+
+
+def filtered(keeps, strength):
+    return Stream(Colours(keeps), FixedInterval(1), motion=Motion(SIZE), steady=strength)
+
+
+def test_the_filter_holds_what_flickers():
+    """Noise that would flip labels between two frames of a scene that stands."""
+    rng = np.random.default_rng(0)
+    scene = window(PICTURE, 0).astype(int)
+    noisy = [np.clip(scene + rng.integers(-25, 26, scene.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    changes = {}
+    for strength in (0.0, 0.7):
+        stream = filtered(0, strength)
+        results = list(stream.run((rgb, t / 10) for t, rgb in enumerate(noisy)))
+        changes[strength] = np.mean([(a.labels != b.labels).mean() for a, b in pairwise(results[5:])])
+    assert changes[0.7] < 0.6 * changes[0.0]
+
+
+def test_the_filter_forgets_while_it_is_off():
+    """Turned on again, it must not hold on to what it held before the pause."""
+    stream, plain = (filtered(1, 0.0) for _ in range(2))
+    for t, (x, strength) in enumerate([(0, 0.9), (2, 0.9), (10, 0.0), (18, 0.0), (26, 0.9), (28, 0.9)]):
+        stream.steady = strength
+        found, expected = (each(window(PICTURE, x), t / 10).confidence() for each in (stream, plain))
+        assert np.array_equal(found, expected) == (t not in (1, 5))
