@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fixtures.bags import START, STEP, image, write_mcap, write_ros1
 from fixtures.paths import find_data
+from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.data.camera import cameras
 from vss_ros.data.source import open_source
@@ -120,6 +121,35 @@ def test_video(video):
     np.testing.assert_allclose(stamps, np.arange(20) / 12.5, atol=1e-8)
     for index, rgb in enumerate(frames):
         np.testing.assert_allclose(rgb.reshape(-1, 3).mean(axis=0), [10 * index, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_video_of_varying_rate_keeps_its_times(tmp_path, suffix):
+    av, path = pytest.importorskip("av", reason="needs PyAV"), tmp_path / f"clip.{suffix}"
+    times = [0, 33, 66, 200, 233, 500, 533, 1500]  # ms
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(flat(time % 250, 48, 64), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    np.testing.assert_allclose(frames_of(open_source(path))[1], np.array(times) / 1e3, atol=1e-3)
+    np.testing.assert_allclose(frames_of(open_source(path, fps=10))[1], np.arange(len(times)) / 10)
+
+
+def test_a_topic_is_refused_of_what_has_none(video, folder, capsys, caplog):
+    for source in (str(video), str(folder), "street", "street:7"):
+        with pytest.raises(VssError, match="topic /front: expected a recording"):
+            open_source(source, "/front")
+    for words in (["predict", str(video)], ["predict", "camera:0"], ["evaluate", "--bag", "street"]):
+        command = [*words, "--topic", "/front", "--out", str(folder / "out"), "--backend", "torch"]
+        assert cli.main(command) == 1
+        said = capsys.readouterr().err + caplog.text
+        assert "topic /front: expected a recording" in said and "Traceback" not in said
+        caplog.clear()
 
 
 def test_a_video_cut_short_gives_what_is_there(video, caplog):

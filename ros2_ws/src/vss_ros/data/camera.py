@@ -35,6 +35,12 @@ def image_topics(bag: BagReader) -> list[str]:
     return sorted(name for name in found if not name.endswith("compressedDepth"))
 
 
+def refuse_topic(name: str, topic: str | None) -> None:
+    """Raise VssError where a topic was named of what is no recording."""
+    if topic:
+        raise VssError(f"topic {topic}: expected a recording, {name} has no topics; leave it out")
+
+
 def find_topic(bag: BagReader, topic: str) -> str:
     """The image topic that is meant: it, or what image_transport publishes below it; VssError if there is none."""
     found = image_topics(bag)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.data.camera import cameras, find_topic
+from vss_ros.data.camera import cameras, find_topic, refuse_topic
 from vss_ros.data.open import DATASETS, open_dataset
 from vss_ros.data.source import STREET_FPS, STREET_FRAMES, STREET_SIZE, image_files, open_source
 from vss_ros.data.street.street import CLASSES, Street
@@ -133,6 +133,8 @@ def open_footage(
     Raises VssError where there is nothing to read or the truth does not belong to it.
     """
     name, _, split = source.partition(":")
+    if name in (*DATASETS, "street"):
+        refuse_topic(source, topic)
     if name in (*DATASETS, "street") and ":" in split:
         split, _, video = split.partition(":")
         return data_set(name, split, video, root)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import MAX_PIXELS, VssError
-from vss_ros.data.camera import open_camera
+from vss_ros.data.camera import open_camera, refuse_topic
 from vss_ros.data.pictures import Picture, Pictures, Skipped, Source, stamp_at
 from vss_ros.media.bags import is_bag
 from vss_ros.media.decode import ImageError, check_size, decode_compressed
@@ -33,18 +33,21 @@ def open_source(
     path: a video file; an image; a folder of images (in natural order, 30 fps); a recording (see `BagReader`);
     or "street", "street:SEED", the synthetic street (300 frames of 480x360 at 30 fps). topic: the image topic of
     a recording of several cameras; its base name stands for ".../compressed", too. fps: stamps at this rate
-    instead of the source's own. max_pixels: of the largest image that is decoded.
+    instead of the source's own, which in a video may vary. max_pixels: of the largest image that is decoded.
     Raises VssError when there is nothing to read.
     """
     if fps is not None and not 0 < fps < float("inf"):
         raise VssError(f"fps: expected a positive rate, got {fps}")
     name = str(path)
-    if name == "street" or name.startswith("street:"):
-        return _street(name, fps)
+    street = name == "street" or name.startswith("street:")
     path = Path(path).expanduser()
-    check_input(path, "a video, a folder of images, a rosbag2 or 'street'")
-    if is_bag(path):
-        return open_camera(path, topic, fps, max_pixels)
+    if not street:
+        check_input(path, "a video, a folder of images, a rosbag2 or 'street'")
+        if is_bag(path):
+            return open_camera(path, topic, fps, max_pixels)
+    refuse_topic(name, topic)
+    if street:
+        return _street(name, fps)
     if path.is_dir():
         files = image_files(path)
         if not files:
@@ -137,13 +140,20 @@ def _video(path: Path, fps: float | None, max_pixels: int) -> Source:
     notes: list[str] = []
 
     def pictures() -> Pictures:
-        video, index = _open_video(path), 0
+        video, index, stamp, began = _open_video(path), 0, 0, 0.0
         try:
             while True:
                 there, bgr = video.read()
                 if not there:
                     break
-                yield Picture(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp_at(index, rate), index)
+                ms = video.get(cv2.CAP_PROP_POS_MSEC)
+                if index == 0:
+                    began = ms
+                elif fps or (ms - began) * 1e6 <= stamp:  # containers without times state 0
+                    stamp = stamp_at(index, rate) if fps else stamp + stamp_at(1, rate)
+                else:
+                    stamp = round((ms - began) * 1e6)
+                yield Picture(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp, index)
                 index += 1
         finally:
             video.release()

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import StreamConfig, VssError, check, option
+from vss_ros.data.camera import refuse_topic
 from vss_ros.data.pictures import Source
 from vss_ros.data.source import image_files, open_source
 from vss_ros.media.draw import overlay
@@ -144,6 +145,7 @@ def answers(
 
 def open_frames(text: str, topic: str | None, patience: float = 30.0) -> Frames:
     if is_live(text):
+        refuse_topic(text, topic)
         live = Live(text, patience)
         return Frames(live, live.fps, live.length, live=live.length is None)
     source = open_source(text, topic)
