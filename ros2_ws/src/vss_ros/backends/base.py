@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vss_ros.networks.cards.model import Model
@@ -20,20 +21,35 @@ class Backend(ABC):
 
     name: as the user knows the runtime; precision: f32, bf16, f16 or int8; size: (height, width) of the network's
     input; std: of RGB in 0–1; keeps, lookahead, interval, reads, moves: the network's (see `networks`); resizes:
-    whether frames may have any size; parts: how many calls of `remember_part` are one `remember`.
+    whether frames may have any size; queues: whether `encode` returns before it is computed, so that its caller may
+    compute beside it; parts: how many calls of `remember_part` are one `remember`.
     """
 
     name = ""
-    resizes = False
+    resizes = queues = False
     parts = 1
     stage_times: Callable[[], dict[str, float]] | None = None
     """Milliseconds of the stages since its last call, where the runtime knows better than the clock of its caller."""
+    after: Callable[[], None] | None = None
+    """Does what may wait until an answer is out."""
 
     def __init__(self, model: Model, precision: str):
         reading = model.reading
         self.precision, self.size, self.std = precision, model.size, model.std
         self.keeps, self.lookahead, self.interval = reading.keeps, reading.lookahead, reading.interval
         self.reads, self.moves = reading.reads, getattr(reading, "moves", False)
+
+    def held(self, frame: Any) -> Any:
+        """The frame where the network reads it, at `size`: `encode`, `propagate` and `input_change` take it, too."""
+        return frame
+
+    def input_change(self, frame: Any, keyframe: Any) -> float:
+        """AKS score: mean absolute difference of two network inputs after normalisation, ≥ 0 (0: equal).
+
+        Both (H, W, 3) uint8 RGB at `size`, or `held`. The mean of the normalisation cancels in the difference.
+        """
+        difference = cv2.mean(cv2.absdiff(frame, keyframe))[:3]
+        return float(np.mean([d / (255 * s) for d, s in zip(difference, self.std, strict=True)]))
 
     @abstractmethod
     def encode(self, frame: np.ndarray) -> Any:

@@ -12,7 +12,6 @@ import numpy as np
 
 from vss_ros.config import VssError
 from vss_ros.media.motion import Step, Track
-from vss_ros.stream.keyframes import input_change
 
 LATEST = 1e11
 """Seconds since 1970, of the year 5138: what lies beyond is of another unit."""
@@ -26,7 +25,7 @@ class Frame:
     stamp: float
     size: tuple[int, int]
     pixels: np.ndarray
-    """At the network's size."""
+    """At the network's size, unless the backend resizes: then as they came."""
     reset: str
     source: Any
     step: Step | None = None
@@ -37,6 +36,17 @@ class Frame:
     times: dict[str, float] = field(default_factory=dict)
     input_drift: float | None = None
     feature_drift: float | None = None
+    held: Any = None
+
+    def encode(self, backend: Any) -> None:
+        if self.features is None:
+            self.features = backend.encode(self.input(backend))
+
+    def input(self, backend: Any) -> Any:
+        """What the network takes: a backend that resizes does so once."""
+        if backend.resizes and self.held is None:
+            self.held = backend.held(self.pixels)
+        return self.pixels if self.held is None else self.held
 
 
 @dataclass
@@ -44,20 +54,24 @@ class Keyframe:
     """The input that the frames after it are compared with."""
 
     index: int
-    pixels: np.ndarray
-    """At the network's size."""
+    input: Any
+    """The network's, which nobody overwrites."""
     features: Any = None
+
+    @classmethod
+    def of(cls, frame: Frame) -> Keyframe:
+        return cls(frame.index, frame.pixels.copy() if frame.held is None else frame.held, frame.features)
 
     def compare(self, frame: Frame, backend: Any) -> None:
         """Measure how far a frame's input and features are from this one's."""
-        if frame.features is None:
-            frame.features = backend.encode(frame.pixels)
+        frame.encode(backend)
         frame.input_drift = self.input_change(frame, backend)
         frame.feature_drift = backend.drift(frame.features, self.features)
 
     def input_change(self, frame: Frame, backend: Any) -> float:
-        """AKS score at the network's size, whether or not the backend resizes the frames itself."""
-        return input_change(fit(frame.pixels, backend.size), fit(self.pixels, backend.size), backend.std)
+        if backend.resizes:
+            self.input = backend.held(self.input)  # once: a schedule that computes beside has not sent it
+        return backend.input_change(frame.input(backend), self.input)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,7 +28,7 @@ class Watching:
 
 
 class Adaptive(Watching):
-    """AKS, adaptive keyframe scheduling (DCFM, section III-D): the score is `input_change`.
+    """AKS, adaptive keyframe scheduling (DCFM, section III-D): the score is `Backend.input_change`.
 
     The authors also make a clip's last frame a keyframe while they wait for a change; a stream has no last frame.
     """
@@ -53,15 +52,6 @@ def make_policy(config: StreamConfig, own: int) -> Policy:
     if config.policy == "consistency":
         return LabelDrift(config.drift_threshold, config.min_interval, config.max_interval)
     return FixedInterval(1 if config.policy == "every" else config.interval or own)
-
-
-def input_change(frame: np.ndarray, keyframe: np.ndarray, std: Sequence[float]) -> float:
-    """AKS score: mean absolute difference of two network inputs after normalisation, ≥ 0 (0: equal).
-
-    frame, keyframe: (H, W, 3) uint8 RGB; std: per channel, of RGB in 0–1. The mean cancels in the difference.
-    """
-    difference = cv2.mean(cv2.absdiff(frame, keyframe))[:3]
-    return float(np.mean([d / (255 * s) for d, s in zip(difference, std, strict=True)]))
 
 
 def label_drift(labels: np.ndarray, keyframe: np.ndarray, flow: np.ndarray | None = None) -> float:

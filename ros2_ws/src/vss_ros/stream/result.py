@@ -29,7 +29,7 @@ class Result:
     this frame, else ""; step: the motion since the frame before, None where it was not measured;
     source: what `feed` was given with the frame.
     label_drift: share of pixels labelled otherwise than in the keyframe moved along the motion, in [0, 1];
-    input_drift (AKS's score, see `keyframes.input_change`) and feature_drift (of `encode`'s features, relative to
+    input_drift (AKS's score, see `Backend.input_change`) and feature_drift (of `encode`'s features, relative to
     their size), both ≥ 0: all are 0 on a keyframe, and None unless the stream measures them.
     """
 

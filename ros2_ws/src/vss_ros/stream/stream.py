@@ -169,11 +169,13 @@ class Stream(AbstractContextManager["Stream"]):
         frame.index, self.last, self.next_index = self.next_index, (stamp, frame.size), self.next_index + 1
         self.lap(frame, "prepare")
         if self.motion and not self.lookahead:
+            if self.backend.queues and self.moves and not self.beside:
+                frame.encode(self.backend)  # the device computes beside the flow
             frame.step = self.motion.step(frame.pixels, self.before)
             self.lap(frame, "flow")
         if self.beside:
             if self.newest is None:
-                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+                self.keyframe = Keyframe.of(frame)
             self.newest, is_key = self.beside.answer(frame, self.newest, self.steady)
             self.lap(frame, "join")  # the first frame waits for the network here
             done.append(self.moved(frame, self.newest, is_key))
@@ -187,22 +189,21 @@ class Stream(AbstractContextManager["Stream"]):
             self.pending.append(frame)
             while self.pending and self.pending[0].index + self.lookahead <= frame.index:
                 done.append(self.answer(self.pending.popleft()))
-        self.owed = frame if self.beside or self.memories.chain else None
+        self.owed = frame if self.beside or self.memories.chain or self.backend.after else None
         return done
 
     def after(self) -> None:
         """What may wait until the newest frame's answer is out: a part of a keyframe, or the network's next turn."""
         frame, self.owed = self.owed, None
-        if frame is None:
-            return
-        if self.memories.chain:
+        if frame and self.backend.after:
+            self.backend.after()
+        if frame and self.memories.chain:
             self.start = time.perf_counter()
             self.landed = self.memories.part()
             self.lap(frame, "part")
-        if self.beside and self.beside.free:
-            due = self.is_due(frame) or self.beside.owes_key
-            if due:
-                self.keyframe = Keyframe(frame.index, frame.pixels.copy())
+        if frame and self.beside and self.beside.free:
+            if due := self.is_due(frame) or self.beside.owes_key:
+                self.keyframe = Keyframe.of(frame)
             self.beside.offer(frame, due)
 
     def flush(self) -> list[Result]:
@@ -230,7 +231,7 @@ class Stream(AbstractContextManager["Stream"]):
         """Make the frame a keyframe: its memory now, or begun where an older one serves until it is there."""
         cut = frame.step and not frame.step.trusted
         track = self.motion.track() if self.motion and self.moves else None
-        frame.features = self.backend.encode(frame.pixels)
+        frame.encode(self.backend)
         self.lap(frame, "encode")
         if self.schedule == "parts" and self.memories.kept and not cut:
             self.memories.begin(frame.index, frame.features, frame.stamp, track)
@@ -238,7 +239,7 @@ class Stream(AbstractContextManager["Stream"]):
             values = self.backend.remember(frame.features)
             self.lap(frame, "remember")
             self.memories.put(frame.index, Memory(frame.stamp, values, track))
-        self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
+        self.keyframe = Keyframe.of(frame)
 
     def answer(self, frame: Frame) -> Result:
         """By the network with the memories as they are now; where there are none, a keyframe's answer may be moved."""
@@ -268,7 +269,7 @@ class Stream(AbstractContextManager["Stream"]):
             else:
                 track = self.motion.track()
                 self.newest = Answer(frame.index, frame.stamp, values, track, track)
-                self.keyframe = Keyframe(frame.index, frame.pixels.copy(), frame.features)
+                self.keyframe = Keyframe.of(frame)
         else:
             labels = self.backend.labels(logits, frame.size)
             confidence = partial(self.backend.confidence, logits, frame.size)
@@ -277,15 +278,14 @@ class Stream(AbstractContextManager["Stream"]):
 
     def logits(self, frame: Frame, passes: list[list[Any]]) -> list[Any]:
         """Logits of each pass over the memories that it reads."""
-        if frame.features is None and len(passes) == 1:
-            found = [self.backend.propagate(frame.pixels, passes[0])]
-            self.lap(frame, "propagate")
-            return found
-        if frame.features is None:
-            frame.features = self.backend.encode(frame.pixels)
+        if fused := frame.features is None and len(passes) == 1:
+            pixels = frame.pixels if frame.held is None else frame.held
+            found = [self.backend.propagate(pixels, passes[0])]
+        else:
+            frame.encode(self.backend)
             self.lap(frame, "encode")
-        found = [self.backend.decode(frame.features, memories) for memories in passes]
-        self.lap(frame, "decode")
+            found = [self.backend.decode(frame.features, memories) for memories in passes]
+        self.lap(frame, "propagate" if fused else "decode")
         return found
 
     def moved(self, frame: Frame, answer: Answer, is_key: bool) -> Result:

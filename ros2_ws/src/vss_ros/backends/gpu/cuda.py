@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -19,8 +21,11 @@ from vss_ros.config import VssError
 from vss_ros.media.motion import resize_flow
 from vss_ros.networks.cards.model import Model
 
+log = logging.getLogger(__name__)
 Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]
+OFTEN = 2
+"""Frames of one size after which its small stages are worth a graph; others may come once, as files do."""
 KEPT = 32
 """Calls whose times are kept until they are asked for."""
 
@@ -54,24 +59,59 @@ class CudaBackend(Backend):
     Features, memories and logits are tensors on the GPU. Subclasses say how a stage is opened.
     """
 
-    resizes = True
+    resizes = queues = True
 
     def __init__(self, model: Model, precision: str):
         super().__init__(model, precision)
         self.lock = threading.RLock()
         self.stream = torch.cuda.Stream()
         self.transfer = Transfer(self.stream)
-        self.small: dict[tuple, Graph] = {}
+        self.small: dict[tuple, Callable[..., Tensor]] = {}
+        self.wanted: dict[tuple, Wanted] = {}
         self.marks = threading.local()
         self.stages: dict[str, Stage] = self.open_stages(model)
         self.remembering = parts_of(list(self.stages))
         self.parts = len(self.remembering)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Have the small stages captured for frames of the network's own size, and the kernels of others loaded."""
+        frame = np.zeros((*self.size, 3), np.uint8)
+        for _ in range(OFTEN):
+            memory = self.remember(self.encode(frame)) if self.keeps else ()
+            logits = self.propagate(frame, [memory] * len(self.reads(0, [0])[0]))
+            if isinstance(logits, Tensor) and logits.dim() == 4:
+                self.labels([logits], self.size)
+                self.confidence([logits], self.size)
+                self.probabilities([logits])
+            if self.moves:
+                self.move(memory, np.zeros((*self.size, 2), np.float32))
+        self.after()
+        self.stage_times()
+
+    def after(self) -> None:
+        """Capture the small stages that frames will need again: none waits for it."""
+        if not any(wanted.count >= OFTEN for wanted in self.wanted.values()):
+            return
+        with self.lock:
+            for key in [key for key, wanted in self.wanted.items() if wanted.count >= OFTEN]:
+                wanted = self.wanted.pop(key)
+                recent(self.small, key, wanted.captured, self.stream)
 
     def open_stages(self, model: Model) -> dict[str, Stage]:
         """Stages as functions on `self.stream`, whose outputs their next call may overwrite."""
         raise NotImplementedError
 
-    def encode(self, frame: np.ndarray) -> Tensors:
+    def held(self, frame: np.ndarray | Tensor) -> Tensor:
+        with self.lock:
+            return self.sized(frame)
+
+    def input_change(self, frame: Tensor, keyframe: Tensor) -> float:
+        with self.lock, torch.no_grad(), torch.cuda.stream(self.stream):
+            difference = (frame.float() - keyframe.float()).abs().mean((0, 1, 2)).cpu().numpy()
+        return float(np.mean(difference / (255 * np.array(self.std))))
+
+    def encode(self, frame: np.ndarray | Tensor) -> Tensors:
         with self.lock, self.measured("encode"):
             return self.owned(self.stages["encode"](self.sized(frame)))
 
@@ -83,7 +123,7 @@ class CudaBackend(Backend):
         with self.lock, self.measured("decode"):
             return whole(self.owned(self.stages["decode"](*features, *chain(*memories))))
 
-    def propagate(self, frame: np.ndarray, memories: Sequence[Tensors]) -> Tensor:
+    def propagate(self, frame: np.ndarray | Tensor, memories: Sequence[Tensors]) -> Tensor:
         with self.lock, self.measured("propagate"):
             return whole(self.owned(self.stages["propagate"](self.sized(frame), *chain(*memories))))
 
@@ -135,8 +175,10 @@ class CudaBackend(Backend):
             found[name] = found.get(name, 0.0) + begin.elapsed_time(end)
         return found
 
-    def sized(self, frame: np.ndarray) -> Tensor:
-        """The frame on the GPU at the network's size, (1, H, W, 3) uint8."""
+    def sized(self, frame: np.ndarray | Tensor) -> Tensor:
+        """The frame on the GPU at the network's size, (1, H, W, 3) uint8; it may be there already."""
+        if isinstance(frame, Tensor):
+            return frame
         pixels, shape = self.transfer.up(frame), frame.shape[:2]
         if shape == self.size:
             return pixels
@@ -147,16 +189,45 @@ class CudaBackend(Backend):
         return self.owned((self.graph(("resize", shape), resize, (pixels,)),))[0]
 
     def graph(self, key: tuple, make: Callable[[], nn.Module], inputs: Tensors) -> Tensor:
-        """Run one of the small stages whose shapes the first frame decides, as a CUDA graph made then."""
+        """Run one of the small stages, whose shapes frames decide: as a CUDA graph, once `after` has made it."""
         key = (*key, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
-        graph = recent(self.small, key, lambda: Graph(make(), inputs, self.stream), self.stream)
-        return graph(*inputs)
+        if key in self.small:
+            return recent(self.small, key, make, self.stream)(*inputs)
+        wanted = recent(self.wanted, key, lambda: Wanted(make(), self.stream), self.stream)
+        wanted.count += 1
+        wanted.inputs = inputs if wanted.count >= OFTEN else ()
+        return wanted(*inputs)
 
     @torch.no_grad()
     def owned(self, outputs: Tensors) -> Tensors:
         """Copies that the stage's next run leaves alone."""
         with torch.cuda.stream(self.stream):
             return tuple(tensor.clone() for tensor in outputs)
+
+
+@dataclass
+class Wanted:
+    """A small stage that is no graph yet."""
+
+    module: nn.Module
+    stream: torch.cuda.Stream
+    inputs: Tensors = ()
+    count: int = 0
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Any:
+        with torch.cuda.stream(self.stream):
+            return self.module(*inputs)
+
+    def captured(self) -> Callable[..., Any]:
+        """Operator by operator where it cannot be captured, as where no memory is left for it."""
+        try:
+            return Graph(self.module, self.inputs, self.stream)
+        except RuntimeError as error:
+            log.warning(
+                "%s stays without a CUDA graph, which is slower: %s", type(self.module).__name__, error
+            )
+            return self
 
 
 def whole(outputs: Sequence[Any]) -> Any:
