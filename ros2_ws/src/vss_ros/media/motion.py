@@ -53,15 +53,13 @@ class Step:
 
     flow: (h, w, 2) float32, cells to where each cell was in the frame before; likeness: (h, w) float32 in [0, 1],
     exp(−|difference| / 30 grey levels) of a cell to where it came from, 0 where that is outside; residual: mean
-    |difference|, grey levels; trusted: whether the flow explains the frame; carried: maps of the frame before, moved
-    to this one, None where there are none or the flow is not trusted.
+    |difference|, grey levels; trusted: whether the flow explains the frame.
     """
 
     flow: np.ndarray
     likeness: np.ndarray
     residual: float
     trusted: bool
-    carried: np.ndarray | None = None
 
 
 class Motion:
@@ -87,6 +85,8 @@ class Motion:
         self.grey: np.ndarray | None = None  # of the newest frame, at `image`
         self.small: np.ndarray | None = None  # the same at `cells`
         self.tracks: weakref.WeakSet[Track] = weakref.WeakSet()
+        self.carried: np.ndarray | None = None
+        """What the newest `step` was given to carry, moved to its frame; None where its flow is not trusted."""
 
     def track(self) -> Track:
         """Follow the newest frame from now on, as long as the track is held."""
@@ -103,26 +103,25 @@ class Motion:
         return likeness(self.small, track.small, track.flow)[0]
 
     def step(self, rgb: np.ndarray, carry: np.ndarray | None = None) -> Step | None:
-        """Take the next frame, (H, W, 3) uint8 of any size; None for the first one. carry: (h, w, C) on the cells of
-        the frame before, for `Step.carried`."""
+        """Take the next frame, (H, W, 3) uint8 of any size; None for the first one. carry: maps (h, w, C) on the cells
+        of the frame before, for `carried`."""
         grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), self.image)
         small = resized(grey, self.cells)
         before, self.grey = self.grey, grey
         earlier, self.small = self.small, small
+        self.carried = None
         if before is None or earlier is None:
             return None
         if not cv2.norm(grey, before, cv2.NORM_INF):  # a frozen camera
-            still = np.zeros((*self.cells, 2), np.float32)
-            return Step(
-                still, np.ones(self.cells, np.float32), 0.0, True, None if carry is None else carry.copy()
-            )
+            self.carried = None if carry is None else carry.copy()
+            return Step(np.zeros((*self.cells, 2), np.float32), np.ones(self.cells, np.float32), 0.0, True)
         before, earlier = matched(before, earlier, small)
         flow = resize_flow(self.dis.calc(grey, before, None), self.cells)
         alike, residual = likeness(small, earlier, flow)
         contrast = float(cv2.meanStdDev(small)[1].item())
-        trusted = residual <= max(UNEXPLAINED * contrast, NOISE)
-        carried = move(carry, flow) if trusted and carry is not None else None
-        step = Step(flow, alike, residual, trusted, carried)
+        step = Step(flow, alike, residual, residual <= max(UNEXPLAINED * contrast, NOISE))
+        if step.trusted and carry is not None:
+            self.carried = move(carry, flow)
         for track in self.tracks:
             track.step(step)
         return step

@@ -257,7 +257,7 @@ class Stream(AbstractContextManager["Stream"]):
         is_key, self.landed, age = self.landed or key == frame.index, False, frame.index - key
         self.before = None
         if self.motion and (self.steady or self.answers_move):
-            moved = frame.step.carried if frame.step else None
+            moved = self.motion.carried
             if self.newest and frame.step and frame.step.trusted:
                 moved = self.newest.track.move(self.newest.values)
             soft, cells = partial(self.backend.probabilities, logits), self.motion.cells
