@@ -2,6 +2,7 @@
 
 import json
 import logging
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cv2
@@ -147,6 +148,32 @@ def test_each_video_gives_the_figures_that_its_labels_allow(card, tmp_path):
     assert "mVC_8" in both
     dense = evaluate(stream, make_own(tmp_path / "dense", [[1] * 9]))
     assert sum(map(sum, both["confusion"])) > sum(map(sum, dense["confusion"])) and both["TC"] > 0
+
+
+def test_cityscapes_snippets_give_mIoU_of_the_labelled_frame_and_TC_of_all(card, tmp_path):
+    """30 frames, of which the 20th is labelled; two snippets of one drive that touch are two videos."""
+    cameras = [[window(texture(snippet), t, size=(64, 96)) for t in range(30)] for snippet in range(2)]
+    for number, image in enumerate(cameras[0] + cameras[1]):
+        stem = f"val/ulm/ulm_000007_{number:06d}"
+        files = {f"leftImg8bit_sequence/{stem}_leftImg8bit.png": image[..., ::-1]}
+        if number % 30 == 19:
+            ids = np.array([7, 8, 26, 0], np.uint8)  # road, sidewalk, car, and what is not scored
+            files[f"gtFine/{stem}_gtFine_labelIds.png"] = np.repeat(ids, 16 * 96).reshape(64, 96)
+        for name, pixels in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / name), pixels)
+    stream = options(card, 1)
+    row = evaluate(stream, open_dataset("cityscapes", "val", tmp_path))
+    moved = 0
+    for camera in cameras:
+        found = answers(stream, camera, 17.0)
+        for (image, labels), (later, then) in pairwise(zip(camera, found, strict=True)):
+            moved = moved + metrics.flow_confusion(labels, then, metrics.dis_flow(image, later), 19)
+    assert row["TC"] == metrics.mean_iou(moved) > 0 and "mVC_8" not in row
+    assert np.sum(row["confusion"]) == 2 * 3 * 16 * 96
+    (tmp_path / "leftImg8bit_sequence").rename(tmp_path / "leftImg8bit")
+    stills = open_dataset("cityscapes", "val", tmp_path)
+    assert "single frames" in stills.notes[0]
 
 
 def test_command_writes_the_table(card, tmp_path, caplog):

@@ -29,6 +29,7 @@ from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, flattery, variants
+from vss_ros.evaluate.similarity import similarity, similarity_table
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.media.draw import colorize, write_image
 from vss_ros.networks.cards.card import read_card
@@ -56,6 +57,7 @@ class EvaluateConfig:
         "dense videos: also the accuracy of what is out at each frame's time, at this machine's speed",
     )
     all_classes: bool = option(False, "mIoU counts absent classes as 0")
+    similarity: int = option(0, "DCFM: compare features of frames up to so many apart; 0: no", low=0, high=99)
     out: Path = option(Path("runs/evaluate"), "folder of the table, its JSON and the worst frames")
 
 
@@ -75,11 +77,16 @@ def main(args: argparse.Namespace) -> int:
     if card.task == "counting":
         return counting.main(args, card)
     args.k = args.k or "1,2,3,5"
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"{card.name}_{Path(args.data).stem}_{args.split}"
     rows: list[dict[str, Any]] = []
     worst: list[Answer] = []
+    alike: dict[str, list[float]] = {}
     for setting, policy, mode in variants(args):
         data = open_labelled(args.data, args.split, args.root, card.size)
         check_classes(card, data)
+        if args.similarity and not alike:
+            alike = similarity(args, data, args.out / f"{stem}_similarity.png")
         stream = load_stream(
             args.model,
             backend=args.backend,
@@ -100,10 +107,9 @@ def main(args: argparse.Namespace) -> int:
         "backend": f"{stream.backend.name} {stream.backend.precision}, {card.size[1]}x{card.size[0]}",
         "remarks": [*remarks(args, card), *getattr(data, "notes", ())],
         "rows": rows,
+        "similarity": alike,
     }
     args.result = report
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{card.name}_{Path(args.data).stem}_{args.split}"
     (args.out / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False))
     table = format_table(report)
     (args.out / f"{stem}.md").write_text(table)
@@ -326,6 +332,7 @@ def format_table(report: dict[str, Any]) -> str:
     for name, value in rows[0]["IoU"].items():
         lines.append(f"| {name} | {'absent' if value is None else f'{100 * value:.1f}'} |")
     lines += ["", *confusion_table(rows[0], rows[0]["setting"])]
+    lines += similarity_table(report["similarity"])
     return "\n".join([*lines, "", *(f"- {note}" for note in report["remarks"]), ""])
 
 
