@@ -12,7 +12,7 @@ from vss_ros.data.check import check, format_report
 from vss_ros.data.open import open_dataset
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES
 from vss_ros.train.augment import Augmentation
-from vss_ros.train.chain import check_video
+from vss_ros.train.chain import check_data
 from vss_ros.train.recipe import Recipe
 
 
@@ -148,8 +148,12 @@ def test_cityscapes_without_sequences(tmp_path):
     assert "no frame has a neighbour" in format_report(check(data))
     recipe = Recipe("dcfm", "mit_b0", "cityscapes", (64, 64), (64, 64), batch=1, steps=1, lr=1e-3)
     with pytest.raises(VssError, match=r"expected videos for a recipe .*leftImg8bit_sequence"):
-        check_video(data, recipe)
-    check_video(data, dataclasses.replace(recipe, neighbours=()))
+        check_data(data, recipe)
+    recipe = dataclasses.replace(recipe, neighbours=())
+    check_data(data, recipe)
+    check_data(data, dataclasses.replace(recipe, augment={"keep": [0.5] * 19}))
+    with pytest.raises(VssError, match=r"expected 19 shares, .* got 11"):
+        check_data(data, dataclasses.replace(recipe, augment={"keep": [0.5] * 11}))
 
 
 def test_cityscapes_real_names():

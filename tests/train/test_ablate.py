@@ -13,10 +13,9 @@ import yaml
 from fixtures.paths import ROOT
 from vss_ros.config import VssError
 from vss_ros.networks import build
-from vss_ros.train import ablate
+from vss_ros.train import ablate, chain, loop, mar_memory
 from vss_ros.train.augment import Augmentation
-from vss_ros.train.chain import check_clip
-from vss_ros.train.recipe import read_recipe
+from vss_ros.train.recipe import on_data, read_recipe
 
 TABLES = sorted(path.stem for path in (ROOT / "config" / "ablate").glob("*.yaml"))
 
@@ -37,7 +36,7 @@ def test_rows_of_the_installed_tables_are_recipes_that_the_networks_take(name):
         recipe = ablate.variant(table, changes, 1, arguments(name, "--steps", "3", "--data", "camvid"))
         assert (recipe.steps, recipe.data, recipe.seed) == (3, "camvid", 1)
         network = build(recipe.network, recipe.backbone, 11, **recipe.options)
-        check_clip(network, recipe)
+        chain.check_clip(network, recipe)
         assert set(recipe.loss) <= set(inspect.signature(network.loss).parameters)
         Augmentation(recipe.crop, **recipe.augment)
 
@@ -71,6 +70,52 @@ def test_each_run_is_made_once_and_the_table_says_mean_and_spread(tmp_path, monk
     assert "`vss ablate two --seeds 2`" in text and "over 2 seeds" in text
     assert "| none | 51.0 ± 1.4 | 25.5 ± 0.7 |" in text and "| one | 61.0 ± 1.4 | 30.5 ± 0.7 |" in text
     assert "mVC_8" not in text  # no run has it
+    assert ablate.main(arguments(*line, "--limit", "3")) == 0  # asks for other figures of the same runs
+    assert [call[0] for call in calls[8:]] == ["evaluate"] * 4
+    for other in (["--steps", "3"], ["--recipe", "small_pspnet"]):
+        with pytest.raises(VssError, match="holds none_0 as another recipe, or on other data"):
+            ablate.main(arguments(*line, *other))
+    assert len(calls) == 12
+
+
+def test_what_a_recipe_says_of_its_own_classes_is_left_out_on_other_data(tmp_path):
+    table = ablate.Table("Keep", {"a": {}, "b": {"augment": {"keep": [0.5, 1.0]}}}, base="small_dcfm")
+    own = ablate.variant(table, {}, 0, arguments("t", "--data", "street"))
+    assert own.augment["keep"] == read_recipe("small_dcfm").augment["keep"]
+    for changes, shares in ((table.rows["a"], None), (table.rows["b"], [0.5, 1.0])):
+        recipe = ablate.variant(table, changes, 0, arguments("t", "--data", "other.yaml"))
+        assert recipe.augment.get("keep") == shares and recipe.augment["scale"] == own.augment["scale"]
+    ablate.write_recipes(recipe, "b_0", arguments("t", "--data", "other.yaml"), tmp_path)
+    first = read_recipe(str(tmp_path / "small_mit_b0.yaml"))
+    assert first.data == "other.yaml" and "keep" not in first.augment
+    assert on_data(read_recipe("street"), "camvid").prior == 0 < read_recipe("street").prior
+
+
+def test_a_data_set_without_the_split_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "vss", lambda *line: pytest.fail("trained"))
+    (tmp_path / "mine.yaml").write_text("classes: [a, b]\ntrain: {images: images, labels: labels}\n")
+    (tmp_path / "images").mkdir()
+    for data in (str(tmp_path / "mine.yaml"), "nothing"):
+        with pytest.raises(VssError, match=r"test|nothing"):
+            ablate.main(arguments("dcfm_losses", "--data", data, "--out", str(tmp_path / "out")))
+
+
+def test_every_stage_is_given_the_data_set_that_was_asked_for(tmp_path, monkeypatch):
+    """Which the command of the stage takes, MAR's memory included."""
+    asked = []
+
+    def run(command: str, *line: str) -> bool:
+        parser = argparse.ArgumentParser()
+        {"train": loop, "memory": mar_memory}[command].add_arguments(parser)
+        asked.append((command, parser.parse_args(line).data))
+        return True
+
+    monkeypatch.setattr(chain, "succeeds", run)
+    parser = argparse.ArgumentParser()
+    loop.add_arguments(parser)
+    args = parser.parse_args(["small_mar_stf", "--data", "mine.yaml"])
+    chain.run_earlier(read_recipe("small_mar_stf"), args, tmp_path / "small_mar_stf")
+    assert asked == [(command, "mine.yaml") for command in ("train", "train", "memory")]
 
 
 @pytest.mark.slow

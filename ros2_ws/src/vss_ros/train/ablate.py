@@ -1,7 +1,8 @@
 """Train and compare variants of a recipe: the tables of the papers, for any data set, with mean and spread over seeds.
 
 A table is a YAML file in config/ablate/: a base recipe, rows with what they change in it, and arguments of `vss
-evaluate`. Runs that are finished are not made again, so the command may be stopped and given once more.
+evaluate`. Runs that are finished are not made again, so the command may be stopped and given once more; with another
+recipe, data set or number of steps it wants another folder.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import yaml
 
 from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
+from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.options import DataConfig, add_options, near, succeeds
-from vss_ros.train.recipe import Recipe, read_recipe
+from vss_ros.train.recipe import Recipe, on_data, read_recipe
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     table = read_table(args.table)
+    if args.data:
+        open_labelled(args.data, args.split, args.root)  # what is missing is said before hours of training
     out = args.out or Path("runs/ablate") / Path(args.table).stem
     out.mkdir(parents=True, exist_ok=True)
     results = {}
@@ -113,15 +117,18 @@ def measure(
             line += ["--cache", str(args.cache or out / "cache"), "--card-frames", "60", *root_of(args)]
             vss(*line, *(["--resume"] if (out / name / "last.ckpt").is_file() else []))
     report = out / "reports" / name
-    if not list(report.glob("*.json")):
-        line = ["evaluate", "--model", model, "--data", data, "--split", args.split, "--out", str(report)]
-        vss(*line, "--limit", str(args.limit), *root_of(args), *shlex.split(table.evaluate))
-    return json.loads(next(report.glob("*.json")).read_text())["rows"]
+    line = ["evaluate", "--model", model, "--data", data, "--split", args.split, "--out", str(report)]
+    line += ["--limit", str(args.limit), *root_of(args), *shlex.split(table.evaluate)]
+    done, asked = report / "command", shlex.join(line)
+    if not done.is_file() or done.read_text() != asked:
+        vss(*line)
+        write_atomic(done, asked.encode())
+    return json.loads(max(report.glob("*.json"), key=lambda path: path.stat().st_mtime).read_text())["rows"]
 
 
 def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Namespace) -> Recipe:
     """The recipe of a row and seed. Mappings (loss, options, augment) are merged into the base's."""
-    base = read_recipe(changes.get("recipe") or args.recipe or table.base)
+    base = on_data(read_recipe(changes.get("recipe") or args.recipe or table.base), args.data)
     values: dict[str, Any] = {"seed": base.seed + seed}
     for key, value in changes.items():
         if key != "recipe":
@@ -129,8 +136,6 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
     if args.steps:
         values |= {"steps": args.steps, "validate_every": args.steps, "save_every": args.steps}
         values["warmup"] = min(base.warmup, args.steps // 4)
-    if args.data:
-        values["data"] = args.data
     return dataclasses.replace(base, **values)
 
 
@@ -138,11 +143,13 @@ def write_recipes(recipe: Recipe, name: str, args: argparse.Namespace, out: Path
     """The recipe beside those that it comes after, which all rows share."""
     while True:
         values = json.loads(json.dumps(dataclasses.asdict(recipe)))
-        write_atomic(out / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        text, path = yaml.safe_dump(values, sort_keys=False), out / f"{name}.yaml"
+        if (out / name).exists() and path.is_file() and path.read_text() != text:
+            raise VssError(f"{out} holds {name} as another recipe, or on other data: give another --out")
+        write_atomic(path, text.encode())
         if not recipe.after:
             return
-        name, recipe = recipe.after, read_recipe(recipe.after)
-        recipe = dataclasses.replace(recipe, data=args.data or recipe.data)
+        name, recipe = recipe.after, on_data(read_recipe(recipe.after), args.data)
 
 
 def format_table(table: Table, results: dict[str, list[list[dict[str, Any]]]], command: str) -> str:

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 # Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
 HOLDERS = ("", "pspnet.", "network.")
 PASSED_ON = (
-    "data",
     "accelerator",
     "devices",
     "nodes",
@@ -85,7 +84,7 @@ def beside(recipe: str, other: str) -> str:
 
 def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> None:
     line = [command, recipe, "--out", str(folder)]
-    for option in ("root",) if command == "pseudo" else ("root", "cache"):
+    for option in ("root",) if command == "pseudo" else ("root", "cache", "data"):
         line += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if command == "train":
         for option in PASSED_ON:
@@ -155,8 +154,14 @@ def freeze_matching(network: nn.Module, pattern: str) -> None:
         module.eval().requires_grad_(False)
 
 
-def check_video(data: Any, recipe: Recipe) -> None:
-    """VssError if the recipe's clips are of several frames, and the data set is of single ones."""
+def check_data(data: Any, recipe: Recipe) -> None:
+    """VssError if the recipe's clips are of several frames, and the data set is of single ones; if its shares are of
+    another number of classes."""
+    keep = recipe.augment.get("keep", ())
+    if keep and len(keep) != len(data.classes):
+        raise VssError(
+            f"augment.keep: expected {len(data.classes)} shares, as {data.name} has classes, got {len(keep)}"
+        )
     others = {*recipe.offsets, *recipe.neighbours} - {0}
     if others and getattr(data, "stills", False):
         why = "; ".join(data.notes) or "each sequence (`video`) is one frame"

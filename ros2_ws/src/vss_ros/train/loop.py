@@ -27,10 +27,10 @@ from vss_ros.config import VssError, option
 from vss_ros.data.open import open_labelled
 from vss_ros.networks import build, encoder_of
 from vss_ros.options import DataConfig, add_options, progress
-from vss_ros.train.chain import check_clip, check_video, data_root, run_earlier
+from vss_ros.train.chain import check_clip, check_data, data_root, run_earlier
 from vss_ros.train.checkpoints import resume, save, start, update_average
 from vss_ros.train.publish import export
-from vss_ros.train.recipe import PRECISIONS, Recipe, read_recipe
+from vss_ros.train.recipe import PRECISIONS, Recipe, on_data, read_recipe
 from vss_ros.train.samples import make_loader
 from vss_ros.train.task import task_of
 
@@ -68,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    recipe = read_recipe(args.recipe)
-    if args.data:
-        recipe = dataclasses.replace(recipe, data=args.data)
+    recipe = on_data(read_recipe(args.recipe), args.data)
     name = Path(args.recipe).stem
     out = args.out or Path("runs") / name
     if not args.export:
@@ -125,7 +123,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     held_out = open_labelled(recipe.data, "val", root, recipe.size)
     network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
     check_clip(network, recipe)
-    check_video(data, recipe)
+    check_data(data, recipe)
     task = task_of(network, recipe, args.cache)
     start(network, recipe, out)
     for layer in network.modules():

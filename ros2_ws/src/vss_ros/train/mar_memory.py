@@ -32,7 +32,7 @@ from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.cards.weights import read_checkpoint
 from vss_ros.networks.mar import PER_CLASS
 from vss_ros.options import DataConfig, add_options, progress
-from vss_ros.train.recipe import Recipe, read_recipe
+from vss_ros.train.recipe import Recipe, on_data, read_recipe
 from vss_ros.train.samples import read_clip
 
 MEMORY_FILE = "memory.safetensors"
@@ -44,6 +44,7 @@ class MemoryConfig:
 
     recipe: str = option("", "recipe of a mar+… network, by name or path", unset="positional")
     out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
+    data: str = option("", "a data set's name, or a YAML file of your own", unset="the recipe's")
     cache: Path | None = option(None, "folder of clips that `vss train --cache` shares", kind=Path)
     save_every: int = option(200, "clips from one saved state to the next", low=1)
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    recipe = read_recipe(args.recipe)
+    recipe = on_data(read_recipe(args.recipe), args.data)
     if not recipe.network.startswith("mar+") or not recipe.after:
         raise VssError(
             f"{args.recipe}: expected a recipe of a mar+… network that names the recipe it comes after"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import typing
@@ -18,6 +19,7 @@ from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.options import near
 from vss_ros.train.augment import Augmentation, check_ranges
 
+log = logging.getLogger(__name__)
 RANGES = {
     **dict.fromkeys(("size", "crop"), (32, 8192)),
     **dict.fromkeys(("batch", "accumulate"), (1, 4096)),
@@ -142,6 +144,16 @@ def read_recipe(name: str) -> Recipe:
     except VssError as error:
         raise VssError(f"recipe {path}: {error}") from None
     return recipe
+
+
+def on_data(recipe: Recipe, data: str) -> Recipe:
+    """The recipe with another data set, if one is named, without what is said of the classes of its own."""
+    if not data or data == recipe.data:
+        return recipe
+    if recipe.augment.get("keep"):
+        log.info("augment.keep and prior are left out: they are of the classes of %s", recipe.data)
+    augment = {name: value for name, value in recipe.augment.items() if name != "keep"}
+    return dataclasses.replace(recipe, data=data, augment=augment, prior=0.0)
 
 
 def first_there(init: str) -> str:
