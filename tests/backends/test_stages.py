@@ -7,7 +7,19 @@ import itertools
 import pytest
 import torch
 from fixtures.networks import lively
-from vss_ros.backends.stages import cuts, fingerprint, remember_parts, sources, stage_names, step_costs
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from vss_ros.backends.stages import (
+    PointwiseReLU,
+    cuts,
+    fingerprint,
+    flat_stages,
+    remember_parts,
+    sources,
+    stage_names,
+    step_costs,
+)
+from vss_ros.backends.typed import Typed
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 
@@ -89,3 +101,65 @@ def test_the_parts_are_remember_to_the_bit(name, backbone):
 def test_networks_without_steps_stay_whole():
     model = Model(lively("segformer", "mobilenet_v1"), (64, 96), parts=4)
     assert stage_names(model) == ("propagate",)
+
+
+class OfWeights(TorchDispatchMode):
+    """Operators that read nothing but weights, or what was computed from them alone."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.constant = {x.untyped_storage()._cdata for x in (*module.parameters(), *module.buffers())}
+        self.found = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        answer = operator(*args, **(kwargs or {}))
+        read, made = (
+            {x.untyped_storage()._cdata for x in tree_leaves(tree) if isinstance(x, torch.Tensor)}
+            for tree in ((args, kwargs), answer)
+        )
+        if read and read <= self.constant and not made <= read:
+            self.constant |= made
+            self.found.append(str(operator))
+        return answer
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("dcfm", "mit_b0"),
+        ("dcfm", "resnet18"),
+        ("segformer", "mit_b0"),
+        ("msaf", "resnet18"),
+    ],
+)
+def test_no_frame_computes_weights(name, backbone, fused):
+    for module, inputs in flat_stages(Model(lively(name, backbone), (64, 96)), "f16", fused).values():
+        with torch.no_grad(), OfWeights(module) as work:
+            module(*inputs)
+        assert not work.found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_lengths_in_16_bits_divide_whatever_comes(dtype):
+    x = torch.randn(1, 16, 2, 3).to(dtype)
+    x[:, :, 0, 0], x[:, :, 0, 1], x[:, :, 1, 1] = 0, 1e-7, 6e4
+    with Typed(dtype, fused=True):
+        found = torch.nn.functional.normalize(x)
+        last = torch.nn.functional.normalize(x.movedim(1, -1), dim=-1)
+        half = x[:, :8] / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+    assert found.dtype == dtype and found.isfinite().all() and torch.equal(found[:, :8], half)
+    assert torch.equal(last.movedim(-1, 1), found) and not found[:, :, 0, 0].any()
+    usual = [(0, 2), (1, 0), (1, 2)]
+    expected = torch.nn.functional.normalize(x.float())
+    for row, column in usual:
+        assert torch.allclose(
+            found[:, :, row, column].float(), expected[:, :, row, column], rtol=0.01, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_pointwise_convolution_takes_its_relu_along(layout):
+    conv, x = torch.nn.Conv2d(12, 7, 1), torch.randn(2, 12, 5, 6).to(memory_format=layout)
+    with torch.no_grad():
+        assert torch.allclose(PointwiseReLU(conv)(x), conv(x).relu(), atol=1e-6)

@@ -14,8 +14,9 @@ from fixtures.networks import lively
 from torch.utils._python_dispatch import TorchDispatchMode
 from vss_ros.backends.gpu import graphs
 from vss_ros.backends.gpu.graphs import Graph, NotCapturable, OnDevice
+from vss_ros.backends.gpu.small import Label, Resize
 from vss_ros.backends.gpu.torch import TorchCudaBackend
-from vss_ros.backends.stages import Label, Resize, flat_stages
+from vss_ros.backends.stages import flat_stages
 from vss_ros.backends.torch_cpu import TorchBackend
 from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
@@ -149,13 +150,13 @@ class Casts(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("fused", "most"), [(False, 80), (True, 20)])
+@pytest.mark.parametrize(("fused", "most"), [(False, 80), (True, 0)])
 def test_no_frame_casts_weights(fused, most):
     """Of the 40 layers of this stage each would cast its weight and its input, were they not in 16 bits already."""
     module, inputs = flat_stages(Model(lively("dcfm", "mit_b0"), SIZE), "f16", fused)["remember"]
     with torch.no_grad(), Casts() as casts:
         module(*inputs)
-    assert 0 < casts.count <= most
+    assert casts.count <= most
     layers = [m for m in module.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
     assert all(layer.weight.dtype == torch.float16 for layer in layers)
 
@@ -165,7 +166,7 @@ def test_labels_by_strips_are_those_of_the_whole(monkeypatch):
     passes = [torch.randn(1, 9, 17, 23) for _ in range(2)]
     full = torch.nn.functional.interpolate(sum(passes), size=(150, 201), mode="bilinear", align_corners=False)
     for strip in (1, 9 * 201 * 4 * 7, 1 << 30):
-        monkeypatch.setattr("vss_ros.backends.stages.STRIP", strip)
+        monkeypatch.setattr("vss_ros.backends.gpu.small.STRIP", strip)
         assert (Label((150, 201))(*passes) != full.argmax(1)[0]).float().mean() < 1e-3
 
 

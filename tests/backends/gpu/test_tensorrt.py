@@ -16,8 +16,9 @@ from vss_ros.backends import labels
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.gpu import build as tensorrt_build
 from vss_ros.backends.gpu.build import bindings, compile_options, exported, job_of, pack, unpack
+from vss_ros.backends.gpu.small import Confidence, Label, Resize
 from vss_ros.backends.gpu.versions import PAIRS, Versions, advice, builder, jetson_linux
-from vss_ros.backends.stages import Confidence, Label, Resize, flat_stages
+from vss_ros.backends.stages import flat_stages
 from vss_ros.backends.typed import Typed
 from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Calibration, Model

@@ -43,3 +43,15 @@ def test_rows_of_stages_on_this_machine():
     row = rows["conv"]
     assert row["ms"] > 0 and row["reached"] == row["least ms"] / row["ms"]
     assert row["GFLOP"] == 2 * 8 * 8 * 9 * 30 * 30 / 1e9
+
+
+def test_what_is_changed_in_place_is_read_and_written():
+    x = torch.zeros(10)
+    assert cost(lambda x: (x + 1).relu_(), (x,)).operators == [(0, 80), (0, 80)]
+
+
+def test_layouts_are_those_of_the_device():
+    """On a GPU a convolution whose input or weight has its channels last answers in that order."""
+    conv, x = (torch.nn.Conv2d(4, 8, 1, device="meta"), torch.empty(1, 6, 5, 4, device="meta"))
+    found = cost(lambda x: conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous(), (x,))
+    assert len(found.operators) == 1

@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,24 +19,38 @@ from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model
 
 NETWORKS = "vss_ros.networks."
-STRIP = 64 << 20
-"""Bytes of logits at the frame's size that exist at a time."""
 
 
 class Encode(nn.Module):
     """frame (1, H, W, 3) uint8 RGB → features; normalises inside the graph."""
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], fused: bool = False):
+        """fused: one kernel normalises, for torch on a GPU."""
         super().__init__()
-        self.network = network
+        self.network, self.fused = network, fused
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float32))
         self.register_buffer("scale", scale.view(1, 3, 1, 1))
         self.register_buffer("shift", (-255 * torch.tensor(mean) * scale).view(1, 3, 1, 1))
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        if self.fused:
+            return self.network.encode(torch.addcmul(self.shift, frame.permute(0, 3, 1, 2), self.scale))
         # cast first: TensorRT takes uint8 as an input, but computes nothing with it
         x = frame.to(self.scale.dtype).permute(0, 3, 1, 2)
         return self.network.encode(x * self.scale + self.shift)
+
+
+class PointwiseReLU(nn.Module):
+    """A 1×1 convolution and the ReLU after it in one kernel of torch's, where channels lie last."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, weight = x.permute(0, 2, 3, 1), self.conv.weight.flatten(1).T
+        rows = torch._addmm_activation(self.conv.bias, rows.flatten(0, 2), weight).view(*rows.shape[:3], -1)
+        return rows.permute(0, 3, 1, 2)
 
 
 class Remember(nn.Module):
@@ -93,95 +104,6 @@ class Propagate(nn.Module):
         return Decode(self.encode.network, len(features), self.memories)(*features, *tensors)
 
 
-class Resize(nn.Module):
-    """frame (1, H, W, 3) uint8 → the same at another size, as `stream.frame.fit` resizes it, to one grey level.
-
-    Resizing by area or bilinearly is linear and separable: a product with one constant matrix a side.
-    """
-
-    def __init__(self, before: tuple[int, int], after: tuple[int, int], dtype: torch.dtype = torch.float32):
-        super().__init__()
-        shrinks = before[0] > after[0] and before[1] > after[1]
-        self.register_buffer("rows", weights(before[0], after[0], shrinks).T.to(dtype))
-        self.register_buffer("columns", weights(before[1], after[1], shrinks).to(dtype))
-
-    def forward(self, frame: Tensor) -> Tensor:
-        x = frame.to(self.rows.dtype).permute(0, 3, 1, 2)
-        x = (self.rows @ x @ self.columns).round().clamp(0, 255)
-        return x.to(torch.uint8).permute(0, 2, 3, 1)
-
-
-class Label(nn.Module):
-    """Passes of logits (1, C, h, w) → class ids (H, W) uint8 at `size`.
-
-    By strips of rows: logits at full size, 1 GB for 124 classes at 1080p, are never written. Logits of 16 bits are
-    upsampled in float16, less the greatest of each cell, so that it is finest where classes compete.
-    """
-
-    def __init__(self, size: tuple[int, int]):
-        super().__init__()
-        self.size = size
-
-    def forward(self, *logits: Tensor) -> Tensor:
-        total = sum((x.float() for x in logits[1:]), logits[0].float())
-        if logits[0].dtype != torch.float32:
-            total = (total - total.amax(1, keepdim=True)).half()
-        before, (height, width) = total.shape[2], self.size
-        wide = F.interpolate(total, size=(before, width), mode="bilinear", align_corners=False)[0]
-        y = ((torch.arange(height, device=wide.device) + 0.5) * (before / height) - 0.5).clamp(0, before - 1)
-        top = y.floor().long()
-        share, bottom = (y - top)[:, None].to(wide.dtype), (top + 1).clamp(max=before - 1)
-        rows = max(1, STRIP // (wide.element_size() * wide.shape[0] * width))
-        strips = [
-            torch.lerp(wide.index_select(1, t), wide.index_select(1, b), s).argmax(0).to(torch.uint8)
-            for t, b, s in zip(top.split(rows), bottom.split(rows), share.split(rows), strict=True)
-        ]
-        return torch.cat(strips)
-
-
-class Confidence(nn.Module):
-    """Passes of logits (1, C, h, w) → greatest probability × 255, (H, W) uint8, upsampled from the logits' size."""
-
-    def __init__(self, size: tuple[int, int]):
-        super().__init__()
-        self.size = size
-
-    def forward(self, *logits: Tensor) -> Tensor:
-        mean = sum(x.float() for x in logits) / len(logits)
-        probability = mean.softmax(1).amax(1, keepdim=True)
-        full = F.interpolate(probability, size=self.size, mode="bilinear", align_corners=False)
-        return (full[0, 0] * 255).round().to(torch.uint8)
-
-
-class Probabilities(nn.Module):
-    """Passes of logits (1, C, h, w) → softmax of their mean, (h, w, C) float32."""
-
-    def forward(self, *logits: Tensor) -> Tensor:
-        mean = sum(x.float() for x in logits) / len(logits)
-        return mean.softmax(1)[0].permute(1, 2, 0).contiguous()
-
-
-class Move(nn.Module):
-    """Map (1, h, w, D) and flow (1, h, w, 2) float32 → the map at x + flow(x), bilinear, its border replicated."""
-
-    def forward(self, values: Tensor, flow: Tensor) -> Tensor:
-        _, height, width, depth = values.shape
-        x = torch.arange(width, device=flow.device) + flow[0, :, :, 0]
-        y = torch.arange(height, device=flow.device)[:, None] + flow[0, :, :, 1]
-        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-        left, top = x.floor(), y.floor()
-        right_share, down_share = (share[..., None].to(values.dtype) for share in (x - left, y - top))
-        rows = values.reshape(height * width, depth)
-
-        def at(down: int, right: int) -> Tensor:
-            index = (top + down).clamp(max=height - 1) * width + (left + right).clamp(max=width - 1)
-            return rows.index_select(0, index.long().flatten()).unflatten(0, (height, width))
-
-        above = torch.lerp(at(0, 0), at(0, 1), right_share)
-        below = torch.lerp(at(1, 0), at(1, 1), right_share)
-        return torch.lerp(above, below, down_share)[None]
-
-
 def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:
     """Sum of |difference| over sum of |keyframe's features|, ≥ 0."""
     size = sum(k.abs().sum(dtype=torch.float32) for k in keyframe)
@@ -189,20 +111,17 @@ def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:
     return float(moved / max(float(size), 1e-12))
 
 
-def weights(before: int, after: int, shrinks: bool) -> Tensor:
-    """Matrix (before, after) that resizes a row of pixels."""
-    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return torch.from_numpy(cv2.resize(np.eye(before, dtype=np.float32), (after, before), interpolation=kind))
-
-
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy, for inference alone, whose convolutions hold the batch norms registered right after them.
+    """A copy, for inference alone, whose convolutions hold the batch norms registered right after them, and whose
+    layers with a `fold` have computed their weights: no frame does.
 
     Exact up to rounding. In 16 bits it takes a rounding away, and exporters get convolutions whose every input has one
     type: a batch norm of float32 weights on 16-bit features is what they fold wrongly.
     """
     network = copy.deepcopy(network).eval()
-    for parent in network.modules():
+    for parent in [*network.modules()]:
+        if hasattr(parent, "fold"):
+            parent.fold()
         if type(parent).forward is nn.Module.forward:
             continue  # it only holds its layers; whoever computes with them folds them there
         for (name, conv), (after, norm) in pairwise(list(parent.named_children())):
@@ -221,14 +140,11 @@ def flat_stages(
     Those of `stage_names`; precision: f32, bf16 or f16, fused: see `typed`. Tensors lie where the network does.
     """
     network = fold_batch_norms(model.network)
-    # Tokens are pixels whose channels lie last: no kernel reorders them (a B5 key frame on an H200: 5.5, not 7.8 ms).
     if fused:
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=torch.channels_last)
+        lay_channels_last(network)
     if precision != "f32":
         narrow_weights(network, DTYPES[precision], fused)
-    encode = Encode(network, model.mean, model.std).eval().to(device_of(network))
+    encode = Encode(network, model.mean, model.std, fused).eval().to(device_of(network))
     frame = torch.zeros((1, *model.size, 3), dtype=torch.uint8, device=device_of(network))
     count = memories_read(network)
 
@@ -250,6 +166,20 @@ def flat_stages(
     # a copy each: exporters take two inputs that are one tensor for one input
     copied = lambda tensors: tuple(t.clone(memory_format=torch.contiguous_format) for t in tensors)  # noqa: E731
     return {name: (module, copied(inputs)) for name, (module, inputs) in found.items()}
+
+
+def lay_channels_last(network: nn.Module) -> None:
+    """Tokens are pixels whose channels lie last: no kernel reorders them (B5's key frame on an H200 7.8 → 5.5 ms)."""
+    for layer in [*network.modules()]:
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
+        if isinstance(layer, nn.Sequential):
+            for i, (conv, norm, relu) in enumerate(zip(layer, layer[1:], layer[2:], strict=False)):
+                pointwise = (
+                    isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.bias is not None
+                )
+                if pointwise and isinstance(norm, nn.Identity) and isinstance(relu, nn.ReLU):
+                    layer[i], layer[i + 2] = PointwiseReLU(conv), nn.Identity()
 
 
 def stage_names(model: Model) -> tuple[str, ...]:

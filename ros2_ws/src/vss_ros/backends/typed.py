@@ -29,18 +29,22 @@ NARROW = {
     Tensor.__matmul__,
 }
 INSIDE = {F.layer_norm, F.group_norm}  # torch's kernels take 16 bits and compute in float32
-WIDE = {F.layer_norm, F.group_norm, F.normalize, F.softmax, torch.softmax, Tensor.softmax}
+WIDE = {
+    *INSIDE,
+    *{F.normalize, torch.linalg.vector_norm, F.softmax, torch.softmax, Tensor.softmax},
+}
 
 
 class Typed(TorchFunctionMode):
     """While it is active, functions in NARROW compute in `dtype` and those in WIDE in float32.
 
-    fused: attention and LayerNorm by torch's own kernels, which compute in float32 inside, instead of written out.
+    fused: attention, LayerNorm and lengths by torch's own kernels, which compute in float32 inside, instead of written
+    out.
     """
 
     def __init__(self, dtype: torch.dtype, fused: bool = False):
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.fused = dtype, fused
         self.narrow = NARROW | INSIDE if fused else NARROW
         self.attention = partial(fused_attention if fused else attention, dtype=dtype)
 
@@ -52,6 +56,9 @@ class Typed(TorchFunctionMode):
             query, key, value, _, heads, weight, bias = args[:7]
             out = args[11:13]  # weight and bias; between them stand options that no network here uses
             return multi_head((query, key, value), heads, (weight, bias), out, self.attention), None
+        if self.fused and func in (F.normalize, torch.linalg.vector_norm):
+            sizes = lengths(args[0].to(self.dtype), kwargs.get("dim", 1))
+            return sizes if func is torch.linalg.vector_norm else args[0] / sizes
         if func in self.narrow:
             return func(*cast(args, self.dtype), **cast(kwargs, self.dtype))
         if func in WIDE:
@@ -84,6 +91,13 @@ def fused_attention(
     # called past the mode, which would come back here
     with torch._C.DisableTorchFunction():
         return F.scaled_dot_product_attention(*cast((q, k, v), dtype), *cast([attn_mask], dtype))
+
+
+def lengths(x: Tensor, dim: int) -> Tensor:
+    """Of the vectors along an axis in x's own 16 bits, which may be divided by: neither 0 nor infinite."""
+    with torch._C.DisableTorchFunction():
+        limits = torch.finfo(x.dtype)
+        return torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp(limits.tiny, limits.max)
 
 
 def multi_head(

@@ -13,6 +13,7 @@ its width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from vss_ros.networks.backbones import MIT, RESNET, backbone
 from vss_ros.networks.cards.reading import LastKeyframe
-from vss_ros.networks.heads import PPM, AllMLP, fold_batch_norm
+from vss_ros.networks.heads import PPM, AllMLP, Pointwise, fold_batch_norm
 from vss_ros.networks.losses import CRITERIA, DISTANCES, named
 
 VSPW_CLASSES = 124
@@ -81,9 +82,7 @@ class DCFM(nn.Module, LastKeyframe):
         if stop < self.steps:
             return tuple(maps)
         common = self.summarise(maps)
-        weight, bias = self.fusion_weights()
-        share = F.conv2d(F.normalize(common), weight[:, : self.common, None, None], bias)
-        return (share.permute(0, 2, 3, 1),)
+        return (self.shares()[0](F.normalize(common)).permute(0, 2, 3, 1),)
 
     def summarise(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of the backbone → common feature (B, D, h, w), h = H/4 on MiT and H/8 on ResNet."""
@@ -93,12 +92,12 @@ class DCFM(nn.Module, LastKeyframe):
 
     def fuse(self, features: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
         """FFM (section III-B): normalised ReLU of the two shares' sum, (B, D, h, w)."""
-        independent = F.normalize(features[0])[:, : self.independent]
+        length = torch.linalg.vector_norm(features[0], dim=1, keepdim=True).clamp_min(1e-12)
+        independent = features[0][:, : self.independent] / length  # F.normalize, of half the channels
         size = memory[0].shape[1:3]
         if independent.shape[-2:] != size:
             independent = F.interpolate(independent, size=size, mode="bilinear", align_corners=False)
-        weight, _ = self.fusion_weights()
-        x = memory[0].permute(0, 3, 1, 2) + F.conv2d(independent, weight[:, self.common :, None, None])
+        x = memory[0].permute(0, 3, 1, 2) + self.shares()[1](independent)
         if self.training:
             x = self.fusion["norm"](x)
         return F.normalize(F.relu(x))
@@ -158,12 +157,17 @@ class DCFM(nn.Module, LastKeyframe):
         total = key * parts["key"] + nonkey * parts["nonkey"] + consistency * parts["consistency"]
         return {"loss": total, **parts}
 
-    def fusion_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight (D, D + C1/2) and bias of the fusion convolution; in inference its batch norm is folded in."""
-        conv = self.fusion["conv"]
-        if self.training:
-            return conv.weight.flatten(1), conv.bias
-        return fold_batch_norm(conv.weight.flatten(1), conv.bias, self.fusion["norm"])
+    def shares(self) -> Sequence[Any]:
+        """The fusion convolution on the common feature and on the independent one; in inference with its batch norm."""
+        if hasattr(self, "folded"):
+            return self.folded
+        weight, bias = self.fusion["conv"].weight.flatten(1), self.fusion["conv"].bias
+        if not self.training:
+            weight, bias = fold_batch_norm(weight, bias, self.fusion["norm"])
+        return Pointwise(weight[:, : self.common], bias), Pointwise(weight[:, self.common :])
+
+    def fold(self) -> None:
+        self.folded = nn.ModuleList(layer.module() for layer in self.shares())
 
 
 def moved(x: Tensor, flow: Tensor) -> Tensor:

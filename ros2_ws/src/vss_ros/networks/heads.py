@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,25 @@ class ConvBN(nn.Module):
         self.bn = nn.BatchNorm2d(width)
 
 
+class Pointwise(NamedTuple):
+    """A 1×1 convolution whose weight (O, I) and bias (O,) are computed from those of others."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+    def module(self) -> nn.Conv2d:
+        """With a copy of them: for a network that learns no more, see `stages.fold_batch_norms`."""
+        after, before = self.weight.shape
+        conv = nn.Conv2d(before, after, 1, bias=self.bias is not None, device="meta").requires_grad_(False)
+        conv.weight = nn.Parameter(self.weight[:, :, None, None].detach().clone(), requires_grad=False)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
+        return conv
+
+
 class AllMLP(nn.Module):
     """SegFormer's all-MLP head up to its fused feature (Xie et al. 2021, eq. 4, first three lines).
 
@@ -49,21 +69,31 @@ class AllMLP(nn.Module):
         self.linear_fuse = ConvBN(4 * width, width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        # (width, 4·width), levels in the order c4, c3, c2, c1
-        weight = self.linear_fuse.conv.weight.flatten(1)
+        layers = self.folded if hasattr(self, "folded") else self.levels()
+        size = maps[0].shape[-2:]
+        total = None
+        for x, layer in zip(reversed(maps), layers, strict=True):
+            x = layer(x)
+            if x.shape[-2:] != size:
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            total = x if total is None else total.add_(x)  # the largest maps of all: no copy of them
+        return F.relu(self.linear_fuse.bn(total) if self.training else total, inplace=True)
+
+    def levels(self) -> list[Pointwise]:
+        """Projection and fusion of each level, c4 first; c1's has the bias of all."""
+        weight = self.linear_fuse.conv.weight.flatten(1)  # (width, 4·width), levels in this order
         bias = weight.new_zeros(self.width)
         if not self.training:
             weight, bias = fold_batch_norm(weight, bias, self.linear_fuse.bn)
-        size = maps[0].shape[-2:]
-        total = None
-        for i in (4, 3, 2, 1):
+        found = []
+        for i, fuse in zip((4, 3, 2, 1), weight.split(self.width, 1), strict=True):
             level = getattr(self, f"linear_c{i}").proj
-            fuse = weight[:, (4 - i) * self.width : (5 - i) * self.width]
             bias = bias + fuse @ level.bias
-            x = F.conv2d(maps[i - 1], (fuse @ level.weight)[:, :, None, None], bias if i == 1 else None)
-            x = x if i == 1 else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            total = x if total is None else total.add_(x)  # the largest maps of all: no copy of them
-        return F.relu(self.linear_fuse.bn(total) if self.training else total, inplace=True)
+            found.append(Pointwise(fuse @ level.weight, bias if i == 1 else None))
+        return found
+
+    def fold(self) -> None:
+        self.folded = nn.ModuleList(layer.module() for layer in self.levels())
 
 
 class PPM(nn.Module):

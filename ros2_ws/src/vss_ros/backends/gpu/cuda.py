@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vss_ros.backends.base import Backend, parts_of
 from vss_ros.backends.gpu.graphs import Graph, Transfer, recent
-from vss_ros.backends.stages import Confidence, Label, Move, Probabilities, Resize, drift
+from vss_ros.backends.gpu.small import Confidence, Label, Move, Probabilities, Resize
+from vss_ros.backends.stages import drift
 from vss_ros.config import VssError
 from vss_ros.media.motion import resize_flow
 from vss_ros.networks.cards.model import Model

@@ -28,7 +28,11 @@ def of_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
 
 
 # torch's own table leaves out the CPU's attention
-FORMULAS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
+FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
+    torch.ops.aten._addmm_activation: flop_registry[torch.ops.aten.addmm],
+}
 
 
 @dataclass
@@ -67,18 +71,29 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = operator(*args, **(kwargs or {}))
+        if operator.overloadpacket is torch.ops.aten.convolution and answer.is_meta:
+            answer = answer.to(memory_format=layout(args))
         read, written = tensors((args, kwargs)), tensors(answer)
         sources = {storage(tensor) for tensor in read}
         for tensor in read:
             if storage(tensor) not in self.made:
                 self.outside[storage(tensor)] = tensor.untyped_storage().nbytes()
-        fresh = [tensor for tensor in written if storage(tensor) not in sources]
+        in_place = operator._schema.is_mutable
+        fresh = [tensor for tensor in written if in_place or storage(tensor) not in sources]
         if fresh:
             formula = FORMULAS.get(operator.overloadpacket)
             flops = formula(*args, **(kwargs or {}), out_val=answer) if formula else 0
             self.operators.append((flops, sum(tensor.nbytes for tensor in [*read, *fresh])))
-        self.made |= {storage(tensor) for tensor in fresh}
+        if not in_place:
+            self.made |= {storage(tensor) for tensor in fresh}
         return answer
+
+
+def layout(args: Any) -> torch.memory_format:
+    """In which cuDNN answers a convolution; without a device torch does not say."""
+    last = torch.channels_last
+    ours = [tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous() for tensor in args[:2]]
+    return last if any(ours) else torch.contiguous_format
 
 
 def tensors(tree: Any) -> list[Tensor]:
