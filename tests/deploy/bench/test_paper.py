@@ -7,17 +7,14 @@ from vss_ros import cli
 from vss_ros.deploy.bench.costs import costs
 from vss_ros.deploy.bench.paper import DEVICES, PAUSE, count, frames
 from vss_ros.deploy.bench.roofline import Cost, Rates
-from vss_ros.networks.backbones import MIT
 
 SIZE = (128, 256)
 
 
 def test_counts_agree_with_those_of_the_network_itself():
     stages, own = count("dcfm", "mit_b0", 19, SIZE), costs("dcfm", "mit_b0", 19, SIZE)
-    # projection times fusion of the head's four levels, which no frame computes once a network is folded
-    folded = {"remember": 2 * 256 * 256 * sum(MIT["mit_b0"][0])}
     for name in ("encode", "remember", "decode"):
-        assert stages[name].flops == pytest.approx(2 * own[name] - folded.get(name, 0), rel=0.02)
+        assert stages[name].flops == pytest.approx(2 * own[name], rel=0.02)
     weights = 2 * own["parameters"]  # f16
     assert weights < stages["encode"].bytes + stages["remember"].bytes + stages["decode"].bytes < 4 * weights
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from vss_ros.backends.stages import memories_read
+from vss_ros.backends.stages import fold_batch_norms, memories_read
 from vss_ros.networks import build
 
 
 def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **options: Any) -> dict[str, float]:
-    """What a network needs, whatever runs it; nothing is computed.
+    """What a network needs, its weights folded, whatever runs it; nothing is computed.
 
     parameters: numbers; encode, remember, decode: multiply-accumulates of one frame, matrix products and
     convolutions, attention included; memory: bytes of a remembered frame in float32.
@@ -25,11 +25,13 @@ def costs(name: str, backbone: str, classes: int, size: tuple[int, int], **optio
 
     with torch.device("meta"), torch.no_grad():
         network = build(name, backbone, classes, **options).eval()
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        network = fold_batch_norms(network)
         features, encode = count(network.encode, torch.empty(1, 3, *size))
         memory, remember = count(network.remember, features)
         _, decode = count(network.decode, features, *[memory] * memories_read(network))
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameters,
         "encode": encode,
         "remember": remember,
         "decode": decode,
