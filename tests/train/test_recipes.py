@@ -1,4 +1,4 @@
-"""Every recipe of a video data set in config/train/ runs: two steps on made data of its layout."""
+"""Every recipe in config/train/ runs: two steps on made data of its layout."""
 
 from __future__ import annotations
 
@@ -57,20 +57,47 @@ def make(root: Path, name: str) -> Path:
                 image, labels = picture(number, (1, 2, 124))
                 write(root / f"data/1_{split}/origin/{number:08d}.jpg", image)
                 write(root / f"data/1_{split}/mask/{number:08d}.png", labels)
+            elif name == "pseudo":
+                image, labels = picture(number, (0, 1, 0))
+                write(root / split / f"images/{number}.jpg", image)
+                write(root / split / f"labels/{number}.png", labels)
+            else:
+                folder = {"iocfish5k": "images", "voc_tags": "JPEGImages"}.get(name, ".")
+                write(root / folder / f"{number}.jpg", picture(number, (0, 1, 2))[0])
+                points = f"<point><x>{2 * number}</x><y>40</y></point>"
+                (root / "annotations").mkdir(exist_ok=True)
+                (root / "annotations" / f"{number}.xml").write_text(f"<annotation>{points}</annotation>")
+        for file, text in LISTS.get(name, {}).items():
+            lines = [text.format(number) for number in NUMBERS]
+            (root / f"{split}{file}").write_text("\n".join(["image,x,y"] * (name == "points") + lines))
+    if name == "pseudo":
+        classes = [{"name": thing, "colour": [9, 9, 9]} for thing in ("ground", "ball")]
+        (root / "data.yaml").write_text(yaml.safe_dump({"classes": classes}))
     return root
+
+
+LISTS = {
+    "iocfish5k": {"_id.txt": "{}"},
+    "points": {".csv": "{}.jpg,30,40"},
+    "tags": {".csv": "{}.jpg,ball"},
+    "voc_tags": {"_cls.txt": "{} 0 14"},
+}
+"""Of a split: how its file's name ends, and a line an image."""
 
 
 def shrunk(recipe: Recipe) -> Recipe:
     """The recipe at a size that a test can pay: all that is left out is what costs time."""
     options = {**recipe.options, **({"grid": [8, 12]} if "stf" in recipe.network else {})}
+    if recipe.network == "iocformer":
+        options |= {"queries": 9}
     small = {"size": SIZE, "crop": SIZE, "batch": 2, "steps": 2, "validate_every": 2, "save_every": 2}
     return dataclasses.replace(recipe, **small, accumulate=1, init="", options=options, memory_clips=2)
 
 
-def earlier(name: str, folder: Path, data: str) -> None:
+def earlier(name: str, folder: Path, data: str, root: Path | None) -> None:
     """Fresh weights in the place of what the recipe `name` would have made."""
     recipe = shrunk(read_recipe(name))
-    found = open_dataset(data, "val", folder / "data", SIZE)
+    found = open_dataset(data, "val", root, SIZE)
     network = build(recipe.network, recipe.backbone, len(found.classes), **recipe.options)
     card = ModelCard(
         name=name,
@@ -84,21 +111,19 @@ def earlier(name: str, folder: Path, data: str) -> None:
         licence="none",
         options=recipe.options,
     )
-    (folder / name).mkdir()
+    (folder / name).mkdir(exist_ok=True)
     save_model(network, card, folder / name)
 
 
-LAYOUTS = ("street", "camvid", "cityscapes", "vspw")  # counting and tags have tests of their own
-NAMES = [name for name in find_recipes() if read_recipe(name).data in LAYOUTS]
-
-
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in find_recipes()]
 )
 def test_a_recipe_runs(name, tmp_path, monkeypatch):
     torch.manual_seed(0)
     recipe = shrunk(read_recipe(name))
-    root = None if recipe.data == "street" else make(tmp_path / "data", recipe.data)
+    rendered = recipe.data in ("street", "street_points")
+    place = f"{recipe.after}/pseudo" if recipe.data == "pseudo" else "data"
+    root = None if rendered else make(tmp_path / place, recipe.data)
     out = tmp_path / "made"
     path = tmp_path / "made.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))
@@ -109,7 +134,7 @@ def test_a_recipe_runs(name, tmp_path, monkeypatch):
     args = parser.parse_args(line)
     out.mkdir()
     if recipe.after:
-        earlier(recipe.after, tmp_path, recipe.data)
+        earlier(recipe.after, tmp_path, recipe.data, root)
     if recipe.network.startswith("mar+"):
         parser = argparse.ArgumentParser()
         mar_memory.add_arguments(parser)
