@@ -79,6 +79,7 @@ def test_dense_video(card, tmp_path, both_sides):
     assert row["confusion"] == counts.tolist()
     assert row["mVC_8"] == (None if np.isnan(expected) else expected) and row["mVC_16"] is None
     assert 0 <= row["TC"] <= 1 and row["key_ms"] > 0 and row["nonkey_ms"] > 0
+    assert row["latency_ms"] == pytest.approx(row["key_ms"] + both_sides * 1e3 / data.fps)
 
 
 def test_sparse_labels_are_answered_at_every_age(card, tmp_path):

@@ -91,6 +91,25 @@ def test_what_a_recipe_says_of_its_own_classes_is_left_out_on_other_data(tmp_pat
     assert on_data(read_recipe("street"), "camvid").prior == 0 < read_recipe("street").prior
 
 
+def test_a_row_of_an_installed_model_is_only_measured_by_its_own_arguments_too(tmp_path, monkeypatch):
+    asked = {}
+
+    def run(*line: str) -> None:
+        out = Path(line[line.index("--out") + 1])
+        out.mkdir(parents=True)
+        asked[out.name] = line
+        (out / "report.json").write_text(
+            json.dumps({"rows": [{"setting": "≥ 0.2", "mode": "P", "mIoU": 0.5}]})
+        )
+
+    monkeypatch.setattr(ablate, "vss", run)
+    assert ablate.main(arguments("aks", "--out", str(tmp_path), "--seeds", "3")) == 0
+    assert list(asked) == ["at_least_1_0", "at_least_2_0"] and {line[0] for line in asked.values()} == {
+        "evaluate"
+    }
+    assert ["--min-interval" in line for line in asked.values()] == [False, True]
+
+
 def test_a_data_set_without_the_split_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "vss", lambda *line: pytest.fail("trained"))
     (tmp_path / "mine.yaml").write_text("classes: [a, b]\ntrain: {images: images, labels: labels}\n")

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vss_ros.config import StreamConfig, VssError, option
@@ -31,7 +30,8 @@ from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
 from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, flattery, variants
 from vss_ros.evaluate.similarity import similarity, similarity_table
 from vss_ros.evaluate.tradeoff import draw_tradeoff
-from vss_ros.media.draw import colorize, write_image
+from vss_ros.evaluate.worst import Answer, draw, keep_worst
+from vss_ros.media.draw import write_image
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_json, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
@@ -39,7 +39,6 @@ from vss_ros.stream.load import load_stream
 from vss_ros.stream.stream import Stream
 
 log = logging.getLogger(__name__)
-WORST = 4  # frames drawn
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,9 @@ def evaluate(
     worst: list[Answer] | None = None,
     streaming: bool = False,
 ) -> dict[str, Any]:
-    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame; of
-    videos also TC, of those with all of their frames labelled VC_8, VC_16 and, if asked for, the streaming mIoU.
+    """Figures of one row: mIoU, wIoU, accuracy, IoU by class; mean frames a keyframe, ms a frame, the
+    longest from a frame's stamp to its answer (in mode B it waits for frames; and a keyframe's time); of videos also
+    TC, of those with all of their frames labelled VC_8, VC_16 and, if asked for, the streaming mIoU.
 
     `worst`, if given, receives the frames of lowest mIoU.
     """
@@ -173,6 +173,7 @@ def evaluate(
         "key_ms": key,
         "nonkey_ms": nonkey,
         "ms": (key + (interval - 1) * nonkey) / interval if nonkey else key,
+        "latency_ms": key + 1e3 * stream.lookahead / data.fps,
     }
     if dense and streaming:
         row["sIoU"] = metrics.mean_iou(streaming_counts, all_classes)
@@ -266,35 +267,6 @@ def run_up(stream: Stream) -> int:
     return stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0
 
 
-@dataclass
-class Answer:
-    score: float
-    title: str
-    frame: Any
-    labels: np.ndarray
-
-
-def keep_worst(worst: list[Answer] | None, answer: Answer) -> None:
-    if worst is not None and answer.score == answer.score:
-        worst.append(answer)
-        worst.sort(key=lambda a: a.score)
-        del worst[WORST:]
-
-
-def draw(answers: list[Answer], palette: Any) -> np.ndarray:
-    """A picture with a row an answer: image, truth, labels; black where there is no truth."""
-    rows = []
-    for answer in answers:
-        image, truth, _ = answer.frame
-        masked = np.where(truth < len(palette), answer.labels, 255).astype(np.uint8)
-        row = np.hstack([image, colorize(truth, palette), colorize(masked, palette)])
-        text = f"{answer.title}: mIoU {100 * answer.score:.1f} %"
-        cv2.putText(row, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2, cv2.LINE_AA)
-        rows.append(row)
-    width = min(row.shape[1] for row in rows)
-    return np.vstack([cv2.resize(row, (width, row.shape[0] * width // row.shape[1])) for row in rows])
-
-
 def remarks(args: argparse.Namespace, card: Any) -> list[str]:
     """What a reader must know to judge the figures."""
     notes = flattery(card, args.data, args.split)
@@ -311,7 +283,7 @@ def remarks(args: argparse.Namespace, card: Any) -> list[str]:
 
 COLUMNS = (
     *("interval", "mIoU", "sIoU", "wIoU", "accuracy", "mVC_8", "mVC_16", "TC"),
-    *("key_ms", "nonkey_ms", "ms"),
+    *("key_ms", "nonkey_ms", "ms", "latency_ms"),
 )
 
 

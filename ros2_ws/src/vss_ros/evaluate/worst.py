@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import cv2
 import numpy as np
 
 from vss_ros.data.figures import figure
-from vss_ros.media.draw import jpeg
+from vss_ros.media.draw import colorize, jpeg
 
 WORST = ("motion_label_change", "label_drift", "mIoU", "differs_in_force")
 """Figures whose worst frames are drawn."""
 PER_FIGURE, SPREAD, APART = 6, 12, 15
 """Pictures of each figure, least number of those spread over the input, frames between two of one figure."""
 PICTURE_WIDTH = 224
+DRAWN = 4
+"""Worst frames of a data set that are drawn."""
 
 
 class Pictures:
@@ -81,3 +84,32 @@ def strip(
     parts = [rgb, shown, *([] if truth is None else [truth]), cv2.cvtColor(changed, cv2.COLOR_GRAY2RGB)]
     row = np.hstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
     return jpeg(row, 70)
+
+
+@dataclass
+class Answer:
+    score: float
+    title: str
+    frame: Any
+    labels: np.ndarray
+
+
+def keep_worst(worst: list[Answer] | None, answer: Answer) -> None:
+    if worst is not None and answer.score == answer.score:
+        worst.append(answer)
+        worst.sort(key=lambda a: a.score)
+        del worst[DRAWN:]
+
+
+def draw(answers: list[Answer], palette: Any) -> np.ndarray:
+    """A picture with a row an answer: image, truth, labels; black where there is no truth."""
+    rows = []
+    for answer in answers:
+        image, truth, _ = answer.frame
+        masked = np.where(truth < len(palette), answer.labels, 255).astype(np.uint8)
+        row = np.hstack([image, colorize(truth, palette), colorize(masked, palette)])
+        text = f"{answer.title}: mIoU {100 * answer.score:.1f} %"
+        cv2.putText(row, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2, cv2.LINE_AA)
+        rows.append(row)
+    width = min(row.shape[1] for row in rows)
+    return np.vstack([cv2.resize(row, (width, row.shape[0] * width // row.shape[1])) for row in rows])

@@ -30,7 +30,8 @@ from vss_ros.train.recipe import Recipe, on_data, read_recipe
 
 @dataclass(frozen=True)
 class Table:
-    """rows: title → fields of the recipe that differ, or `recipe`: another base, or `model`: nothing to train."""
+    """rows: title → fields of the recipe that differ, or `recipe`: another base, or `model`: nothing to train; and
+    `evaluate`: more arguments of that command."""
 
     title: str
     rows: dict[str, dict[str, Any]]
@@ -95,7 +96,7 @@ def read_table(name: str) -> Table:
     ):
         raise VssError(f"table {path}: rows: expected changes of the recipe by each row's title")
     for title, changes in table.rows.items():
-        known = {"recipe", "model", *(item.name for item in dataclasses.fields(Recipe))}
+        known = {"recipe", "model", "evaluate", *(item.name for item in dataclasses.fields(Recipe))}
         if set(changes or {}) - known:
             raise VssError(f"table {path}: {brief(title)}: unknown {brief(sorted(set(changes) - known))}")
     return dataclasses.replace(table, rows={title: changes or {} for title, changes in table.rows.items()})
@@ -118,7 +119,12 @@ def measure(
             vss(*line, *(["--resume"] if (out / name / "last.ckpt").is_file() else []))
     report = out / "reports" / name
     line = ["evaluate", "--model", model, "--data", data, "--split", args.split, "--out", str(report)]
-    line += ["--limit", str(args.limit), *root_of(args), *shlex.split(table.evaluate)]
+    line += [
+        "--limit",
+        str(args.limit),
+        *root_of(args),
+        *shlex.split(f"{table.evaluate} {changes.get('evaluate', '')}"),
+    ]
     done, asked = report / "command", shlex.join(line)
     if not done.is_file() or done.read_text() != asked:
         vss(*line)
@@ -131,7 +137,7 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
     base = on_data(read_recipe(changes.get("recipe") or args.recipe or table.base), args.data)
     values: dict[str, Any] = {"seed": base.seed + seed}
     for key, value in changes.items():
-        if key != "recipe":
+        if key not in ("recipe", "evaluate"):
             values[key] = {**getattr(base, key), **value} if isinstance(value, dict) else value
     if args.steps:
         values |= {"steps": args.steps, "validate_every": args.steps, "save_every": args.steps}
