@@ -8,7 +8,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-colcon-common-extensions python3-venv \
-       ros-jazzy-vision-msgs \
+       python3-numpy python3-opencv python3-yaml ros-jazzy-bondpy ros-jazzy-cv-bridge ros-jazzy-vision-msgs \
     && rm -rf /var/lib/apt/lists/*
 
 # torch and torch-tensorrt are a pair: vss_ros/backends/gpu/versions.py
@@ -23,12 +23,15 @@ RUN python3 -m venv --system-site-packages "$VIRTUAL_ENV" \
 
 COPY . /ws/src/vss_ros
 WORKDIR /ws
+# DDS's shared memory serves one user: that of the nodes outside, where there are some
+ARG ROBOT_UID=2000
 RUN . /opt/ros/jazzy/setup.sh \
     && python3 -m colcon build --packages-select vss_ros \
-    && useradd --uid 2000 --create-home --groups video robot \
+    && python3 -c "import cv2, mcap, numpy, rclpy, rosbags, safetensors, simplejpeg, torch, tqdm, yaml" \
+    && useradd --uid "$ROBOT_UID" --non-unique --create-home --groups video robot \
     && install -d -o robot -g robot "$VSS_CACHE"
 
 COPY --chmod=755 docker/entrypoint.sh /entrypoint.sh
-USER 2000
+USER $ROBOT_UID
 ENTRYPOINT ["/entrypoint.sh"]
 CMD ["ros2", "launch", "vss_ros", "segment.launch.py"]

@@ -16,20 +16,26 @@ ARG TORCH=2.8.0
 ARG INDEX
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 VSS_CACHE=/var/cache/vss_ros
 COPY config/constraints.txt /tmp/constraints.txt
-# engines are built from ONNX by TensorRT's own parser: no torch-tensorrt
+# Engines are built from ONNX by TensorRT's own parser: no torch-tensorrt. What torch needs comes first: not every
+# index of NVIDIA's holds it, and torch itself must not come from another.
 RUN python3 -m venv --system-site-packages "$VIRTUAL_ENV" \
+    && pip install -c /tmp/constraints.txt filelock fsspec jinja2 networkx sympy typing-extensions \
     && pip install -c /tmp/constraints.txt --index-url "${INDEX:?the index of wheels for this JetPack}" "torch==$TORCH" \
     && pip install -c /tmp/constraints.txt "onnx>=1.18,<2" "onnx-ir>=0.1.7,<2" "onnxscript>=0.5,<1" \
-       "mcap>=1.6,<2" "rosbags>=0.11,<0.12" "safetensors>=0.4,<1" "simplejpeg>=1.8,<2" "tqdm>=4.57,<5"
+       "mcap>=1.6,<2" "numpy>=1.23" "opencv-python-headless>=4.8.1,!=4.10.*,!=4.11.*" "pyyaml>=6,<7" \
+       "rosbags>=0.11,<0.12" "safetensors>=0.4,<1" "simplejpeg>=1.8,<2" "tqdm>=4.57,<5"
 
 COPY . /ws/src/vss_ros
 WORKDIR /ws
+# DDS's shared memory serves one user: that of the nodes outside, where there are some
+ARG ROBOT_UID=2000
 RUN . "$(find "/opt/ros/$ROS_DISTRO" -maxdepth 2 -name setup.sh | sort | head -n 1)" \
     && python3 -m colcon build --packages-select vss_ros \
-    && useradd --uid 2000 --create-home --groups video robot \
+    && python3 -c "import cv2, mcap, numpy, rclpy, rosbags, safetensors, simplejpeg, torch, tqdm, yaml" \
+    && useradd --uid "$ROBOT_UID" --non-unique --create-home --groups video robot \
     && install -d -o robot -g robot "$VSS_CACHE"
 
 COPY --chmod=755 docker/entrypoint.sh /entrypoint.sh
-USER 2000
+USER $ROBOT_UID
 ENTRYPOINT ["/entrypoint.sh"]
 CMD ["ros2", "launch", "vss_ros", "segment.launch.py"]

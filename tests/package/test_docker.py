@@ -110,3 +110,68 @@ def test_compose_starts_camera_and_node_with_shared_memory_and_arguments_that_ex
     options = [part.split(":=")[0] for part in node["command"].split() if ":=" in part]
     known = {*SegmentConfig.__dataclass_fields__, "image_topic"}
     assert options and set(options) <= known
+
+
+APT = {"numpy": "python3-numpy", "opencv-python-headless": "python3-opencv", "pyyaml": "python3-yaml"}
+BASE = {  # of ros-base, by REP 2001, and of the base images' Python
+    *{
+        "diagnostic_msgs",
+        "geometry_msgs",
+        "launch",
+        "launch_ros",
+        "lifecycle_msgs",
+        "rcl_interfaces",
+        "rclpy",
+    },
+    *{"ros2launch", "sensor_msgs", "std_msgs"},
+}
+
+
+def installed(found, program):
+    """What the RUN instructions install, versions left out."""
+    text = " ".join(text for name, text in found if name == "RUN")
+    commands = [part for part in text.split("&&") if f"{program} install" in part]
+    words = [word.strip('"') for part in commands for word in part.split()]
+    return {re.split(r"[=<>!]", word)[0].lower() for word in words}
+
+
+def test_images_hold_what_the_package_needs(found):
+    """colcon installs no dependency: what neither pip nor apt brings is missing on the robot."""
+    text = (ROOT / "setup.py").read_text()
+    needed = re.findall(r'"([a-z][\w-]*)[^"]*"', text.split("install_requires=[")[1].split("],")[0])
+    pip, apt = installed(found, "pip"), installed(found, "apt-get")
+    assert len(needed) > 5 and {"torch", "onnx", "onnx-ir", "onnxscript"} <= pip
+    assert not [name for name in needed if name not in pip and APT.get(name) not in apt]
+    checked = next(text for name, text in found if name == "RUN" and "import cv2" in text)
+    assert "colcon build" in checked
+
+
+def test_the_desktop_image_holds_what_package_xml_names():
+    found = instructions(FOLDER / "desktop.Dockerfile")
+    depends = re.findall(r"<exec_depend>(\w[\w-]*)<", (ROOT / "package.xml").read_text())
+    apt, pip = installed(found, "apt-get"), installed(found, "pip")
+    names = {name: f"ros-jazzy-{name.replace('_', '-')}" for name in depends}
+    missing = [n for n in depends if n not in BASE | apt and names[n] not in apt and n[8:] not in pip]
+    assert depends and not missing
+
+
+def test_compose_asks_for_the_gpu_in_a_way_that_a_jetson_has():
+    """csv mode refuses Docker's --gpus and so Compose's reserved devices."""
+    node = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["segment"]
+    assert node["runtime"] == "nvidia" and "deploy" not in node
+    assert node["environment"]["NVIDIA_VISIBLE_DEVICES"] == "all"
+    args = {text.split("=")[0] for path in FILES for name, text in instructions(path) if name == "ARG"}
+    assert {"ROBOT_UID", "INDEX"} <= set(node["build"]["args"]) <= args, (
+        "the Jetson's image does not build without"
+    )
+
+
+def test_camera_and_node_are_one_user():
+    camera = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["camera"]["command"]
+    script = shlex.split(camera)
+    assert script[:2] == ["bash", "-c"]
+    assert subprocess.run(["bash", "-n", "-c", script[2]], capture_output=True).returncode == 0
+    for path in FILES:
+        found = instructions(path)
+        assert ("USER", "$ROBOT_UID") in found and ("ARG", "ROBOT_UID=2000") in found
+    assert "--reuid ${ROBOT_UID:-2000} " in camera
