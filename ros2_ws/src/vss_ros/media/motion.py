@@ -15,7 +15,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -31,8 +31,8 @@ STRIDE = 4
 """Pixels of the network's input a cell of the flow: the finest at which the networks here remember and answer."""
 SMALLEST = 32
 """Pixels of the shorter side that DIS needs."""
-FINEST = 1
-"""Halvings of the flow's image at which DIS stops; it enlarges its flow from there."""
+APART = 7
+"""Pixels of the flow's image from one patch of DIS, 8 wide, to the next; it stops at the image's own size."""
 TOLERANCE = 30.0
 """Grey levels of difference at which a moved pixel counts 1/e."""
 ALIKE = np.exp(-np.arange(256, dtype=np.float32) / TOLERANCE)
@@ -61,6 +61,11 @@ class Step:
     residual: float
     trusted: bool
 
+    @cached_property
+    def place(self) -> np.ndarray:
+        """(h, w, 2) float32: where each cell was, x and y; see `resample`."""
+        return grid(self.flow.shape[:2]) + self.flow
+
 
 class Motion:
     """Flow between the consecutive frames of one camera, on a grid of cells; deterministic.
@@ -73,7 +78,9 @@ class Motion:
         self.image = (max(math.ceil(size[0] * scale), SMALLEST), max(math.ceil(size[1] * scale), SMALLEST))
         self.scale, self.preset, self.size = scale, preset, size
         self.dis = cv2.DISOpticalFlow.create(PRESETS[preset])
-        self.dis.setFinestScale(FINEST)
+        self.dis.setFinestScale(0)
+        self.dis.setPatchStride(APART)
+        self.dis.setUseMeanNormalization(False)  # `matched` sees to brightness
         self.reset()
 
     def another(self) -> Motion:
@@ -84,9 +91,15 @@ class Motion:
         """Forget the frames before; tracks to them end."""
         self.grey: np.ndarray | None = None  # of the newest frame, at `image`
         self.small: np.ndarray | None = None  # the same at `cells`
+        self.flow = self.still()
         self.tracks: weakref.WeakSet[Track] = weakref.WeakSet()
+        """Of the step before, at `image`: where DIS looks first."""
         self.carried: np.ndarray | None = None
         """What the newest `step` was given to carry, moved to its frame; None where its flow is not trusted."""
+
+    def still(self) -> np.ndarray:
+        """No motion, as a flow that DIS may begin with: without one it takes what it was given last."""
+        return np.zeros((*self.image, 2), np.float32)
 
     def track(self) -> Track:
         """Follow the newest frame from now on, as long as the track is held."""
@@ -113,15 +126,17 @@ class Motion:
         if before is None or earlier is None:
             return None
         if not cv2.norm(grey, before, cv2.NORM_INF):  # a frozen camera
-            self.carried = None if carry is None else carry.copy()
+            self.flow, self.carried = self.still(), None if carry is None else carry.copy()
             return Step(np.zeros((*self.cells, 2), np.float32), np.ones(self.cells, np.float32), 0.0, True)
         before, earlier = matched(before, earlier, small)
-        flow = resize_flow(self.dis.calc(grey, before, None), self.cells)
+        found = self.dis.calc(grey, before, self.flow)
+        flow = resize_flow(found, self.cells)
         alike, residual = likeness(small, earlier, flow)
         contrast = float(cv2.meanStdDev(small)[1].item())
         step = Step(flow, alike, residual, residual <= max(UNEXPLAINED * contrast, NOISE))
+        self.flow = found.copy() if step.trusted else self.still()  # DIS writes into what it is given
         if step.trusted and carry is not None:
-            self.carried = move(carry, flow)
+            self.carried = resample(carry, step.place)
         for track in self.tracks:
             track.step(step)
         return step
@@ -147,7 +162,7 @@ class Track:
         if not step.trusted:
             self.cuts += 1
         else:
-            self.flow = step.flow if self.flow is None else step.flow + move(self.flow, step.flow)
+            self.flow = step.flow if self.flow is None else step.flow + resample(self.flow, step.place)
 
 
 def resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -164,9 +179,10 @@ def resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def likeness(now: np.ndarray, earlier: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, float]:
     """See `Step`: how like each cell is to where the flow says it came from, and the mean difference in grey levels."""
     height, width = flow.shape[:2]
-    difference = cv2.absdiff(now, move(earlier, flow))
+    place = grid((height, width)) + flow
+    difference = cv2.absdiff(now, resample(earlier, place))
     residual = float(cv2.mean(difference)[0])
-    inside = cv2.inRange(grid((height, width)) + flow, (0, 0), (width - 1, height - 1))
+    inside = cv2.inRange(place, (0, 0), (width - 1, height - 1))
     return cv2.LUT(cv2.max(difference, cv2.bitwise_not(inside)), ALIKE), residual
 
 
@@ -190,12 +206,16 @@ def grid(size: tuple[int, int]) -> np.ndarray:
 
 def move(array: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """The map resampled bilinearly at x + flow(x), its border replicated. array: (h, w) or (h, w, C)."""
-    place = grid(flow.shape[:2]) + flow
+    return resample(array, grid(flow.shape[:2]) + flow)
+
+
+def resample(array: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The map at these places (h, w, 2) float32, x and y in cells, bilinearly, its border replicated; see `move`."""
     if array.ndim < 3 or array.shape[2] <= CHANNELS:
-        moved = cv2.remap(array, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return moved.reshape(array.shape)  # OpenCV drops a single channel
-    slices = range(0, array.shape[2], CHANNELS)
-    return np.concatenate([move(np.ascontiguousarray(array[..., i : i + CHANNELS]), flow) for i in slices], 2)
+        found = cv2.remap(array, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return found.reshape(array.shape)  # OpenCV drops a single channel
+    slices = (np.ascontiguousarray(array[..., i : i + CHANNELS]) for i in range(0, array.shape[2], CHANNELS))
+    return np.concatenate([resample(each, place) for each in slices], 2)
 
 
 def move_points(points: np.ndarray, flow: np.ndarray) -> np.ndarray:

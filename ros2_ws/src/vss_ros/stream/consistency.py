@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE
-from vss_ros.media.motion import TOLERANCE, Step, grid
+from vss_ros.media.motion import TOLERANCE, Step
 
 WINDOWS = (8, 16)
 RING = 16
@@ -115,7 +115,7 @@ def change_along(step: Step, labels: np.ndarray, before: np.ndarray) -> float | 
     """Share of the cells whose label is another than where the motion came from; None if it explains no cell."""
     height, width = step.flow.shape[:2]
     now, then = (cv2.resize(x, (width, height), interpolation=cv2.INTER_NEAREST) for x in (labels, before))
-    came = cv2.remap(then, grid((height, width)) + step.flow, None, cv2.INTER_NEAREST, borderValue=IGNORE)
+    came = cv2.remap(then, step.place, None, cv2.INTER_NEAREST, borderValue=IGNORE)
     explained = (step.likeness >= EXPLAINED) & (came != IGNORE) & (now != IGNORE)
     count = np.count_nonzero(explained)
     return float(np.count_nonzero((came != now) & explained) / count) if count else None
