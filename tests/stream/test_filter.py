@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from fixtures.motion import SIZE, Colours, texture, window
 from vss_ros.media.motion import Motion
@@ -37,3 +38,19 @@ def test_the_filter_forgets_while_it_is_off():
         stream.steady = strength
         found, expected = (each(window(PICTURE, x), t / 10).confidence() for each in (stream, plain))
         assert np.array_equal(found, expected) == (t not in (1, 5))
+
+
+def test_the_filter_counts_frames_not_answers():
+    """An answer every third frame is drawn to the one before as far as three answers in a row would be: g³."""
+    soft = []
+    backend = Colours(0)
+    backend.probabilities = lambda logits: soft.append(Colours.probabilities(backend, logits)) or soft[-1]
+    stream = Stream(backend, FixedInterval(3), motion=Motion(SIZE), steady=0.6)
+    scene = window(PICTURE, 0)
+    brighter = cv2.add(scene, (2, 0, 0, 0))
+    for t, rgb in enumerate((scene, scene, scene, brighter)):
+        stream(rgb, t / 10)
+    found = stream.newest.values
+    assert len(soft) == 2
+    kept, whole = (np.abs(x - soft[1])[4:-4, 4:-4].mean() for x in (found, soft[0]))
+    assert 0.8 * 0.6**3 < kept / whole < 1.1 * 0.6**3

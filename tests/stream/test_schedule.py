@@ -73,11 +73,12 @@ def test_a_keyframes_labels_are_followed_only_where_drift_is_read():
         assert len(stream.motion.tracks) == 1 + read
 
 
-def test_where_a_memory_does_not_move_the_answer_does():
-    """Decoding such a network costs as much between keyframes as at them."""
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_a_memory_does_not_move_the_answer_does(asked):
+    """Decoding such a network costs as much between keyframes as at them; any other does so where it is told to."""
     backend = Colours(keeps=2)
-    backend.moves = False
-    stream = make(backend, interval=4, measure_drift=True)
+    backend.moves = asked
+    stream = make(backend, interval=4, measure_drift=True, between="answer" if asked else "memory")
     results = list(stream.run(frames()))
     assert [r.is_keyframe for r in results] == [t % 4 == 0 for t in range(len(results))]
     assert [r.network_age_ms for r in results] == pytest.approx([100 * (t % 4) for t in range(len(results))])
@@ -225,6 +226,7 @@ def test_keyframes_of_several_cameras_do_not_coincide():
     [
         ({"schedule": "beside", "motion": False}, "schedule beside: needs motion"),
         ({"schedule": "parts"}, "needs a network whose memory moves"),
+        ({"schedule": "parts", "keeps": 1, "between": "answer"}, "and between: memory"),
         ({"schedule": "parts", "keeps": 1, "both_sides": True}, "waits for 4 later frames"),
     ],
 )
@@ -280,6 +282,14 @@ def test_auto_takes_only_what_the_other_options_allow(options, tiny_card, monkey
     monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(1e6))
     stream = vss_ros.load_stream(tiny_card, backend="torch", schedule="auto", **options)
     assert stream.schedule == "at_once" and "late" in stream.auto.why
+
+
+def test_auto_cuts_no_network_whose_answer_moves(tiny_card, monkeypatch):
+    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(38, 12))
+    with vss_ros.load_stream(tiny_card, backend="torch", schedule="auto", between="answer") as stream:
+        assert stream.schedule == "beside" and stream.backend.parts == 1
+    costs = measure(make(Colours(1, parts=2), between="answer"))
+    assert costs.parts == 1
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,13 @@ class StreamConfig(RuntimeConfig):
     )
     motion: bool = option(
         True,
-        "move what is remembered along the optical flow: a keyframe's memory of networks that allow it (DCFM), a "
-        "keyframe's answer of networks without memory",
+        "move what is remembered along the optical flow, see `between`",
+    )
+    between: str = option(
+        "memory",
+        "what moves to the frames between keyframes: the keyframe's memory, for networks that have such (DCFM), which "
+        "see each frame, or its answer, in a fifth of the time (answer); of other networks always the answer",
+        choices=("memory", "answer"),
     )
     flow_scale: float = option(
         0.25,
@@ -313,9 +318,7 @@ class StreamConfig(RuntimeConfig):
         high=1000.0,
     )
     hide_unseen: bool = option(
-        False,
-        "label 255 what the motion uncovered and no network has seen yet",
-        runtime=True,
+        False, "label 255 what the motion uncovered and no network has seen yet", runtime=True
     )
 
     def __post_init__(self) -> None:

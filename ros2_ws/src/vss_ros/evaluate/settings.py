@@ -10,7 +10,7 @@ from vss_ros.config import VssError
 
 POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
 
-STREAM_OPTIONS = ("motion", "steady", "schedule", "delay", "parts")
+STREAM_OPTIONS = ("motion", "between", "steady", "schedule", "delay", "parts")
 """Of StreamConfig, one for all rows."""
 
 

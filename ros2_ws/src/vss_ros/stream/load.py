@@ -54,6 +54,7 @@ class StreamOptions(RuntimeOptions, total=False):
     min_interval: int
     max_interval: int
     motion: bool
+    between: Literal["memory", "answer"]
     flow_scale: float
     flow_preset: Literal["ultrafast", "fast", "medium"]
     steady: float
@@ -97,7 +98,8 @@ def open_stream(
         raise VssError(f"model {config.model}: its task is {model.card.task}, expected segmentation")
     backend = open_backend(model, spare(config, auto.schedule if auto else config.schedule))
     motion = Motion(model.size, config.flow_scale, config.flow_preset) if config.motion else None
-    make = partial(Stream, card=model.card, both_sides=both_sides, measure_drift=measure_drift, motion=motion)
+    make = partial(Stream, card=model.card, both_sides=both_sides, measure_drift=measure_drift)
+    make = partial(make, motion=motion, between=config.between)
     if config.schedule != "auto":
         auto = Auto(config.schedule, "")
     elif motion is None or both_sides or backend.lookahead:
@@ -110,7 +112,8 @@ def open_stream(
         costs = measure(trial)
         del trial  # one network in memory at a time
         auto = costs.choose(*asked)
-        if auto.schedule != "at_once" and backend.parts == 1 and backend.keeps == 1:
+        may_cut = backend.parts == 1 and backend.keeps == 1 and config.between == "memory"
+        if auto.schedule != "at_once" and may_cut:
             del backend
             backend = open_backend(dataclasses.replace(model, parts=config.parts), config)
             auto = costs.cut(backend).choose(*asked)

@@ -25,7 +25,7 @@ WORTH = 1.25
 CamVid val and rendered streets it is worth as much at 1.3 to 1.8 times the age."""
 
 
-def check(schedule: str, backend: Any, lookahead: int, motion: bool) -> None:
+def check(schedule: str, backend: Any, lookahead: int, motion: bool, moves: bool) -> None:
     """Raise VssError where the network or the other options do not allow the schedule."""
     if schedule == "at_once":
         return
@@ -37,8 +37,10 @@ def check(schedule: str, backend: Any, lookahead: int, motion: bool) -> None:
         raise VssError(
             f"schedule {schedule}: answers every frame at once, but here an answer waits for {lookahead} later frames"
         )
-    if schedule == "parts" and not (backend.moves and backend.parts > 1):
-        raise VssError("schedule parts: needs a network whose memory moves (DCFM); use at_once or beside")
+    if schedule == "parts" and not (moves and backend.parts > 1):
+        raise VssError(
+            "schedule parts: needs a network whose memory moves (DCFM), and between: memory; use at_once or beside"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def measure(stream: Any, rounds: int = 4) -> Costs:
             found += [result.times["total"]] * (number > 0)
     stream.reset()
     stream.policy = policy
-    return Costs(float(np.median(keys)), float(np.median(others))).cut(stream.backend, rounds)
+    costs = Costs(float(np.median(keys)), float(np.median(others)))
+    return costs if stream.answers_move else costs.cut(stream.backend, rounds)
 
 
 def longest_part(backend: Any) -> float:

@@ -36,8 +36,8 @@ class Stream(AbstractContextManager["Stream"]):
     `measure_drift`, `steady` and `hide_unseen` may be replaced.
 
     motion: measures the flow along which memories move (of networks with `moves`), and keyframes' answers (of all
-    other networks, and of schedule beside); None leaves everything where it lies.
-    steady: strength of the filter along the motion, in [0, 1), see `Motion.steady`; 0 is off.
+    other networks, of schedule beside, and with `between` answer); None leaves everything where it lies.
+    steady: strength of the filter along the motion a frame, in [0, 1), see `labels.blend`; 0 is off.
     schedule: when a keyframe's deep layers run. at_once: its own answer waits for them. parts: one part runs in
     `after()` of each frame from the keyframe on. beside: every answer is the network's newest one moved, while a thread
     (`worker`, of several streams, too) runs the network; with a `delay` in frames it joins exactly so many later.
@@ -56,6 +56,7 @@ class Stream(AbstractContextManager["Stream"]):
         both_sides: bool = False,
         measure_drift: bool = False,
         motion: Motion | None = None,
+        between: str = "memory",
         steady: float = 0.0,
         schedule: str = "at_once",
         delay: int = 0,
@@ -70,9 +71,9 @@ class Stream(AbstractContextManager["Stream"]):
         self.schedule, self.auto = schedule, schedules.Auto(schedule, "")
         self.phase = 0  # frames by which the second keyframe comes early: several cameras take turns
         # Between keyframes; else each frame is decoded, which saves time only where a memory holds the deep layers.
-        self.answers_move = motion is not None and not (backend.moves or backend.lookahead or both_sides)
-        self.moves = motion is not None and backend.moves and not both_sides
-        schedules.check(schedule, backend, self.lookahead, motion is not None)
+        self.moves = motion is not None and backend.moves and between == "memory" and not both_sides
+        self.answers_move = motion is not None and not (self.moves or backend.lookahead or both_sides)
+        schedules.check(schedule, backend, self.lookahead, motion is not None, self.moves)
         self.memories = Memories(backend)
         self.beside: Beside | None = None
         if schedule == "beside" and motion:
@@ -117,12 +118,10 @@ class Stream(AbstractContextManager["Stream"]):
         self.keyframe: Keyframe | None = None
         self.newest: Answer | None = None
         self.before: np.ndarray | None = None  # probabilities of the frame before, for the filter
-        self.age = 0  # of the keyframe that it read
         self.key_labels: tuple[np.ndarray, Track | None] | None = None  # of the newest keyframe answered
-        self.label_drift = 0.0
-        self.landed = False  # a memory came with the frame before
+        self.label_drift, self.landed = 0.0, False  # landed: a memory came with the frame before
         self.owed: Frame | None = None  # the frame after whose answer there is something left to do
-        self.next_index = 0
+        self.age = self.next_index = 0  # age: of the keyframe that the frame before read
         self.last: tuple[float, tuple[int, int]] | None = None  # stamp and size of the newest frame
 
     def close(self) -> None:
@@ -257,12 +256,13 @@ class Stream(AbstractContextManager["Stream"]):
         is_key, self.landed, age = self.landed or key == frame.index, False, frame.index - key
         self.before = None
         if self.motion and (self.steady or self.answers_move):
-            moved = self.motion.carried
+            moved, strength = self.motion.carried, self.steady
             if self.newest and frame.step and frame.step.trusted:
                 moved = self.newest.track.move(self.newest.values)
+                strength **= frame.index - self.newest.index
             soft, cells = partial(self.backend.probabilities, logits), self.motion.cells
             older, self.age = (age > self.age) - (age < self.age), age
-            labels, values = label.steadied(soft, cells, frame.step, moved, self.steady, older, frame.size)
+            labels, values = label.steadied(soft, cells, frame.step, moved, strength, older, frame.size)
             confidence = partial(label.confidence_of, values, frame.size)
             if not self.answers_move:
                 self.before = values
