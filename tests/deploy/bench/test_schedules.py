@@ -27,7 +27,7 @@ def test_cost_of_motion(monkeypatch):
     ("parts", "names"), [(1, ["at_once", "beside"]), (3, ["at_once", "parts", "beside"])]
 )
 def test_latency_of_every_schedule_that_the_network_allows(parts, names):
-    rows = schedules.latency(Colours(1, parts), frames=10, rate=200.0)
+    rows = schedules.latency(lambda _: Colours(1, parts), frames=10, rate=200.0)
     assert [row[0] for row in rows] == names
     for _, hz, p50, p99, ratio, _ in rows:
         assert hz == "200" and 0 < float(p50) <= float(p99) and float(ratio) >= 1

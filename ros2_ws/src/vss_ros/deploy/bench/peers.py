@@ -12,6 +12,7 @@ import torch
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.cpu import cpu_has_bf16, openvino_core
 from vss_ros.data.street.street import Street
+from vss_ros.deploy.bench.schedules import backend_for
 from vss_ros.media.motion import Motion
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
@@ -22,12 +23,13 @@ from vss_ros.stream.stream import Stream
 FRAMES = 24
 """Of a scene, a multiple of every interval below."""
 SCHEDULES = (
-    ("K = 1", 1, 0.0, "at_once"),
-    ("K = 5, motion", 5, 0.0, "at_once"),
-    ("K = 5, motion, steady", 5, 0.7, "at_once"),
-    ("K = 2, 2 parts", 2, 0.7, "parts"),
-    ("K = 8, motion", 8, 0.0, "at_once"),
-    ("beside (answers only)", 5, 0.7, "beside"),
+    ("K = 1", 1, 0.0, "at_once", "memory"),
+    ("K = 5, motion", 5, 0.0, "at_once", "memory"),
+    ("K = 5, motion, steady", 5, 0.7, "at_once", "memory"),
+    ("K = 4, answer, steady", 4, 0.7, "at_once", "answer"),
+    ("K = 2, 2 parts", 2, 0.7, "parts", "memory"),
+    ("K = 8, motion", 8, 0.0, "at_once", "memory"),
+    ("beside (answers only)", 5, 0.7, "beside", "memory"),
 )
 HEADS = [
     "",
@@ -79,14 +81,18 @@ def contestants(network: torch.nn.Module, size: tuple[int, int], classes: int) -
     precisions = ("f32", "bf16") if cpu_has_bf16() else ("f32",)
     for name, ours in (("ours", network), ("ours, DCFM-MobileNetV1", mobile)):
         for precision in precisions:
-            backend = make_backend(Model(ours, size, parts=2), "openvino", precision=precision)
-            for kind, interval, steady, schedule in SCHEDULES:
-                if schedule != "parts" or backend.parts > 1:
+            backends = {
+                schedule: backend_for(schedule, ours, size, "openvino", precision)
+                for *_, schedule, _ in SCHEDULES
+            }
+            for kind, interval, steady, schedule, between in SCHEDULES:
+                if schedule != "parts" or backends[schedule].parts > 1:
                     options: dict[str, Any] = {
                         "motion": Motion(size) if interval > 1 else None,
                         "schedule": schedule,
+                        "between": between,
                     }
-                    stream = Stream(backend, FixedInterval(interval), steady=steady, **options)
+                    stream = Stream(backends[schedule], FixedInterval(interval), steady=steady, **options)
                     found[f"{name}, OpenVINO {precision}, {kind}"] = stream
     return found
 

@@ -15,14 +15,15 @@ import torch
 
 from vss_ros.backends.choose import make_backend
 from vss_ros.backends.labels import blend, labels_of, probabilities
-from vss_ros.config import child_command
+from vss_ros.config import StreamConfig, child_command
 from vss_ros.data.street.street import Street
 from vss_ros.deploy.convert import parse_size
-from vss_ros.media.motion import Motion, Step, move, move_memory
+from vss_ros.media.motion import Motion, Step, move_memory, resample
 from vss_ros.networks import build
 from vss_ros.networks.cards.model import Model
 from vss_ros.options import progress
 from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.load import parts_of, spare
 from vss_ros.stream.stream import Stream
 
 SIZES = ((360, 480, 11), (512, 1024, 19))
@@ -34,6 +35,7 @@ CLIP = 30
 ROOM = 1.25
 """Period of a camera that the machine holds, over the work of its dearest frame in twenty."""
 STEADY = 0.7
+SCHEDULES = ("at_once", "parts", "beside")
 COUNTS = (1, 2, 4, 8)
 """Cameras."""
 COSTS = ["image", "flow", "move", "filter", "labels", "flow + move + filter"]
@@ -68,7 +70,7 @@ def costs_of(size: tuple[int, int], classes: int, rounds: int) -> list[str]:
         return found
 
     def steady(before: np.ndarray, step: Step) -> np.ndarray:
-        return blend(probabilities([logits]), move(before, step.flow), step.likeness, STEADY)
+        return blend(probabilities([logits]), resample(before, step.place), step.likeness, STEADY)
 
     for _ in progress(range(rounds), f"motion, {size[1]}×{size[0]}"):
         motion.reset()
@@ -85,16 +87,18 @@ def costs_of(size: tuple[int, int], classes: int, rounds: int) -> list[str]:
     return [f"{size[1]}×{size[0]}", *(f"{ms:.2f}" for ms in medians.values()), f"{together:.2f}"]
 
 
-def latency(backend: Any, frames: int, rate: float = 0.0) -> list[list[str]]:
-    """Rows for each schedule that the backend allows: name, images a second, p50, p99 and their ratio of the latency
+def latency(open_for: Callable[[str], Any], frames: int, rate: float = 0.0) -> list[list[str]]:
+    """Rows for each schedule that the network allows: name, images a second, p50, p99 and their ratio of the latency
     in ms, from the time when a frame is due to its answer, and the share of frames that came while one was inside.
 
-    rate: images a second; 0 takes what the machine holds, see `ROOM`.
+    open_for: a schedule's backend; rate: images a second; 0 takes what the machine holds, see `ROOM`.
     """
-    clip = clip_of(backend.size)
     rows = []
-    schedules = ("at_once", "parts", "beside") if backend.parts > 1 else ("at_once", "beside")
-    for schedule in progress(schedules, "latency"):
+    for schedule in progress(SCHEDULES, "latency"):
+        backend = open_for(schedule)
+        if schedule == "parts" and backend.parts == 1:
+            continue
+        clip = clip_of(backend.size)
         options: dict[str, Any] = {"motion": Motion(backend.size), "steady": STEADY, "schedule": schedule}
         with Stream(backend, FixedInterval(2 if schedule == "parts" else 5), **options) as stream:
             hz = rate or held(stream, clip)
@@ -178,7 +182,7 @@ def cameras(spec: Sequence[str], counts: Sequence[int], frames: int) -> list[lis
     """Rows for each number of cameras: it, frames a second in one process and their share of one camera's, p50 and p99
     of a round of one frame each in ms, then the same with as many processes of one camera each. spec: see
     `open_backend`. One camera is measured again before each, since other processes' load comes and goes."""
-    backend = open_backend(*spec)
+    backend = open_backend("at_once", *spec)
     rows = []
     for count in progress(counts, "cameras"):
         alone, *_ = throughput(backend, 1, frames)
@@ -211,17 +215,29 @@ def processes(spec: Sequence[str], count: int, frames: int) -> tuple[float, floa
     return float(found[:, 0].sum()), float(np.median(found[:, 1])), float(np.median(found[:, 2]))
 
 
-def open_backend(network: str, backbone: str, classes: str, size: str, runtime: str, precision: str) -> Any:
-    """A backend for a network of random weights, cut into parts; everything as on a command line."""
+def open_backend(
+    schedule: str, network: str, backbone: str, classes: str, size: str, runtime: str, precision: str
+) -> Any:
+    """A backend for a network of random weights; everything as on a command line."""
     torch.manual_seed(0)  # the same weights in each process: exported stages are found again
-    model = Model(build(network, backbone, int(classes)).eval(), parse_size(size), parts=2)
-    return make_backend(model, runtime, precision=precision)
+    return backend_for(
+        schedule, build(network, backbone, int(classes)).eval(), parse_size(size), runtime, precision
+    )
+
+
+def backend_for(
+    schedule: str, network: torch.nn.Module, size: tuple[int, int], runtime: str, precision: str
+) -> Any:
+    """A backend as a stream of this schedule has it: cut for parts alone, a core left to the answers for beside."""
+    config = StreamConfig(schedule=schedule)
+    model = Model(network, size, parts=parts_of(config))
+    return make_backend(model, runtime, precision=precision, threads=spare(config, schedule).threads)
 
 
 def main(arguments: Sequence[str]) -> int:
     """One camera of several processes: says when it is ready, waits for a line, answers with `throughput`."""
     *spec, frames = arguments
-    backend = open_backend(*spec)
+    backend = open_backend("at_once", *spec)
     throughput(backend, 1, 10)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -236,7 +252,7 @@ def tables(spec: Sequence[str], frames: int) -> dict[str, tuple[list[str], list[
     found = {
         f"latency, {frames} frames at a rate that the machine holds": (
             heads,
-            latency(open_backend(*spec), frames),
+            latency(lambda schedule: open_backend(schedule, *spec), frames),
         )
     }
     heads = [
