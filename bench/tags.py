@@ -1,9 +1,10 @@
 """How good are masks from tags? Rendered scenes of three kinds of things of which only tags are known, some seeds:
 
 pseudo labels of the plain classifier and of the full method (pairs of images) against the true masks of the training
-images, and SegFormer trained on them against one on true masks, measured on scenes of their own. "pairs_own" are the
-maps of the classifier that was trained with pairs. "salient" is the background by saliency maps, as published, here of
-an oracle: the true things, blurred.
+images, and SegFormer trained on them against one on true masks, measured on scenes of their own. "classifier" learnt
+without pairs, "pairs" with the published co-attention, "cosine" with ours; "own" and "both" after it: `--maps
+classifier` and `--maps both`. "salient" is the background by saliency maps, as published, here of an oracle: the true
+things, blurred.
 
     python bench/tags.py --out runs/tags [--seeds 3] > bench/tags.md
 
@@ -117,25 +118,31 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace) -> dict[str, flo
     write_saliency(folder)
     found = {}
     start = {"init": f"imagenet:{args.weights}", "seed": seed}
-    tags = {**start, "network": "mcis", "data": "tags", "options": {"width": args.width}, "batch": 8}
+    tags = {**start, "network": "mcis", "data": "tags", "batch": 8}
     tags |= {"frozen": "backbone"}  # a third of the time
     tags |= {"steps": args.steps, "lr": 2e-4, "lr_head": 1e-3, "augment": COLOURS}
     masks = {**start, "network": "segformer", "batch": 8, "steps": args.second, "lr": 4e-4, "lr_head": 1.2e-3}
     masks |= {"frozen": r"backbone\.(conv1|conv_[dp]w_[1-5])(_bn)?"}
     masks |= {"augment": {"scale": [0.8, 1.25], **COLOURS}}
     labels = {"true": folder / "true.yaml"}
+    salient = ("--background", "saliency", "--saliency", folder / "salient")
     variants = {
-        "classifier": ("classifier", {"copies": 0.0, "pairs": 0.0}),
-        "pairs": ("pairs", {"copies": 0.0}),
+        "classifier": ({"copies": 0.0, "pairs": 0.0}, {}, {"": "classifier", "_both": "both"}),
+        "pairs": ({"copies": 0.0}, {}, {"": "pairs", "_own": "classifier"}),
+        "cosine": (
+            {"copies": 0.0},
+            {"temperature": 0.1},
+            {"": "pairs", "_own": "classifier", "_both": "both"},
+        ),
     }
-    for name, (maps, loss) in variants.items():
-        train(name, folder, {**tags, "loss": loss}, "--root", folder)
-        found |= pseudo(folder, name, name, maps)
-        labels[name] = folder / name / "pseudo" / "data.yaml"
-        salient = ("--background", "saliency", "--saliency", folder / "salient")
-        found |= pseudo(folder, name, f"{name}_salient", maps, *salient)
-    found |= pseudo(folder, "pairs", "pairs_own", "classifier")
-    labels["pairs_own"] = folder / "pairs_own" / "pseudo" / "data.yaml"
+    for name, (loss, options, kinds) in variants.items():
+        options = {"width": args.width, **options}
+        train(name, folder, {**tags, "loss": loss, "options": options}, "--root", folder)
+        for suffix, maps in kinds.items():
+            run = f"{name}{suffix}"
+            found |= pseudo(folder, name, run, maps)
+            labels[run] = folder / run / "pseudo" / "data.yaml"
+        found |= pseudo(folder, name, f"{name}_salient", kinds[""], *salient)
     for name, data in labels.items():
         card = train(f"second_{name}", folder, {**masks, "data": str(data)})
         report = folder / "reports" / name

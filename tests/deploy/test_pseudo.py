@@ -137,7 +137,7 @@ def test_images_of_the_same_recording_explain_a_class_first():
     assert firsts == {2, 3, 5, 6, 7}
 
 
-@pytest.mark.parametrize("more", [("--low", "0.5"), ("--background", "saliency"), ("--saliency", "x")])
+@pytest.mark.parametrize("more", [("--low", "0.7"), ("--background", "saliency"), ("--saliency", "x")])
 def test_options_that_do_not_go_together(run, more):
     with pytest.raises(VssError, match="expected"):
         pseudo.main(command(*run, *more))

@@ -11,7 +11,7 @@ from torch import nn
 from vss_ros.config import VssError
 from vss_ros.networks import build
 from vss_ros.networks.cards.authors import load_imagenet
-from vss_ros.networks.mcis import MCIS, localise, merge, tag_loss
+from vss_ros.networks.mcis import MAPS, MCIS, agreed, localise, merge, tag_loss
 
 
 def tiny(classes: int = 3, width: int = 8, **options) -> MCIS:
@@ -59,6 +59,18 @@ def test_coattention_of_two_places_by_hand():
     in_m, in_n = network.coattend(m, n)
     assert np.allclose(in_n[0, :, 0].detach(), m[0, :, 0].numpy() @ over_m, atol=1e-6)
     assert np.allclose(in_m[0, :, 0].detach(), n[0, :, 0].numpy() @ over_n, atol=1e-6)
+
+
+def test_cosines_do_not_know_how_great_a_feature_is():
+    network = tiny(width=4, temperature=0.1)
+    m, n = torch.randn(2, 4, 2, 3), torch.randn(2, 4, 4, 2)
+    alike = torch.einsum("bdhw,bdxy->bhwxy", *(x / x.norm(dim=1, keepdim=True) for x in (m, n))) / 0.1
+    over_n = alike.flatten(3).softmax(3).unflatten(3, (4, 2))
+    in_m = network.coattend(m, n)[0]
+    assert torch.allclose(in_m, torch.einsum("bhwxy,bdxy->bdhw", over_n, n), atol=1e-5)
+    assert torch.allclose(network.coattend(9 * m, n)[0], in_m, atol=1e-5)
+    with pytest.raises(VssError, match="temperature of 0 or more"):
+        tiny(temperature=-1.0)
 
 
 def test_exchanged_images_exchange_the_answers_of_a_symmetric_affinity():
@@ -130,7 +142,7 @@ def test_without_pairs_it_is_a_plain_classifier():
         assert float(losses["loss"]) == float(losses["basic"]) and float(losses["common"]) > 0
         frame = batch["frames"][0, 0]
         own = network.classifier(network.encode(frame[None])[0])[0, 1].clamp(min=0)
-        found = localise(network, frame, [frame], 1, pairs=False)
+        found = localise(network, frame, [frame], 1, "classifier")
     assert torch.allclose(found, own / own.max().clamp(min=1e-6))
 
 
@@ -142,7 +154,33 @@ def test_maps_are_scaled_each_and_those_against_the_class_are_left_out():
     assert merge([down, up])[0, 0] == 1.0  # the first one always counts
 
 
-def test_a_marker_in_a_corner_stays_there():
+def test_related_images_say_where_a_thing_is_by_places_that_look_alike():
+    class Red(MCIS):
+        """Class maps are red, places are compared by green."""
+
+        def encode(self, frame):
+            return (nn.functional.avg_pool2d(frame[:, :1], 8),)
+
+        def details(self, frame):
+            green = nn.functional.avg_pool2d(frame[:, 1:2], 8)
+            return torch.cat([green, 1 - green], 1)
+
+    network = Red("mobilenet_v1", 1, width=1).eval()
+    network.classifier.weight.data[:] = 1.0
+    frame, other = torch.zeros(2, 3, 32, 32)
+    frame[1, :8, 8:16], other[:2, 16:, 16:] = 1, 1
+    expected = torch.zeros(4, 4)
+    expected[0, 1] = 1
+    with torch.no_grad():
+        found = agreed(network, frame, [other], 0, torch.ones(2, 2))
+    assert torch.allclose(found, expected, atol=0.01)
+    own = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert float(agreed(network, frame, [other], 0, own)[0, 0].detach()) == 0.0  # both must say so
+    assert torch.equal(localise(network, other, [], 0), localise(network, other, [], 0, "classifier"))
+
+
+@pytest.mark.parametrize("maps", MAPS)
+def test_a_marker_in_a_corner_stays_there(maps):
     class Bright(MCIS):
         """A feature that is the picture's own brightness at stride 16."""
 
@@ -150,12 +188,16 @@ def test_a_marker_in_a_corner_stays_there():
             pooled = nn.functional.avg_pool2d(frame, 16).mean(1, keepdim=True)
             return (torch.cat([pooled, 1 - pooled], 1),)
 
+        def details(self, frame):
+            return self.encode(frame)[0]
+
     network = Bright("mobilenet_v1", 1, width=2).eval()
     identity(network, gain=50.0)
     network.common.weight.data[:] = torch.tensor([4.0, -1.0]).view(1, 2, 1, 1)
+    network.classifier.weight.data[:] = network.common.weight.data
     frame = torch.zeros(3, 64, 96)
     frame[:, :16, :16] = 1
-    found = localise(network, frame, [frame.flip(-1), frame.flip(-2)], 0)
+    found = localise(network, frame, [frame.flip(-1), frame.flip(-2)], 0, maps)
     assert found.shape == (4, 6)
     assert found.argmax() == 0 and float(found[0, 0]) > 0.5
     assert float(found[0, -1]) < 0.1 and float(found[-1, -1]) < 0.1

@@ -28,7 +28,7 @@ from vss_ros.deploy.pseudo_labels import along_motion, by_saliency, by_threshold
 from vss_ros.media.draw import contact_sheet, overlay, write_image
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
-from vss_ros.networks.mcis import localise
+from vss_ros.networks.mcis import MAPS, localise
 from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.recipe import Recipe, read_recipe
 from vss_ros.train.tagging import fit
@@ -50,13 +50,13 @@ class PseudoConfig:
     out: Path | None = option(None, "folder of the recipe's run", kind=Path, unset="runs/<recipe>")
     background: str = option("threshold", "what tells it from things", choices=("threshold", "saliency"))
     saliency: Path | None = option(None, "folder of saliency maps, 8 bit, named like the images", kind=Path)
-    low: float = option(0.2, "map below which is background", low=0.0, high=1.0)
-    high: float = option(0.35, "map from which on is the class", low=0.0, high=1.0)
+    low: float = option(0.4, "map below which is background", low=0.0, high=1.0)
+    high: float = option(0.6, "map from which on is the class", low=0.0, high=1.0)
     related: int = option(3, "other images that explain each class of one", low=0)
     maps: str = option(
-        "pairs",
-        "of image pairs, as published, or of the classifier alone, to compare with",
-        choices=("pairs", "classifier"),
+        "both",
+        "of the classifier and of related images; of image pairs, as published; or of the classifier alone",
+        choices=MAPS,
     )
     truth: Path | None = option(None, "folder of true masks, to say how well the labels agree", kind=Path)
 
@@ -121,8 +121,8 @@ class Maps:
 
     def __init__(self, network: Any, data: Any, recipe: Recipe, args: argparse.Namespace):
         self.network, self.data, self.size, self.same_clip = network, data, recipe.crop, recipe.same_clip
-        self.pairs = args.maps == "pairs"
-        self.related = args.related if self.pairs else 0
+        self.maps = args.maps
+        self.related = 0 if args.maps == "classifier" else args.related
         self.own = lru_cache(maxsize=4)(self.own_maps)
 
     def frame(self, i: int) -> torch.Tensor:
@@ -135,7 +135,7 @@ class Maps:
         for label in np.flatnonzero(tags).tolist():
             chosen = self.others(label, i, rng)
             related = [self.frame(int(j)) for j in chosen]
-            small = localise(self.network, self.frame(i), related, label, self.pairs)
+            small = localise(self.network, self.frame(i), related, label, self.maps)
             size = image.shape[1::-1]
             found[label] = np.clip(cv2.resize(small.numpy(), size, interpolation=cv2.INTER_CUBIC), 0, None)
         return found

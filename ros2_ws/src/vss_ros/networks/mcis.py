@@ -4,10 +4,11 @@ semantics for weakly supervised semantic segmentation", ECCV 2020).
 A classifier of tags whose class maps point at things; co-attention makes both images of a pair agree on what they
 share, contrast on what they do not. `vss pseudo` makes pixel labels of the maps, on which any network is trained.
 
-Deviations: on MobileNetV1 (stride 16) for machines without a GPU; no published weights are known, so there are no
-authors' names. Where text and published code differ, the code decides: a second classifier for common features
-(`shared_head` takes the text's one), three more pairs of an image with its mirror and copies of other sizes
-(`copies`), contrast only from the third pass over the data on.
+Deviations: on MobileNetV1 (stride 16) for machines without a GPU; co-attention by cosines of features (`temperature`),
+since the published products are so far apart that attention is nearly hard and ground, too, finds things; no published
+weights are known, so there are no authors' names. Where text and published code differ, the code decides: a second
+classifier for common features (`shared_head` takes the text's one), three more pairs of an image with its mirror and
+copies of other sizes (`copies`), contrast only from the third pass over the data on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, backbone
+from vss_ros.networks.backbones.mobilenet import MOBILENET_MAPS
 from vss_ros.networks.backbones.vgg import VGG
 from vss_ros.networks.cards.reading import Reading
 
@@ -33,11 +35,17 @@ COPIES = (0.75, 2.0)
 class MCIS(nn.Module, Reading):
     task = "tags"
 
-    def __init__(self, name: str, classes: int, width: int = 512, shared_head: bool = False):
-        """name: "vgg16", or a MobileNetV1. Raises VssError for another one."""
+    def __init__(
+        self, name: str, classes: int, width: int = 512, shared_head: bool = False, temperature: float = 0.0
+    ):
+        """name: "vgg16", or a MobileNetV1. temperature: of co-attention by cosines, that starts with the features as
+        they are; 0: by products, as published. Raises VssError for another backbone, or a temperature below 0."""
         super().__init__()
         if name != "vgg16" and name not in MOBILENET:
             raise VssError(f"mcis: expected a backbone of vgg16, {', '.join(MOBILENET)}; got {name!r}")
+        if temperature < 0:
+            raise VssError(f"mcis: expected a temperature of 0 or more, got {temperature:g}")
+        self.temperature = temperature
         self.backbone: Any = VGG() if name == "vgg16" else backbone(name, output_stride=16)
         channels = self.backbone.channels
         before = channels if isinstance(channels, int) else channels[-1]
@@ -56,6 +64,8 @@ class MCIS(nn.Module, Reading):
             fan = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels
             nn.init.normal_(conv.weight, 0, math.sqrt(2 / fan))
             nn.init.zeros_(conv.bias)
+        if temperature:
+            nn.init.eye_(self.affinity.weight)
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
         """frame (B, 3, H, W) → feature (B, width, H/8, W/8)."""
@@ -69,11 +79,21 @@ class MCIS(nn.Module, Reading):
         """→ class maps (B, classes, H/8, W/8), whose means are the scores of the tags."""
         return self.classifier(features[0])
 
+    def details(self, frame: Tensor) -> Tensor:
+        """frame (B, 3, H, W) → a feature of the backbone (B, D, H/8, W/8), by which places of images are compared."""
+        if isinstance(self.backbone, VGG):
+            return self.backbone(frame)
+        first, second = MOBILENET_MAPS[:2]
+        return self.backbone.run(self.backbone.shallow(frame), range(first + 1, second + 1))
+
     def coattend(self, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D, h, w) of two images, of any two sizes → what each finds of itself in the other, each of the
         size of the one it stands for (section 3.2)."""
         a, b = m.flatten(2), n.flatten(2)  # (B, D, M), (B, D, N)
-        alike = self.affinity(a.transpose(1, 2)) @ b  # (B, M, N)
+        asked, of = self.affinity(a.transpose(1, 2)), b
+        if self.temperature:
+            asked, of = F.normalize(asked, dim=2) / self.temperature, F.normalize(b, dim=1)
+        alike = asked @ of  # (B, M, N)
         in_n = (a @ alike.softmax(1)).view_as(n)
         in_m = (b @ alike.transpose(1, 2).softmax(1)).view_as(m)
         return in_m, in_n
@@ -135,29 +155,51 @@ def resized(frame: Tensor, scale: float) -> Tensor:
 # Localisation maps, for one image and one class
 
 
+MAPS = ("both", "pairs", "classifier")
+SHARP = 0.02
+"""Temperature at which places of images are compared for "both"."""
+
+
 @torch.no_grad()
 def localise(
-    network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int, pairs: bool = True
+    network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int, maps: str = "both"
 ) -> Tensor:
-    """Where a class is in an image that has it: (h, w) in 0–1, at the feature's size.
+    """Where a class is in an image that has it: (h, w) in 0–1, at the feature's size, or at stride 8 for "both".
 
-    frame (3, H, W); related: other images that have the class. The mean of five maps, each clipped at 0 and divided
-    by its greatest value; a map counts only where it speaks for the class: sigmoid(mean) > 0.1. pairs: False for the
-    plain classifier's map alone.
+    frame (3, H, W); related: other images that have the class. maps: "classifier", its map of the image alone; "both",
+    the geometric mean of that and of what its maps of the related images say of places that look alike (ours); "pairs",
+    the mean of five of common features, as published, each clipped at 0 and divided by its greatest value; a map counts
+    only where it speaks for the class: sigmoid(mean) > 0.1.
     """
     f = network.encode(frame[None])[0]
-    if not pairs:
-        return merge([network.classifier(f)[0, label]])
+    if maps != "pairs":
+        own = merge([network.classifier(f)[0, label]])
+        return agreed(network, frame, related, label, own) if maps == "both" and related else own
     mirror = network.encode(frame[None].flip(-1))[0]
     in_m, in_mirror = network.coattend(f, mirror)
-    maps = [network.common_maps(in_m)[0, label], network.common_maps(in_mirror)[0, label].flip(-1)]
+    found = [network.common_maps(in_m)[0, label], network.common_maps(in_mirror)[0, label].flip(-1)]
     for scale in COPIES:
         copy = network.coattend(f, network.encode(resized(frame[None], scale))[0])[1]
-        maps.append(at(network.common_maps(copy)[0, label], f.shape[-2:]))
+        found.append(at(network.common_maps(copy)[0, label], f.shape[-2:]))
     others = [network.coattend(f, network.encode(other[None])[0])[0] for other in related]
     if others:
-        maps.append(torch.stack([network.common_maps(x)[0, label] for x in others]).mean(0))
-    return merge(maps)
+        found.append(torch.stack([network.common_maps(x)[0, label] for x in others]).mean(0))
+    return merge(found)
+
+
+def agreed(network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int, own: Tensor) -> Tensor:
+    """√(an image's own map × the mean of the related images' maps over the places that look as one of its own)."""
+    here = F.normalize(network.details(frame[None])[0], dim=0)
+    size = here.shape[-2:]
+    there, values = [], []
+    for other in related:
+        there.append(F.normalize(network.details(other[None])[0], dim=0).flatten(1))
+        values.append(
+            merge([at(network.classifier(network.encode(other[None])[0])[0, label], size)]).flatten()
+        )
+    alike = here.flatten(1).T @ torch.cat(there, 1) / SHARP  # (places, places of all related images)
+    said = merge([(alike.softmax(1) @ torch.cat(values)).view(size)])
+    return (said * merge([at(own, size)])).sqrt()
 
 
 def merge(maps: Sequence[Tensor]) -> Tensor:
