@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import cv2
 import numpy as np
@@ -128,3 +129,33 @@ def test_parts_are_timed_on_the_device(cuda, monkeypatch):
     waited.clear()
     schedule.longest_part(backend)
     assert len(waited) > backend.parts
+
+
+def test_cameras_of_odd_sizes_in_two_threads_share_a_backend(cuda):
+    """Each camera's second frame of a size has its stages captured while the other camera is being answered."""
+    network, wrong, found = lively("dcfm", "mobilenet_v1"), [], {}
+    backend, reference = TorchCudaBackend(Model(network, SIZE), "f16"), TorchBackend(Model(network, SIZE))
+    clips = {
+        0: [*moving(3, (61, 97)), *moving(3, (131, 40))],
+        1: [*moving(2, (33, 45)), *moving(3), *moving(2, (61, 97))],
+    }
+
+    def follow(camera, on):
+        stream = Stream(on, FixedInterval(2), motion=Motion(SIZE), steady=0.3)
+        return [result.labels for result in stream.run((f, t / 30) for t, f in enumerate(clips[camera]))]
+
+    def work(camera):
+        try:
+            found[camera] = follow(camera, backend)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(camera,)) for camera in clips]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and not cuda.pools
+    for camera in clips:
+        for ours, expected in zip(found[camera], follow(camera, reference), strict=True):
+            assert (ours == expected).mean() >= 0.98
