@@ -112,6 +112,14 @@ def test_auto_says_why_it_is_not_tensorrt_and_takes_f16(tensorrt, card, caplog, 
     ("error", "message"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "no memory left"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "no memory left"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "no memory left"),
+        (
+            RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp:838"),
+            "no memory left",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "install a torch built for this GPU"),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), "docs/JETSON.md"),
         (
             RuntimeError("CUDA error: no kernel image is available for execution on the device"),
             "install a torch built for this GPU",

@@ -27,6 +27,9 @@ Tensors = tuple[Tensor, ...]
 Stage = Callable[..., Any]
 OFTEN = 2
 """Frames of one size after which its small stages are worth a graph; others may come once, as files do."""
+FULL = ("out of memory", "ALLOC_FAILED", "NVML_SUCCESS")
+"""Where memory ran out in CUDA's libraries; the last is how torch says it on a Jetson, whose allocator asks NVML."""
+BROKEN = ("CUDA", "cuDNN", "kernel image", "unable to find an engine")
 KEPT = 32
 """Calls whose times are kept until they are asked for."""
 
@@ -36,13 +39,13 @@ def device_errors() -> Iterator[None]:
     """What CUDA says while a network is opened, as a VssError, so that a fallback can take over."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise VssError(
-            "the GPU has no memory left for the network: free some, lower height and width, or use a CPU backend "
-            f"({first_line(error)})"
-        ) from error
     except RuntimeError as error:
-        if "CUDA" not in str(error) and "kernel image" not in str(error):
+        if isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in FULL):
+            raise VssError(
+                "the GPU has no memory left for the network: free some, lower height and width, or use a CPU "
+                f"backend ({first_line(error)})"
+            ) from error
+        if not any(sign in str(error) for sign in BROKEN):
             raise
         raise VssError(
             f"CUDA does not run here: {first_line(error)}; install a torch built for this GPU (docs/JETSON.md), or "
