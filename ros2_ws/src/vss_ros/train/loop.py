@@ -57,7 +57,7 @@ class TrainConfig:
     nodes: int = option(1, "machines", low=1)
     precision: str | None = option(None, "arithmetic", choices=PRECISIONS, kind=str, unset="the recipe's")
     workers: int = option(2, "loader processes a device", low=0)
-    cache: Path | None = option(None, "folder that keeps gigabytes of clips as rendered or decoded", kind=Path)
+    cache: Path | None = option(None, "folder of gigabytes of clips, as rendered or decoded", kind=Path)
     validate_frames: int = option(60, "frames of a validation run; 0: all", low=0)
     card_frames: int = option(0, "frames of val and of test that the card's figures are from; 0: all", low=0)
 
