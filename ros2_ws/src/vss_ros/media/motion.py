@@ -91,9 +91,8 @@ class Motion:
         """Forget the frames before; tracks to them end."""
         self.grey: np.ndarray | None = None  # of the newest frame, at `image`
         self.small: np.ndarray | None = None  # the same at `cells`
-        self.flow = self.still()
+        self.flow = self.still()  # of the step before, at `image`: where DIS looks first
         self.tracks: weakref.WeakSet[Track] = weakref.WeakSet()
-        """Of the step before, at `image`: where DIS looks first."""
         self.carried: np.ndarray | None = None
         """What the newest `step` was given to carry, moved to its frame; None where its flow is not trusted."""
 
