@@ -131,9 +131,21 @@ def test_parts_are_timed_on_the_device(cuda, monkeypatch):
     assert len(waited) > backend.parts
 
 
-def test_cameras_of_odd_sizes_in_two_threads_share_a_backend(cuda):
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("dcfm", "mobilenet_v1"),
+        ("segformer", "mobilenet_v1"),
+        ("cffm", "mit_b0"),
+        ("mrcfa", "mit_b0"),
+        ("msaf", "resnet18"),
+        ("stf", "resnet18"),
+        ("mar+dcfm", "mobilenet_v1"),
+    ],
+)
+def test_cameras_of_odd_sizes_in_two_threads_share_a_backend(cuda, name, backbone):
     """Each camera's second frame of a size has its stages captured while the other camera is being answered."""
-    network, wrong, found = lively("dcfm", "mobilenet_v1"), [], {}
+    network, wrong, found = lively(name, backbone), [], {}
     backend, reference = TorchCudaBackend(Model(network, SIZE), "f16"), TorchBackend(Model(network, SIZE))
     clips = {
         0: [*moving(3, (61, 97)), *moving(3, (131, 40))],
@@ -157,5 +169,8 @@ def test_cameras_of_odd_sizes_in_two_threads_share_a_backend(cuda):
         thread.join()
     assert not wrong and not cuda.pools
     for camera in clips:
-        for ours, expected in zip(found[camera], follow(camera, reference), strict=True):
-            assert (ours == expected).mean() >= 0.98
+        alone, exact = follow(camera, backend), follow(camera, reference)
+        for ours, same, expected in zip(found[camera], alone, exact, strict=True):
+            assert np.array_equal(ours, same)
+            # one grey level of the resize is much to MRCFA's random weights, in f32 as well
+            assert (ours == expected).mean() >= (0.8 if name == "mrcfa" else 0.94)
