@@ -159,15 +159,15 @@ class DCFM(nn.Module, LastKeyframe):
 
     def shares(self) -> Sequence[Any]:
         """The fusion convolution on the common feature and on the independent one; in inference with its batch norm."""
-        if hasattr(self, "folded"):
-            return self.folded
+        if "folded" in self.fusion:
+            return self.fusion["folded"]
         weight, bias = self.fusion["conv"].weight.flatten(1), self.fusion["conv"].bias
         if not self.training:
             weight, bias = fold_batch_norm(weight, bias, self.fusion["norm"])
         return Pointwise(weight[:, : self.common], bias), Pointwise(weight[:, self.common :])
 
     def fold(self) -> None:
-        self.folded = nn.ModuleList(layer.module() for layer in self.shares())
+        self.fusion["folded"] = nn.ModuleList(layer.module() for layer in self.shares())
 
 
 def moved(x: Tensor, flow: Tensor) -> Tensor:
