@@ -35,6 +35,7 @@ FAMILIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "as is": [(f"K = {k}", {"interval": k, **AS_IS}) for k in (1, 2, 5, 8)],
     "moved": [(f"K = {k}", {"interval": k, "steady": 0.0}) for k in (2, 5, 8)],
     "moved, steady": [(f"K = {k}", {"interval": k}) for k in (1, 2, 5, 8, 12)],
+    "answer moved, steady": [(f"K = {k}", {"interval": k, "between": "answer"}) for k in (2, 3, 4, 5)],
     "in parts, steady": [("2 parts, K = 2", {"interval": 2, "schedule": "parts"})],
     "beside, steady": [(f"{d} late", {"schedule": "beside", "delay": d, "interval": 1}) for d in (1, 2, 3)],
 }
