@@ -158,12 +158,9 @@ def test_related_images_say_where_a_thing_is_by_places_that_look_alike():
     class Red(MCIS):
         """Class maps are red, places are compared by green."""
 
-        def encode(self, frame):
-            return (nn.functional.avg_pool2d(frame[:, :1], 8),)
-
-        def details(self, frame):
-            green = nn.functional.avg_pool2d(frame[:, 1:2], 8)
-            return torch.cat([green, 1 - green], 1)
+        def look(self, frame):
+            red, green = nn.functional.avg_pool2d(frame[:, :2], 8).split(1, 1)
+            return torch.cat([green, 1 - green], 1), red
 
     network = Red("mobilenet_v1", 1, width=1).eval()
     network.classifier.weight.data[:] = 1.0
@@ -172,10 +169,11 @@ def test_related_images_say_where_a_thing_is_by_places_that_look_alike():
     expected = torch.zeros(4, 4)
     expected[0, 1] = 1
     with torch.no_grad():
-        found = agreed(network, frame, [other], 0, torch.ones(2, 2))
+        details = network.look(frame[None])[0]
+        found = agreed(network, details, [other], 0, torch.ones(2, 2))
     assert torch.allclose(found, expected, atol=0.01)
     own = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    assert float(agreed(network, frame, [other], 0, own)[0, 0].detach()) == 0.0  # both must say so
+    assert float(agreed(network, details, [other], 0, own)[0, 0].detach()) == 0.0  # both must say so
     assert torch.equal(localise(network, other, [], 0), localise(network, other, [], 0, "classifier"))
 
 
@@ -184,12 +182,10 @@ def test_a_marker_in_a_corner_stays_there(maps):
     class Bright(MCIS):
         """A feature that is the picture's own brightness at stride 16."""
 
-        def encode(self, frame):
+        def look(self, frame):
             pooled = nn.functional.avg_pool2d(frame, 16).mean(1, keepdim=True)
-            return (torch.cat([pooled, 1 - pooled], 1),)
-
-        def details(self, frame):
-            return self.encode(frame)[0]
+            feature = torch.cat([pooled, 1 - pooled], 1)
+            return feature, feature
 
     network = Bright("mobilenet_v1", 1, width=2).eval()
     identity(network, gain=50.0)

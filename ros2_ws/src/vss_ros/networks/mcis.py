@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from vss_ros.config import VssError
 from vss_ros.networks.backbones import MOBILENET, backbone
-from vss_ros.networks.backbones.mobilenet import MOBILENET_MAPS
 from vss_ros.networks.backbones.vgg import VGG
 from vss_ros.networks.cards.reading import Reading
 
@@ -67,10 +66,16 @@ class MCIS(nn.Module, Reading):
         if temperature:
             nn.init.eye_(self.affinity.weight)
 
+    def look(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """frame (B, 3, H, W) → a map of the backbone (B, D, H/8, W/8), by which places of images are compared, and
+        `encode`'s feature."""
+        maps = self.backbone(frame)
+        details, last = (maps, maps) if isinstance(maps, Tensor) else (maps[1], maps[-1])
+        return details, self.extra(last)
+
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:
         """frame (B, 3, H, W) → feature (B, width, H/8, W/8)."""
-        maps = self.backbone(frame)
-        return (self.extra(maps if isinstance(maps, Tensor) else maps[-1]),)
+        return (self.look(frame)[1],)
 
     def remember(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return ()
@@ -78,13 +83,6 @@ class MCIS(nn.Module, Reading):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """→ class maps (B, classes, H/8, W/8), whose means are the scores of the tags."""
         return self.classifier(features[0])
-
-    def details(self, frame: Tensor) -> Tensor:
-        """frame (B, 3, H, W) → a feature of the backbone (B, D, H/8, W/8), by which places of images are compared."""
-        if isinstance(self.backbone, VGG):
-            return self.backbone(frame)
-        first, second = MOBILENET_MAPS[:2]
-        return self.backbone.run(self.backbone.shallow(frame), range(first + 1, second + 1))
 
     def coattend(self, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D, h, w) of two images, of any two sizes → what each finds of itself in the other, each of the
@@ -171,10 +169,10 @@ def localise(
     the mean of five of common features, as published, each clipped at 0 and divided by its greatest value; a map counts
     only where it speaks for the class: sigmoid(mean) > 0.1.
     """
-    f = network.encode(frame[None])[0]
+    details, f = network.look(frame[None])
     if maps != "pairs":
         own = merge([network.classifier(f)[0, label]])
-        return agreed(network, frame, related, label, own) if maps == "both" and related else own
+        return agreed(network, details, related, label, own) if maps == "both" and related else own
     mirror = network.encode(frame[None].flip(-1))[0]
     in_m, in_mirror = network.coattend(f, mirror)
     found = [network.common_maps(in_m)[0, label], network.common_maps(in_mirror)[0, label].flip(-1)]
@@ -187,16 +185,16 @@ def localise(
     return merge(found)
 
 
-def agreed(network: MCIS, frame: Tensor, related: Sequence[Tensor], label: int, own: Tensor) -> Tensor:
-    """√(an image's own map × the mean of the related images' maps over the places that look as one of its own)."""
-    here = F.normalize(network.details(frame[None])[0], dim=0)
+def agreed(network: MCIS, details: Tensor, related: Sequence[Tensor], label: int, own: Tensor) -> Tensor:
+    """√(an image's own map × the mean of the related images' maps over the places that look as one of its own, by its
+    `look`'s details)."""
+    here = F.normalize(details[0], dim=0)
     size = here.shape[-2:]
     there, values = [], []
     for other in related:
-        there.append(F.normalize(network.details(other[None])[0], dim=0).flatten(1))
-        values.append(
-            merge([at(network.classifier(network.encode(other[None])[0])[0, label], size)]).flatten()
-        )
+        others, feature = network.look(other[None])
+        there.append(F.normalize(others[0], dim=0).flatten(1))
+        values.append(merge([at(network.classifier(feature)[0, label], size)]).flatten())
     alike = here.flatten(1).T @ torch.cat(there, 1) / SHARP  # (places, places of all related images)
     said = merge([(alike.softmax(1) @ torch.cat(values)).view(size)])
     return (said * merge([at(own, size)])).sqrt()
