@@ -39,15 +39,14 @@ def open_source(
     if fps is not None and not 0 < fps < float("inf"):
         raise VssError(f"fps: expected a positive rate, got {fps}")
     name = str(path)
-    street = name == "street" or name.startswith("street:")
-    path = Path(path).expanduser()
-    if not street:
-        check_input(path, "a video, a folder of images, a rosbag2 or 'street'")
-        if is_bag(path):
-            return open_camera(path, topic, fps, max_pixels)
-    refuse_topic(name, topic)
-    if street:
+    if name == "street" or name.startswith("street:"):
+        refuse_topic(name, topic)
         return _street(name, fps)
+    path = Path(path).expanduser()
+    check_input(path, "a video, a folder of images, a rosbag2 or 'street'")
+    if is_bag(path):
+        return open_camera(path, topic, fps, max_pixels)
+    refuse_topic(name, topic)
     if path.is_dir():
         files = image_files(path)
         if not files:
@@ -147,12 +146,12 @@ def _video(path: Path, fps: float | None, max_pixels: int) -> Source:
                 if not there:
                     break
                 ms = video.get(cv2.CAP_PROP_POS_MSEC)
-                if index == 0:
-                    began = ms
-                elif fps or (ms - began) * 1e6 <= stamp:  # containers without times state 0
-                    stamp = stamp_at(index, rate) if fps else stamp + stamp_at(1, rate)
-                else:
-                    stamp = round((ms - began) * 1e6)
+                began = began if index else ms
+                own = round((ms - began) * 1e6)
+                if fps:
+                    stamp = stamp_at(index, fps)
+                elif index:  # containers without times state 0
+                    stamp = own if own > stamp else stamp + stamp_at(1, rate)
                 yield Picture(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp, index)
                 index += 1
         finally:

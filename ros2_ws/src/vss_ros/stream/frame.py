@@ -37,6 +37,7 @@ class Frame:
     input_drift: float | None = None
     feature_drift: float | None = None
     held: Any = None
+    """The same where a backend that resizes reads it, once it was sent there."""
 
     def encode(self, backend: Any) -> None:
         if self.features is None:
