@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 from fixtures.motion import CELLS, SIZE, ByHand, Colours, texture, window
 from vss_ros.config import IGNORE, VssError
@@ -73,6 +74,41 @@ def test_a_stream_that_does_not_wait_has_no_labels_until_the_network_answers():
         first = stream(frame, begin + 0.3)
         assert first.is_keyframe and wrong(first, frame) < 0.06 and first.confidence().any()
         stream.reset()
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_an_answer_joins_between_frames_and_changes_nothing(keeps):
+    """Whoever waits for a frame takes it over meanwhile; else the next frame does. The labels are the same bits."""
+    hands = ByHand(), ByHand()
+    early, late = (make(Colours(keeps), worker=hand, steady=0.5) for hand in hands)
+    for t in range(12):
+        frame = window(PICTURE, 4 * t), t / 10
+        (first,), (second,) = early.feed(*frame), late.feed(*frame)
+        assert np.array_equal(first.labels, second.labels) and first.is_keyframe == second.is_keyframe
+        assert first.network_age_ms == second.network_age_ms == pytest.approx(100 if t else 0)
+        for stream, hand in zip((early, late), hands, strict=True):
+            stream.after()
+            hand.turn()
+        before = early.newest
+        early.join()
+        assert early.newest.index == t and (t == 0 or before.index == t - 1)
+        early.join()
+        assert early.newest.index == t, "once"
+
+
+def test_the_network_tells_when_it_has_answered():
+    told = threading.Event()
+    with make(Colours(1)) as stream:
+        stream.beside.worker.told = told.set
+        stream(*FRAMES[0])
+        assert told.wait(60)
+        for _ in range(10_000):
+            stream.join()
+            if stream.newest.index == 0 and stream.beside.job is None:
+                break
+            time.sleep(1e-3)
+        (result,) = stream.feed(*FRAMES[1])
+        assert result.network_age_ms == pytest.approx(100)
 
 
 def test_all_that_the_network_does_is_in_one_thread():

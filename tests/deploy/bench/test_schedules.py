@@ -28,7 +28,7 @@ def test_cost_of_motion(monkeypatch):
 )
 def test_latency_of_every_schedule_that_the_network_allows(parts, names):
     rows = schedules.latency(lambda _: Colours(1, parts), frames=10, rate=200.0)
-    assert [row[0] for row in rows] == names
+    assert [row[0] for row in rows] == [*names, "none"]
     for _, hz, p50, p99, ratio, _ in rows:
         assert hz == "200" and 0 < float(p50) <= float(p99) and float(ratio) >= 1
 
@@ -66,7 +66,7 @@ def test_one_process_against_as_many(tmp_path, capsys, monkeypatch):
     options = ["--sizes", "64x96", "--classes", "3", "--backends", "torch+f32", "--frames", "20"]
     assert cli.main(["bench", "--schedules", *options, "--out", str(out)]) == 0
     (latency, cameras) = json.loads(out.read_text())["sizes"]["64x96"].values()
-    assert [row[0] for row in latency[1]] == ["at_once", "parts", "beside"]
+    assert [row[0] for row in latency[1]] == ["at_once", "parts", "beside", "none"]
     assert [row[0] for row in cameras[1]] == ["1", "2"]
     assert all(float(x.rstrip("%")) > 0 for row in cameras[1] for x in row)
     assert "p99 ÷ p50" in capsys.readouterr().out

@@ -217,6 +217,43 @@ def test_a_gap_is_judged_by_what_the_camera_sent_and_not_by_what_was_dropped(mon
     assert answered([24.0]) == (24.0, 0.5)
 
 
+def test_what_a_network_beside_has_answered_joins_while_no_frame_waits(monkeypatch):
+    """Without waiting for the next image; an answer that cannot join costs that answer alone."""
+    pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or source a ROS 2 setup")
+    from vss_ros.nodes.segment.camera import Camera, Worker
+    from vss_ros.nodes.segment.constant import ConstantStream
+
+    class Beside(ConstantStream):
+        joined = 0
+
+        def __init__(self, broken=False):
+            super().__init__()
+            self.schedule, self.broken = "beside", broken
+            self.beside = SimpleNamespace(worker=SimpleNamespace(told=None))
+
+        def join(self):
+            self.joined += 1
+            if self.broken:
+                raise RuntimeError("broke")
+
+    log = SimpleNamespace(error=lambda *a, **k: None, debug=lambda *a: None)
+    streams = [Beside(), ConstantStream(), Beside(broken=True)]
+    cameras = [Camera(str(number), stream, None) for number, stream in enumerate(streams)]
+    start = SimpleNamespace(take=lambda: [])
+    worker = Worker(SimpleNamespace(get_logger=lambda: log), cameras, SegmentConfig(), start)
+    worker.apply(cameras[0])
+    for times in (1, 2):
+        streams[0].beside.worker.told()
+        deadline = time.monotonic() + 60
+        while streams[2].joined < times and time.monotonic() < deadline:
+            time.sleep(1e-3)
+        assert [streams[0].joined, streams[2].joined] == [times, times]
+    while cameras[2].health.failed < 2 and time.monotonic() < deadline:
+        time.sleep(1e-3)
+    assert [camera.health.failed for camera in cameras] == [0, 0, 2]
+    assert worker.close(60)
+
+
 def test_engines_whose_options_do_not_fit_any_more_are_closed_and_the_fallback_goes_on(monkeypatch):
     pytest.importorskip("rclpy", reason="needs rclpy: install the extra [ros] or source a ROS 2 setup")
     from vss_ros.nodes.segment.camera import Camera, Worker

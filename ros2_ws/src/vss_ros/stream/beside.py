@@ -61,6 +61,8 @@ class Worker:
         self.changed = threading.Condition()
         self.closed = False
         self.thread: threading.Thread | None = None
+        self.told: Callable[[], None] = lambda: None
+        """Called from the thread after each job."""
 
     def offer(self, stream: int, job: Job) -> None:
         """Have a job run for this stream; it replaces one that still waits."""
@@ -101,6 +103,7 @@ class Worker:
             job()
             with self.changed:
                 self.changed.notify_all()
+            self.told()
 
     def close(self) -> None:
         """End the thread once its present job is done."""
@@ -133,19 +136,18 @@ class Beside:
         self.job, self.cut = None, False
         self.worker.withdraw(id(self))
 
-    def answer(self, frame: Frame, newest: Answer | None, strength: float) -> tuple[Answer, bool]:
-        """The network's newest answer, and whether it joins with this frame; the first one is waited for, see `waits`.
+    def another(self, memories: Memories, motion: Motion) -> Beside:
+        """The same for another camera."""
+        return Beside(self.backend, memories, motion, self.worker, self.delay)
 
-        It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `blend`.
-        What saw no more than that answer before a cut is dropped; what saw a later scene joins even if there was
-        another cut since: where cuts come faster than the network answers, no answer fits, and the newest is shown.
-        Raises what the network raised.
+    def answer(self, frame: Frame, newest: Answer | None) -> tuple[Answer, bool]:
+        """The newest answer, and whether it is the first; that is waited for, see `waits`. Raises what the network
+        raised.
+
+        After a cut what the network is on is dropped, if it saw no more than the newest answer; what saw a later scene
+        joins even if there was another cut since: where cuts come faster than the network answers, no answer fits,
+        and the newest is shown.
         """
-        if frame.step and not frame.step.trusted:
-            if self.job and newest and self.job.track.cuts == newest.sight.cuts:
-                self.reset()
-            self.cut = True
-        job = self.job
         if newest is None:
             job = self.job = self.make(frame, key=True)
             self.blank = not (self.waits or self.delay)
@@ -154,12 +156,29 @@ class Beside:
                 nothing = np.zeros((*self.motion.cells, 1), np.float32)
                 return Answer(frame.index, frame.stamp, nothing, job.track, job.track), False
             job() if self.delay else self.worker.run(id(self), job)
-        elif job is None or not job.finished or frame.index < job.index + self.delay:
+        error = self.job.error if self.job else None
+        if error is not None:
+            self.job = None
+            raise error
+        if newest is None:
+            return self.join(None, 0.0, frame.index + self.delay)
+        if frame.step and not frame.step.trusted:
+            if self.job and self.job.track.cuts == newest.sight.cuts:
+                self.reset()
+            self.cut = True
+        return newest, False
+
+    def join(self, newest: Answer | None, strength: float, index: int) -> tuple[Answer, bool]:
+        """The newest answer for the frame of this index, which has not come yet, and whether the network has finished
+        it since `newest`.
+
+        It is drawn towards the answer before it, where that had seen the same: as far as `strength` says, see `blend`.
+        """
+        job = self.job
+        if job is None or job.answer is None or index < job.index + self.delay:
+            assert newest is not None
             return newest, False
-        assert job is not None
         self.job = None
-        if job.error is not None:
-            raise job.error
         memory, values = job.answer
         if memory is not None:
             track = job.track if self.backend.moves else None
@@ -167,7 +186,7 @@ class Beside:
         self.memories.prune(self.runs)
         self.runs += 1
         track = job.track
-        if strength and newest and not self.blank and frame.step and frame.step.trusted:
+        if strength and newest and not self.blank:
             alike = self.motion.likeness(newest.sight)
             values = blend(track.move(values), newest.track.move(newest.values), alike, strength)
             track = self.motion.track()

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import IGNORE, StreamConfig
-from vss_ros.media.motion import grid
+from vss_ros.media.motion import Motion, Track, grid
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,23 @@ def make_policy(config: StreamConfig, own: int) -> Policy:
     if config.policy == "consistency":
         return LabelDrift(config.drift_threshold, config.min_interval, config.max_interval)
     return FixedInterval(1 if config.policy == "every" else config.interval or own)
+
+
+class Drift:
+    """How far the labels are from those of the newest keyframe answered, see `label_drift`; newest: of the last frame
+    that was measured."""
+
+    def __init__(self) -> None:
+        self.newest = 0.0
+        self.there: tuple[np.ndarray, Track | None] | None = None
+
+    def measure(self, labels: np.ndarray, is_key: bool, motion: Motion | None) -> float:
+        """Of a frame, 0 of a keyframe; motion: follows it from now on."""
+        if is_key or self.there is None:
+            self.there = labels.copy(), motion.track() if motion else None
+        there, track = self.there
+        self.newest = label_drift(labels, there, track.flow if track else None)
+        return self.newest
 
 
 def label_drift(labels: np.ndarray, keyframe: np.ndarray, flow: np.ndarray | None = None) -> float:

@@ -15,13 +15,13 @@ import numpy as np
 
 from vss_ros.backends import labels as label
 from vss_ros.config import IGNORE, StreamConfig, VssError
-from vss_ros.media.motion import Motion, Track
+from vss_ros.media.motion import Motion
 from vss_ros.networks.cards.card import ModelCard
 from vss_ros.stream import schedule as schedules
 from vss_ros.stream.beside import Beside, Worker
 from vss_ros.stream.frame import Answer, Frame, Keyframe, check_call, check_finite, check_pair, receive
 from vss_ros.stream.groups import Groups
-from vss_ros.stream.keyframes import EVERY, FixedInterval, LabelDrift, Policy, label_drift, make_policy
+from vss_ros.stream.keyframes import EVERY, Drift, FixedInterval, LabelDrift, Policy, make_policy
 from vss_ros.stream.memory import Memories, Memory
 from vss_ros.stream.result import Result
 
@@ -98,8 +98,7 @@ class Stream(AbstractContextManager["Stream"]):
         other.memories = Memories(self.backend)
         other.motion = self.motion.another() if self.motion else None
         if self.beside and other.motion:
-            turns = self.beside.worker, self.beside.delay
-            other.beside = Beside(self.backend, other.memories, other.motion, *turns)
+            other.beside = self.beside.another(other.memories, other.motion)
         other.reset()
         return other
 
@@ -118,8 +117,8 @@ class Stream(AbstractContextManager["Stream"]):
         self.keyframe: Keyframe | None = None
         self.newest: Answer | None = None
         self.before: np.ndarray | None = None  # probabilities of the frame before, for the filter
-        self.key_labels: tuple[np.ndarray, Track | None] | None = None  # of the newest keyframe answered
-        self.label_drift, self.landed = 0.0, False  # landed: a memory came with the frame before
+        self.drift = Drift()
+        self.landed = False  # landed: a memory or an answer came since the frame before
         self.owed: Frame | None = None  # the frame after whose answer there is something left to do
         self.age = self.next_index = 0  # age: of the keyframe that the frame before read
         self.last: tuple[float, tuple[int, int]] | None = None  # stamp and size of the newest frame
@@ -165,8 +164,11 @@ class Stream(AbstractContextManager["Stream"]):
         done = self.flush() if frame.reset else []
         if frame.reset:
             self.reset()
-        frame.index, self.last, self.next_index = self.next_index, (stamp, frame.size), self.next_index + 1
         self.lap(frame, "prepare")
+        if self.beside:
+            self.join()
+            self.lap(frame, "join")
+        frame.index, self.last, self.next_index = self.next_index, (stamp, frame.size), self.next_index + 1
         if self.motion and not self.lookahead:
             if self.backend.queues and self.moves and not self.beside:
                 frame.encode(self.backend)  # the device computes beside the flow
@@ -175,8 +177,9 @@ class Stream(AbstractContextManager["Stream"]):
         if self.beside:
             if self.newest is None:
                 self.keyframe = Keyframe.of(frame)
-            self.newest, is_key = self.beside.answer(frame, self.newest, self.steady)
+            self.newest, first = self.beside.answer(frame, self.newest)
             self.lap(frame, "join")  # the first frame waits for the network here
+            is_key, self.landed = self.landed or first, False
             done.append(self.moved(frame, self.newest, is_key))
         else:
             frame.due = self.is_due(frame)
@@ -200,10 +203,18 @@ class Stream(AbstractContextManager["Stream"]):
             self.start = time.perf_counter()
             self.landed = self.memories.part()
             self.lap(frame, "part")
+        if not (self.beside and self.beside.delay):
+            self.join()
         if frame and self.beside and self.beside.free:
             if due := self.is_due(frame) or self.beside.owes_key:
                 self.keyframe = Keyframe.of(frame)
             self.beside.offer(frame, due)
+
+    def join(self) -> None:
+        """Of schedule beside, between two frames: take over what the network has answered, so that none pays for it."""
+        if self.beside and self.newest:
+            self.newest, joined = self.beside.join(self.newest, self.steady, self.next_index)
+            self.landed |= joined
 
     def flush(self) -> list[Result]:
         """Answers for the frames that still wait, with the later frames they lack left out."""
@@ -223,7 +234,7 @@ class Stream(AbstractContextManager["Stream"]):
         policy, age = self.policy, frame.index - key.index + (0 if key.index else self.phase)
         if isinstance(policy, FixedInterval) or not policy.shortest <= age < policy.longest:
             return age >= policy.longest
-        score = self.label_drift if isinstance(policy, LabelDrift) else key.input_change(frame, self.backend)
+        score = self.drift.newest if isinstance(policy, LabelDrift) else key.input_change(frame, self.backend)
         return score >= policy.threshold
 
     def remember(self, frame: Frame) -> None:
@@ -323,28 +334,11 @@ class Stream(AbstractContextManager["Stream"]):
             frame.times.update(self.backend.stage_times())
         drift = None
         if self.measure_drift or isinstance(self.policy, LabelDrift):
-            if is_key or self.key_labels is None:
-                track = self.motion.track() if self.motion and not self.lookahead else None
-                self.key_labels = labels.copy(), track
-            there, track = self.key_labels
-            drift = self.label_drift = label_drift(labels, there, track.flow if track else None)
-        else:
-            self.key_labels = None  # a track costs each frame
-        return Result(
-            labels,
-            frame.stamp,
-            frame.index,
-            is_key,
-            frame.index - key,
-            (frame.stamp - key_stamp) * 1e3,
-            network_age_ms,
-            frame.times,
-            frame.reset,
-            frame.step,
-            drift,
-            frame.input_drift,
-            frame.feature_drift,
-            confidence,
-            frame.source,
-            self.card.palette if self.card else (),
-        )
+            drift = self.drift.measure(labels, is_key, None if self.lookahead else self.motion)
+        elif self.drift.there:
+            self.drift = Drift()  # a track costs each frame
+        found = frame.index - key, (frame.stamp - key_stamp) * 1e3, network_age_ms, frame.times, frame.reset
+        drifts = drift, frame.input_drift, frame.feature_drift
+        palette = self.card.palette if self.card else ()
+        sure, source, index, step = confidence, frame.source, frame.index, frame.step
+        return Result(labels, frame.stamp, index, is_key, *found, step, *drifts, sure, source, palette)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,23 +90,50 @@ def costs_of(size: tuple[int, int], classes: int, rounds: int) -> list[str]:
 
 def latency(open_for: Callable[[str], Any], frames: int, rate: float = 0.0) -> list[list[str]]:
     """Rows for each schedule that the network allows: name, images a second, p50, p99 and their ratio of the latency
-    in ms, from the time when a frame is due to its answer, and the share of frames that came while one was inside.
+    in ms, from the time when a frame is due to its answer, and the share of frames that came while one was inside. The
+    last row is of `Alike`, at the rate of the one before: what is uneven there is the machine.
 
     open_for: a schedule's backend; rate: images a second; 0 takes what the machine holds, see `ROOM`.
     """
-    rows = []
+    rows, threads = [], cv2.getNumThreads()
     for schedule in progress(SCHEDULES, "latency"):
         backend = open_for(schedule)
         if schedule == "parts" and backend.parts == 1:
             continue
         clip = clip_of(backend.size)
         options: dict[str, Any] = {"motion": Motion(backend.size), "steady": STEADY, "schedule": schedule}
+        if schedule == "beside":
+            cv2.setNumThreads(1)  # as the node does
         with Stream(backend, FixedInterval(2 if schedule == "parts" else 5), **options) as stream:
             hz = rate or held(stream, clip)
-            late, waited = paced([stream], clip, frames, hz)
-        p50, p99 = np.percentile(late, (50, 99))
-        rows.append([schedule, f"{hz:.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{p99 / p50:.2f}", f"{waited:.1%}"])
+            rows.append([schedule, *evenness(stream, clip, frames, hz)])
+    rows.append(["none", *evenness(Alike(clip), clip, frames, hz)])
+    cv2.setNumThreads(threads)
     return rows
+
+
+def evenness(stream: Any, clip: Sequence[np.ndarray], frames: int, hz: float) -> list[str]:
+    late, waited = paced([stream], clip, frames, hz)
+    p50, p99 = np.percentile(late, (50, 99))
+    return [f"{hz:.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{p99 / p50:.2f}", f"{waited:.1%}"]
+
+
+class Alike:
+    """In place of a stream: flow and labels of the same two frames over and over, without a network."""
+
+    beside = None
+
+    def __init__(self, clip: Sequence[np.ndarray]):
+        self.frames, self.motion = clip[:2], Motion(clip[0].shape[:2])
+        self.values = np.random.default_rng(0).random((*self.motion.cells, 11), np.float32)
+
+    def feed(self, rgb: np.ndarray, stamp: float) -> list[np.ndarray]:
+        for frame in self.frames:
+            self.motion.step(frame)
+        return [labels_of(self.values, rgb.shape[:2])]
+
+    def after(self) -> None:
+        """Nothing waits."""
 
 
 def clip_of(size: tuple[int, int]) -> list[np.ndarray]:
@@ -127,7 +155,7 @@ def held(stream: Stream, clip: Sequence[np.ndarray]) -> float:
 
 
 def paced(
-    streams: Sequence[Stream], clip: Sequence[np.ndarray], frames: int, hz: float
+    streams: Sequence[Any], clip: Sequence[np.ndarray], frames: int, hz: float
 ) -> tuple[list[float], float]:
     """Milliseconds of each frame from when it was due to its answer, and the share of those that had to wait.
 
@@ -141,8 +169,7 @@ def paced(
     for t in range(skip + frames):
         due = begin + t / hz
         rest = due - time.perf_counter()
-        if rest > 0:
-            time.sleep(rest)
+        pause(streams, due)
         stream = streams[t % len(streams)]
         (_,) = stream.feed(clip[(t // len(streams) + 1) % len(clip)], (t + 1) / hz)
         if t >= skip:
@@ -150,6 +177,22 @@ def paced(
             waited += rest < 0
         stream.after()
     return late, waited / frames
+
+
+def pause(streams: Sequence[Stream], until: float) -> None:
+    """Wait as the node does: what a network beside has answered is taken over meanwhile."""
+    news = threading.Event()
+    beside = [stream for stream in streams if stream.beside]
+    for stream in beside:
+        stream.beside.worker.told = news.set  # type: ignore[union-attr]
+        stream.join()
+    while (rest := until - time.perf_counter()) > 0:
+        if not beside:
+            time.sleep(rest)
+        elif news.wait(rest):
+            news.clear()
+            for stream in beside:
+                stream.join()
 
 
 def throughput(backend: Any, cameras: int, frames: int) -> tuple[float, float, float]:

@@ -82,6 +82,8 @@ class Worker:
         self.turns = deque(cameras)
         self.changed = threading.Condition()
         self.closed = False
+        self.news = False
+        """Whether a network that runs beside has answered since."""
         self.busy: tuple[Camera, float] | None = None
         """The camera whose frame is inside, and since when."""
         self.thread = threading.Thread(target=self.work, name="segment", daemon=True)
@@ -117,11 +119,18 @@ class Worker:
 
     # The worker
 
-    def take(self) -> tuple[Camera, Frame] | None:
-        """Wait for a frame of the camera whose turn it is, or of the next that has one; None once closed."""
+    def hear(self) -> None:
+        """A network that runs beside has answered; called from its thread."""
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or any(camera.waiting for camera in self.turns))
-            if self.closed:
+            self.news = True
+            self.changed.notify()
+
+    def take(self) -> tuple[Camera, Frame] | None:
+        """Wait for a frame of the camera whose turn it is, or of the next that has one; None: news, or closed."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed or self.news or any(c.waiting for c in self.turns))
+            self.news = False
+            if self.closed or not any(camera.waiting for camera in self.turns):
                 return None
             while not (frame := self.turns[0].waiting):
                 self.turns.rotate(-1)
@@ -132,7 +141,11 @@ class Worker:
             return camera, frame
 
     def work(self) -> None:
-        while newcomer := self.take():
+        while not self.closed:
+            newcomer = self.take()
+            if newcomer is None:
+                self.join()
+                continue
             camera, frame = newcomer
             try:
                 self.segment(camera, frame)
@@ -142,6 +155,15 @@ class Worker:
                 if not self.closed:
                     self.fail(camera, error)
             self.busy = None
+
+    def join(self) -> None:
+        """What networks that run beside have answered is taken over while no frame waits for it."""
+        for camera in self.cameras:
+            try:
+                if camera.stream.schedule == "beside":
+                    camera.stream.join()
+            except Exception as error:  # the network's answer is lost, the node lives on
+                self.fail(camera, error)
 
     def segment(self, camera: Camera, frame: Frame) -> None:
         """One frame from message to masks; a network that looks ahead then answers an earlier one."""
@@ -182,6 +204,8 @@ class Worker:
             heap.trim()
             self.node.get_logger().info(self.start.news)
         camera.stream.configure(self.config)
+        if camera.stream.schedule == "beside":
+            camera.stream.beside.worker.told = self.hear
         auto = getattr(camera.stream, "auto", None)
         camera.health.schedule = camera.stream.schedule
         camera.health.schedule_reason = auto.why if auto else ""
