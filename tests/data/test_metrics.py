@@ -102,6 +102,12 @@ def test_flow_consistency_by_hand():
     assert counts.sum() == 12
 
 
+def test_images_of_every_size_have_a_flow(rng):
+    for size in ((1, 1), (11, 11), (12, 1), (1, 12), (12, 12), (13, 40), (500, 8), (17, 16)):
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        assert metrics.dis_flow(image, image).shape == (*size, 2)
+
+
 def test_dis_flow_finds_a_shift(rng):
     import cv2
 

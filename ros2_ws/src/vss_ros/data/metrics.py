@@ -13,6 +13,8 @@ import numpy as np
 
 from vss_ros.config import VssError
 
+LEAST_SIDE = 16  # DIS of narrower images fails, or ends the process
+
 
 def confusion(truth: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """(classes, classes + 1) int64 pixel counts: row = truth, column = label; matrices of parts add up.
@@ -100,8 +102,11 @@ def mean_video_consistency(videos: Sequence[Sequence[float]], convention: str = 
 def dis_flow(image: np.ndarray, later: np.ndarray) -> np.ndarray:
     """Optical flow (H, W, 2) float32 in pixels (x, y) from an RGB image to a later one: DIS, medium preset."""
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    height, width = image.shape[:2]
+    lacks = (max(LEAST_SIDE - height, 0), max(LEAST_SIDE - width, 0))
     gray = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (image, later)]
-    return flow.calc(gray[0], gray[1], np.zeros((*gray[0].shape, 2), np.float32))
+    gray = [cv2.copyMakeBorder(g, 0, lacks[0], 0, lacks[1], cv2.BORDER_REPLICATE) for g in gray]
+    return flow.calc(gray[0], gray[1], np.zeros((*gray[0].shape, 2), np.float32))[:height, :width]
 
 
 def flow_confusion(labels: np.ndarray, later: np.ndarray, flow: np.ndarray, classes: int) -> np.ndarray:
