@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import inspect
 import json
+import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import yaml
 from fixtures.paths import ROOT
 from vss_ros.config import VssError
 from vss_ros.networks import build
+from vss_ros.networks.cards.card import read_card
 from vss_ros.train import ablate, chain, loop, mar_memory
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import on_data, read_recipe
@@ -108,6 +111,80 @@ def test_a_row_of_an_installed_model_is_only_measured_by_its_own_arguments_too(t
         "evaluate"
     }
     assert ["--min-interval" in line for line in asked.values()] == [False, True]
+
+
+def test_a_model_of_ones_own_is_measured_on_data_of_ones_own(tmp_path, monkeypatch, tiny_card):
+    asked = []
+
+    def run(*line: str) -> None:
+        asked.append(line[line.index("--model") + 1])
+        out = Path(line[line.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "report.json").write_text(json.dumps({"rows": [{"setting": "", "mode": "P", "mIoU": 0.5}]}))
+
+    monkeypatch.setattr(ablate, "vss", run)
+    names = read_card(tiny_card)[0].classes
+    mask = np.zeros((64, 96), np.uint8)
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        cv2.imwrite(str(tmp_path / part / "0.png"), mask)
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"classes": names, "test": {"images": "images", "labels": "labels"}})
+    )
+    line = ["--data", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]
+    for table in ("aks", "both_sides", "schedules"):
+        with pytest.raises(VssError, match=r"street has other classes than mine test: give --model"):
+            ablate.main(arguments(table, *line))
+        assert not asked
+        assert ablate.main(arguments(table, *line, "--model", str(tiny_card))) == 0
+        assert set(asked) == {str(tiny_card)}
+        asked.clear()
+        for path in (tmp_path / "out" / "reports").iterdir():
+            shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "rows", "said"),
+    [
+        (["--recipe", "street"], {"a": {"recipe": "small_dcfm"}}, "--recipe: every row"),
+        (["--model", "street"], {"a": {}}, "--model: every row"),
+        ([], {"a": {"recipe": "small_dcfm"}, "b": {"batch": "many"}}, "b: batch: expected int, got 'many'"),
+        ([], {"a": {}, "b": {"prior": 2}}, "b: prior: expected 0 to 1, got 2"),
+        ([], {"a": {}, "b": {"augment": {"scales": 2}}}, "b: augment: unknown"),
+        ([], {"a": {}, "b": {"neighbours": [-1], "network": "segformer", "moved": True}}, "b: moved"),
+        ([], {"a": {}, "b": {"lr": {"a": 1}}}, "b: lr: expected float"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_trained(
+    tmp_path, monkeypatch, line, rows, said
+):
+    monkeypatch.setattr(ablate, "vss", lambda *line: pytest.fail("trained"))
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump({"title": "T", "base": "small_dcfm", "rows": rows}))
+    with pytest.raises(VssError, match=re.escape(said)):
+        ablate.main(arguments(str(tmp_path / "t.yaml"), *line, "--out", str(tmp_path / "out")))
+
+
+def test_a_table_stopped_in_an_earlier_stage_goes_on(tmp_path, monkeypatch):
+    """The stage's checkpoint is continued, though the row's own run has none yet."""
+    asked: list[tuple[str, ...]] = []
+
+    def run(command: str, *line: str) -> bool:
+        asked.append((command, *line))
+        return False  # stopped again
+
+    monkeypatch.setattr(chain, "succeeds", run)
+    monkeypatch.setattr(ablate, "vss", lambda command, *line: train(line))
+    (tmp_path / "small_mit_b0").mkdir()
+    (tmp_path / "small_mit_b0" / "last.ckpt").touch()
+
+    def train(line):
+        parser = argparse.ArgumentParser()
+        loop.add_arguments(parser)
+        loop.main(parser.parse_args(line))
+
+    with pytest.raises(VssError, match="goes on from there"):
+        ablate.main(arguments("dcfm_losses", "--steps", "2", "--out", str(tmp_path)))
+    assert asked[0][0] == "train" and "--resume" in asked[0]
 
 
 def test_a_data_set_without_the_split_is_refused_before_anything_is_trained(tmp_path, monkeypatch):

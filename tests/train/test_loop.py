@@ -323,3 +323,23 @@ def test_broken_picture_in_a_loader_process_is_named(tmp_path, root):
         data = open_dataset("camvid", "train", folder)
         next(make_loader(Samples(data, recipe), recipe, 0, workers=1))
     assert "cannot be read as an image" in str(failure.value) and "Traceback" not in str(failure.value)
+
+
+def test_a_full_disk_and_a_killed_loader_are_one_line(tmp_path, root, monkeypatch):
+    from vss_ros.data.open import open_dataset
+    from vss_ros.train.samples import Samples, make_loader
+
+    recipe = read_recipe(str(write_recipe(tmp_path)))
+    data = open_dataset("camvid", "train", root)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "clip.npy")
+
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for fails, said in ((full, "No space left on device"), (killed, "lower --workers")):
+        monkeypatch.setattr(Samples, "__getitem__", fails)
+        with pytest.raises(VssError, match=said) as failure:
+            next(make_loader(Samples(data, recipe), recipe, 0, workers=1))
+        assert len(str(failure.value).splitlines()) == 1

@@ -7,10 +7,14 @@ import logging
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from vss_ros import cli
 from vss_ros.data.open import open_dataset
+from vss_ros.networks import build, reads_of
 from vss_ros.networks.cards.card import read_card
+from vss_ros.train.publish import with_weights
+from vss_ros.train.recipe import Recipe, check
 from vss_ros.train.samples import read_clip
 
 RECIPE = {
@@ -25,6 +29,9 @@ RECIPE = {
     "neighbours": [],
     "precision": "32-true",
 }
+POOLED = {"backbone": "mobilenet_v1"}  # pools to one cell, as PSPNet does
+VOID = {"classes": [{"name": "ball", "id": 2}], "ignore": [0, 1]}
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
 def make_data(root, classes):
@@ -83,16 +90,94 @@ def test_a_split_without_labels_is_refused_before_training(tmp_path, split, caps
     [
         ({"stepps": 3}, "unknown ['stepps']: did you mean steps?"),
         ({"init": "stret"}, "or a model: camvid, street"),
+        ({"moved": True}, "moved: expected network dcfm and neighbours"),
+        ({"network": "dcfm", "moved": True}, "moved: expected network dcfm and neighbours"),
+        ({"frozen": ".*"}, "frozen: '.*' leaves nothing to train"),
+        ({**POOLED, "batch": 1}, "expected 2 clips or more at a time"),
+        ({**POOLED, "accumulate": 2}, "expected 2 clips or more at a time"),
+        (
+            {"loss": {"nonkey": 0.4}},
+            "segformer: got an unexpected keyword argument 'nonkey'; expected some of none",
+        ),
+        ({"network": "dcfm", "loss": {"dice": 1}}, "expected some of key, nonkey, consistency, criterion"),
+        ({"mixed": "other/mine.yaml"}, "with the classes of mine train, wall, floor; mine train has sky"),
+        ({"mixed": "street"}, "with the classes of mine train, wall, floor; street train has sky"),
+        ({"after": "nothing"}, "nothing.yaml, found none"),
+        (
+            {"after": "base", "loss": {"a": 1}},
+            "unexpected keyword argument 'a'",
+        ),  # and nothing is trained before
+        ({"data": "street_points"}, "street_points train: segformer learns from labelled pixels"),
+        ({**POOLED, "network": "mcis"}, "mine train: mcis learns from image tags"),
+        ({**POOLED, "network": "iocformer", "data": "void.yaml"}, "void train: iocformer learns from points"),
+        ({"data": "void.yaml"}, "void train: expected labelled pixels, all are void (255)"),
+        (
+            {"data": "half.yaml"},
+            "val: expected {images: FOLDER, labels: FOLDER}, got nothing; it describes train",
+        ),
+        ({"prior": 1.0, "network": "msaf", "augment": {"keep": [1, 0.5]}}, "prior: msaf has no last layer"),
     ],
 )
-def test_wrong_words_of_a_recipe_are_named(tmp_path, fields, said, capsys):
+def test_what_a_run_cannot_be_made_of_is_one_line(tmp_path, fields, said, capsys):
     make_data(tmp_path, ["wall", "floor"])
+    make_data(tmp_path / "other", ["sky", "ground"])
+    data = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    (tmp_path / "void.yaml").write_text(yaml.safe_dump({**data, **VOID}))
+    (tmp_path / "half.yaml").write_text(yaml.safe_dump({name: data[name] for name in ("classes", "train")}))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(RECIPE))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({**RECIPE, **fields}))
-    assert (
-        cli.main(["train", str(tmp_path / "r.yaml"), "--accelerator", "cpu", "--out", str(tmp_path / "r")])
-        == 1
-    )
-    assert said in capsys.readouterr().err
+    line = ["train", str(tmp_path / "r.yaml"), "--accelerator", "cpu", "--workers", "0"]
+    assert cli.main([*line, "--out", str(tmp_path / "r")]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("vss train: ") and said in last
+    assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param(["--accelerator", "cuda"], "--accelerator cuda", marks=NO_GPU),
+        (["--nodes", "2"], "--nodes 2: expected to be started on each machine by torchrun"),
+        (["--cache", "r.yaml/cache"], "Not a directory"),
+        (["--out", "r.yaml"], "File exists"),
+    ],
+)
+def test_what_a_command_line_cannot_do_is_one_line(tmp_path, options, said, capsys, monkeypatch):
+    make_data(tmp_path, ["wall", "floor"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert cli.main(["train", "r.yaml", "--accelerator", "cpu", "--workers", "1", *options]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("vss train: ") and said in last
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone"),
+    [
+        *((name, "mit_b0") for name in ("segformer", "dcfm", "cffm", "mrcfa")),
+        *((name, "resnet18") for name in ("pspnet", "stf", "mar+dcfm", "mar+stf")),
+    ],
+)
+def test_the_prior_is_taken_back_in_the_logits_of_every_network(network, backbone):
+    keep = [1.0, 0.25, 0.5]
+    values = {**RECIPE, "network": network, "backbone": backbone, "prior": 0.5, "augment": {"keep": keep}}
+    recipe = Recipe(**values)
+    check(recipe)
+    plain = build(network, backbone, 3).eval()
+    for parameter in plain.parameters():  # biases, too, are no longer those of fresh layers
+        torch.nn.init.normal_(parameter, std=0.05)
+    corrected, options = with_weights(recipe, plain.state_dict(), 3)
+    logits = [answer(model) for model in (plain, corrected.eval())]
+    expected = -0.5 * torch.tensor(keep).log()[None, :, None, None].expand_as(logits[0])
+    assert torch.allclose(logits[1] - logits[0], expected, atol=1e-4)
+    assert build(network, backbone, 3, **options).state_dict().keys() == corrected.state_dict().keys()
+
+
+@torch.no_grad()
+def answer(network):
+    features = network.encode(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    return network.decode(features, *[network.remember(features) for _ in reads_of(network)])
 
 
 def test_the_cache_tells_clips_by_size_and_folder(tmp_path):

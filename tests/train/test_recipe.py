@@ -37,6 +37,7 @@ RECIPE |= {"size": [64, 96], "crop": [64, 64]}
         ("loss", {"a": "much"}),
         ("prior", 1.0),  # without augment.keep
         ("loss", {"a": float("nan")}),
+        ("loss", {"nonkey": -0.1}),
         ("augment", {"scale": 3}),
         ("augment", {"scale": [0.5, float("inf")]}),
         ("augment", {"rotation": "left"}),

@@ -122,7 +122,8 @@ def main(args: argparse.Namespace) -> int:
 def check_classes(card: Any, data: Any) -> None:
     if list(card.classes) != list(data.classes):
         raise VssError(
-            f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}"
+            f"model {card.name} and {data.name} differ in their classes: {card.classes} and {data.classes}; "
+            "give a --model that was trained on these"
         )
 
 

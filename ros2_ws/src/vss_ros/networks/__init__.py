@@ -10,6 +10,7 @@
     lookahead                        -> how many future frames `decode` needs
     interval                         -> frames from one remembered frame to the next, unless the user wants another
     moves (default no)               -> whether a memory is maps (B, h, w, D) to be moved along the optical flow
+    last_layer (not MSAF's)          -> name of the layer whose bias the logits have
     steps (default 1)                -> pieces that `remember` is made of, and `remember_part(state, start, stop)` runs
 
 While fewer frames have come than a network reads, the oldest one stands in for those that lack:

@@ -153,6 +153,8 @@ class CFFM(nn.Module, Before):
     each is pooled: 1 (coarse and wide), 2 or 3 (fine and narrow). On Cityscapes the authors take the same.
     """
 
+    last_layer = "linear_pred2"
+
     def __init__(
         self,
         name: str,

@@ -71,6 +71,10 @@ class DCFM(nn.Module, LastKeyframe):
         return self.remember_part(features, 0, self.steps)
 
     @property
+    def last_layer(self) -> str:
+        return f"classifier.{len(self.classifier) - 1}"
+
+    @property
     def steps(self) -> int:
         """Pieces that `remember` can be cut between: the backbone's blocks, then the head."""
         return len(self.backbone.blocks) + 1

@@ -73,6 +73,7 @@ class MAR(nn.Module):
         self.network = network
         self.mar = MemoryRefinement(network.width, classes)
         self.keeps, self.lookahead, self.interval = network.keeps, network.lookahead, network.interval
+        self.last_layer = f"network.{network.last_layer}"
         self.steps, self.moves = getattr(network, "steps", 1), getattr(network, "moves", False)
 
     def encode(self, frame: Tensor) -> tuple[Tensor, ...]:

@@ -98,6 +98,10 @@ class MRCFA(nn.Module, Before):
     tokens, 32, or 16 as in the Cityscapes model, which is not released: its published size says so.
     """
 
+    @property
+    def last_layer(self) -> str:
+        return f"deco.{len(self.deco) - 1}"
+
     def __init__(
         self,
         name: str,

@@ -17,6 +17,8 @@ from vss_ros.networks.losses import cross_entropy
 
 
 class PSPNet(nn.Module, Reading):
+    last_layer = "classifier"
+
     def __init__(self, name: str, classes: int, width: int = 512, dropout: float = 0.1):
         super().__init__()
         if name not in RESNET:

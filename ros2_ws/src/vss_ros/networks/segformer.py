@@ -18,6 +18,8 @@ from vss_ros.networks.losses import cross_entropy
 
 
 class SegFormer(nn.Module, Reading):
+    last_layer = "linear_pred"
+
     def __init__(self, name: str, classes: int, width: int | None = None, dropout: float = 0.1):
         super().__init__()
         if name not in MIT and name not in MOBILENET:

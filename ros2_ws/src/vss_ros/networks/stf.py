@@ -103,6 +103,8 @@ class Fusion(nn.Module):
 class STF(nn.Module, Neighbours):
     """Memory of a frame: its PSPNet feature, (B, 512, H/8, W/8)."""
 
+    last_layer = "pspnet.classifier"
+
     def __init__(
         self,
         name: str,

@@ -24,8 +24,9 @@ from vss_ros.config import VssError, brief, fits, option, share_dir
 from vss_ros.data.figures import figure, heading
 from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
+from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_options, near, succeeds
-from vss_ros.train.recipe import Recipe, on_data, read_recipe
+from vss_ros.train.recipe import Recipe, check, check_augmentation, convert, on_data, read_recipe
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class AblateConfig:
     table: str = option("", "name of a file in config/ablate/, or the path of one", unset="positional")
     data: str = option("", "data set to train and measure on", unset="the recipe's")
     recipe: str = option("", "recipe to vary", unset="the table's")
+    model: str = option("", "model to measure where nothing is trained", unset="the table's")
     seeds: int = option(1, "runs of each row", low=1)
-    steps: int = option(0, "optimiser steps of each run; 0: the recipe's", low=0)
+    steps: int = option(
+        0, "optimiser steps of each run, not of those that it comes after; 0: the recipe's", low=0
+    )
     out: Path | None = option(None, "folder of runs and table", kind=Path, unset="runs/ablate/<table>")
     cache: Path | None = option(
         None, "folder for clips as rendered or decoded", kind=Path, unset="<out>/cache"
@@ -64,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     table = read_table(args.table)
-    if args.data:
-        open_labelled(args.data, args.split, args.root)  # what is missing is said before hours of training
+    check_asked(table, args)
     out = args.out or Path("runs/ablate") / Path(args.table).stem
     out.mkdir(parents=True, exist_ok=True)
     results = {}
@@ -102,11 +105,41 @@ def read_table(name: str) -> Table:
     return dataclasses.replace(table, rows={title: changes or {} for title, changes in table.rows.items()})
 
 
+def check_asked(table: Table, args: argparse.Namespace) -> None:
+    """VssError for what does not go together, before hours of training."""
+    varied = [row for row in table.rows.values() if "model" not in row and "recipe" not in row]
+    measured = [row for row in table.rows.values() if "model" in row]
+    if args.recipe and not varied:
+        raise VssError(f"--recipe: every row of the table {args.table} names what it takes: leave it out")
+    if args.model and not measured:
+        raise VssError(f"--model: every row of the table {args.table} is trained: leave it out")
+    if varied and not (args.recipe or table.base):
+        raise VssError(f"table {args.table}: expected `base`, a recipe; or give --recipe")
+    for title, changes in table.rows.items():
+        if "model" not in changes:
+            try:
+                recipe = variant(table, changes, 0, args)
+                check(recipe)
+                check_augmentation(recipe)
+            except VssError as error:
+                raise VssError(f"table {args.table}: {brief(title)}: {error}") from None
+    if not args.data:
+        return
+    data = open_labelled(args.data, args.split, args.root)
+    for row in measured:
+        card, _ = read_card(args.model or str(row["model"]))
+        if list(card.classes) != list(data.classes):
+            raise VssError(
+                f"table {args.table}: {card.name} has other classes than {data.name}: give --model, the name or "
+                "card of a model that was trained on these"
+            )
+
+
 def measure(
     table: Table, changes: dict[str, Any], name: str, seed: int, args: argparse.Namespace, out: Path
 ) -> list[dict[str, Any]]:
     """Train a row's run unless that is done; → the rows of its report by `vss evaluate`."""
-    model = str(changes.get("model", ""))
+    model = (args.model if "model" in changes else "") or str(changes.get("model", ""))
     data = args.data or "street"
     if not model:
         recipe = variant(table, changes, seed, args)
@@ -116,7 +149,8 @@ def measure(
         if not Path(model).is_file():
             line = ["train", str(out / f"{name}.yaml"), "--out", str(out / name), "--workers", "1"]
             line += ["--cache", str(args.cache or out / "cache"), "--card-frames", "60", *root_of(args)]
-            vss(*line, *(["--resume"] if (out / name / "last.ckpt").is_file() else []))
+            begun = recipe.after or (out / name / "last.ckpt").is_file()
+            vss(*line, *(["--resume"] if begun else []))
     report = out / "reports" / name
     line = ["evaluate", "--model", model, "--data", data, "--split", args.split, "--out", str(report)]
     line += [
@@ -138,11 +172,12 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
     values: dict[str, Any] = {"seed": base.seed + seed}
     for key, value in changes.items():
         if key not in ("recipe", "evaluate"):
-            values[key] = {**getattr(base, key), **value} if isinstance(value, dict) else value
+            merged = isinstance(value, dict) and isinstance(getattr(base, key), dict)
+            values[key] = {**getattr(base, key), **value} if merged else value
     if args.steps:
         values |= {"steps": args.steps, "validate_every": args.steps, "save_every": args.steps}
         values["warmup"] = min(base.warmup, args.steps // 4)
-    return dataclasses.replace(base, **values)
+    return dataclasses.replace(base, **convert(values, Recipe))
 
 
 def write_recipes(recipe: Recipe, name: str, args: argparse.Namespace, out: Path) -> None:
@@ -204,7 +239,7 @@ def root_of(args: argparse.Namespace) -> list[str]:
 def described(args: argparse.Namespace) -> list[str]:
     """What was asked, without what says only where files lie."""
     line = [Path(args.table).stem if args.table.endswith((".yaml", ".yml")) else args.table]
-    defaults = {"data": "", "recipe": "", "split": "test", "seeds": 1, "steps": 0, "limit": 0}
+    defaults = {"data": "", "recipe": "", "model": "", "split": "test", "seeds": 1, "steps": 0, "limit": 0}
     for name, default in defaults.items():
         value = getattr(args, name)
         line += [] if value == default else [f"--{name}", str(value)]

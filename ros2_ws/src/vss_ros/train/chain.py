@@ -52,6 +52,8 @@ def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
     stages = [(args.recipe, recipe)]
     while stages[0][1].after:
         before = beside(stages[0][1].after, args.recipe)
+        if before != stages[0][1].after and not Path(before).is_file():
+            raise VssError(f"recipe {stages[0][0]}: after: expected a recipe {before}, found none")
         if before in (source for source, _ in stages):
             raise VssError(
                 f"recipe {args.recipe}: its stages go round in a circle: {before} comes after itself"
@@ -135,11 +137,10 @@ def freeze(network: nn.Module, trained: Sequence[str]) -> None:
         return
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(trained)))
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if not is_trained(network):
         raise VssError(f"trains: no parameter of the network begins with {' or '.join(trained)}")
     for module in network.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        if any(True for _ in module.parameters()) and not is_trained(module):
             module.eval()
 
 
@@ -152,6 +153,12 @@ def freeze_matching(network: nn.Module, pattern: str) -> None:
         raise VssError(f"frozen: no module of the network is called like {pattern!r}")
     for module in found:
         module.eval().requires_grad_(False)
+    if not is_trained(network):
+        raise VssError(f"frozen: {pattern!r} leaves nothing to train: expected a pattern of some modules")
+
+
+def is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def check_data(data: Any, recipe: Recipe) -> None:
@@ -179,7 +186,8 @@ def check_clip(network: Any, recipe: Recipe) -> None:
     try:
         inspect.signature(network.loss).bind(None, **recipe.loss)
     except TypeError as error:
-        raise VssError(f"loss: {recipe.network} has no such weights: {error}") from None
+        known = ", ".join(list(inspect.signature(network.loss).parameters)[1:]) or "none"
+        raise VssError(f"loss: {recipe.network}: {error}; expected some of {known}") from None
     reads = reads_of(network)
     if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
         if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:

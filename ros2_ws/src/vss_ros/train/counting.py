@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vss_ros.config import VssError
 from vss_ros.data.metrics import count_figures
 from vss_ros.data.points import inside
 from vss_ros.media.draw import draw_points
@@ -72,6 +73,10 @@ class Counting(Segmentation):
 
     score = "-MAE"
     picture = "image, truth, points"
+
+    def check(self, data: Any) -> None:
+        if hasattr(data, "clip") or hasattr(data, "tags"):
+            raise VssError(f"{data.name}: {self.recipe.network} learns from points, which it has not")
 
     def size(self) -> list[int]:
         return list(self.recipe.crop)

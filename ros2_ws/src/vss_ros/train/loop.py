@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vss_ros.config import VssError, option
+from vss_ros.config import VssError, brief, option
 from vss_ros.data.open import open_labelled
 from vss_ros.networks import build, encoder_of
 from vss_ros.options import DataConfig, add_options, progress
@@ -32,12 +32,15 @@ from vss_ros.train.checkpoints import resume, save, start, update_average
 from vss_ros.train.publish import export
 from vss_ros.train.recipe import PRECISIONS, Recipe, on_data, read_recipe
 from vss_ros.train.samples import make_loader
+from vss_ros.train.segmentation import Segmentation
 from vss_ros.train.task import task_of
 
 log = logging.getLogger(__name__)
 
 NO_SCORE = -1e9
 """Before the first validation; finite, as a checkpoint must be."""
+ADDRESSED = {"MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE"}
+"""Of a process that was told where the other machines are."""
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
@@ -75,6 +78,8 @@ def main(args: argparse.Namespace) -> int:
         if (out / "last.ckpt").exists() and not args.resume:
             raise VssError(f"{out} holds a run: give --resume to go on with it, or another --out")
         out.mkdir(parents=True, exist_ok=True)
+        if recipe.after and recipe.data != "pseudo":
+            parts_of(recipe, args, out)  # what is wrong with this one is said before hours of earlier ones
         run_earlier(recipe, args, out)
         try:
             is_first = train(recipe, args, out)
@@ -85,6 +90,13 @@ def main(args: argparse.Namespace) -> int:
                 f"out of memory with batch {recipe.batch} and crop {recipe.crop}: raise accumulate or lower either; "
                 f"{out / 'last.ckpt'} holds the last saved state"
             ) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise VssError(
+                f"batch: expected 2 clips or more at a time, for the statistics of pooled features; {recipe.batch} "
+                f"÷ devices ÷ accumulate (now {recipe.accumulate}) are 1: raise batch or lower these"
+            ) from None
         if not is_first:
             return 0
     card = export(recipe, args, out, name)
@@ -96,17 +108,26 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     """Run the loop; → is this the first of all processes?"""
     from lightning.fabric import Fabric
     from lightning.fabric.loggers import TensorBoardLogger
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning.fabric").propagate = False  # it writes its lines itself
     logger = TensorBoardLogger(out, name="", version="")
     precision: Any = args.precision or recipe.precision
-    fabric = Fabric(
-        accelerator=args.accelerator,
-        devices=args.devices,
-        num_nodes=args.nodes,
-        precision=precision,
-        loggers=logger,
-    )
+    if args.nodes > 1 and not ADDRESSED & set(os.environ):
+        raise VssError(
+            f"--nodes {args.nodes}: expected to be started on each machine by torchrun or a cluster's scheduler, "
+            f"found none of {', '.join(sorted(ADDRESSED))}: leave --nodes out for one machine"
+        )
+    try:
+        fabric = Fabric(
+            accelerator=args.accelerator,
+            devices=args.devices,
+            num_nodes=args.nodes,
+            precision=precision,
+            loggers=logger,
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise VssError(f"--accelerator {args.accelerator} --devices {args.devices}: {brief(error)}") from None
     fabric.launch()
     rank, world = fabric.global_rank, fabric.world_size
     if recipe.batch % (world * recipe.accumulate):
@@ -118,13 +139,7 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         keep_memory()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices))
-    root = data_root(recipe, out, args.root)
-    data = open_labelled(recipe.data, "train", root, recipe.size)
-    held_out = open_labelled(recipe.data, "val", root, recipe.size)
-    network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
-    check_clip(network, recipe)
-    check_data(data, recipe)
-    task = task_of(network, recipe, args.cache)
+    data, held_out, network, task = parts_of(recipe, args, out)
     start(network, recipe, out)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
@@ -199,6 +214,8 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
                 counts = task.measure(average.module, held_out, args.validate_frames, rank, world, interval)
             scores = task.scores(summed(fabric, counts).numpy())
             score = scores[task.score]
+            if math.isnan(score):
+                raise VssError(f"{held_out.name}: nothing in it gives {task.score}: see `vss data check`")
             for name, value in scores.items():
                 fabric.log(f"val/{name}", value, step)
             if rank == 0:
@@ -223,6 +240,19 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
     logger.finalize("success")
     fabric.barrier()
     return rank == 0
+
+
+def parts_of(recipe: Recipe, args: argparse.Namespace, out: Path) -> tuple[Any, Any, Any, Segmentation]:
+    """Train and val split, a fresh network and its task, all checked: VssError where they do not go together."""
+    root = data_root(recipe, out, args.root)
+    data, held_out = (open_labelled(recipe.data, split, root, recipe.size) for split in ("train", "val"))
+    network = build(recipe.network, recipe.backbone, len(data.classes), **recipe.options)
+    check_clip(network, recipe)
+    check_data(data, recipe)
+    task = task_of(network, recipe, args.cache)
+    for split in (data, held_out):
+        task.check(split)
+    return data, held_out, network, task
 
 
 def timing_table(spent: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vss_ros.config import VssError, brief
 from vss_ros.data.open import open_dataset
@@ -31,12 +32,7 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
     root = data_root(recipe, out, args.root)
     data = open_dataset(recipe.data, "val", root, recipe.size)
     splits = {"val": data, "test": open_test(recipe, root)}
-    options = {**recipe.options, **({"bias": True} if recipe.prior else {})}
-    network = build(recipe.network, recipe.backbone, len(data.classes), **options)
-    if recipe.prior:
-        shares = torch.tensor(recipe.augment["keep"])
-        best["network"][f"classifier.{len(network.classifier) - 1}.bias"] = -recipe.prior * shares.log()
-    network.load_state_dict(best["network"])
+    network, options = with_weights(recipe, best["network"], len(data.classes))
     task = task_of(network, recipe, args.cache)
     card = ModelCard(
         name=name,
@@ -84,6 +80,21 @@ def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Pa
         used = f"{min(args.card_frames or len(frames), len(frames))}{chosen}"
         metrics[split] = {"frames": used, **task.figures(counts, frames)}
     return save_model(network, dataclasses.replace(card, metrics=metrics), out)
+
+
+def with_weights(recipe: Recipe, state: dict[str, Tensor], classes: int) -> tuple[Any, dict[str, Any]]:
+    """The network as it is written, what `prior` takes back in its bias, and its options."""
+    options = recipe.options
+    network = build(recipe.network, recipe.backbone, classes, **options)
+    if recipe.prior:
+        if network.get_submodule(network.last_layer).bias is None:
+            options = {**options, "bias": True}
+            network = build(recipe.network, recipe.backbone, classes, **options)
+        name = f"{network.last_layer}.bias"
+        taken_back = -recipe.prior * torch.tensor(recipe.augment["keep"]).log()
+        state = {**state, name: state.get(name, 0) + taken_back}
+    network.load_state_dict(state)
+    return network, options
 
 
 def open_test(recipe: Recipe, root: Path | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_fields
+from vss_ros.networks import class_of
 from vss_ros.networks.cards.card import GREATEST_OPTION, find_models, is_option
 from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.options import near
@@ -82,8 +84,8 @@ class Recipe:
     precision: str = "bf16-mixed"
     """Of the network's arithmetic: bf16-mixed, 16-mixed, or 32-true as the papers have it."""
     prior: float = 0.0
-    """Of DCFM: how much of what augment.keep did to the classes' shares is taken back in what is written, 1 all of
-    it: the logits get −prior · log keep (logit adjustment, Menon et al., ICLR 2021)."""
+    """How much of what augment.keep did to the classes' shares is taken back in what is written, 1 all of it: the
+    logits get −prior · log keep (logit adjustment, Menon et al., ICLR 2021). Not for MSAF, which has no last layer."""
     clip_norm: float = 0.0
     """Longest gradient; 0: any."""
     loss: dict = field(default_factory=dict)
@@ -133,7 +135,7 @@ def read_recipe(name: str) -> Recipe:
         raise VssError(f"recipe {error}") from None
     if fits(values.get("init"), str):
         values["init"] = first_there(values["init"])
-    for name in ("data", "init"):  # a data set's description or a card beside the recipe
+    for name in ("data", "mixed", "init"):  # a data set's description or a card beside the recipe
         beside = path.parent / str(values.get(name) or ".")
         if beside.suffix in (".yaml", ".yml") and beside.is_file():
             values[name] = str(beside)
@@ -150,10 +152,17 @@ def on_data(recipe: Recipe, data: str) -> Recipe:
     """The recipe with another data set, if one is named, without what is said of the classes of its own."""
     if not data or data == recipe.data:
         return recipe
-    if recipe.augment.get("keep"):
-        log.info("augment.keep and prior are left out: they are of the classes of %s", recipe.data)
+    given = {"augment.keep": recipe.augment.get("keep"), "prior": recipe.prior, "mixed": recipe.mixed}
+    if left := ", ".join(name for name, value in given.items() if value):
+        say_once(f"left out is what is of the classes of {recipe.data}: {left}")
     augment = {name: value for name, value in recipe.augment.items() if name != "keep"}
-    return dataclasses.replace(recipe, data=data, augment=augment, prior=0.0)
+    return dataclasses.replace(recipe, data=data, augment=augment, prior=0.0, mixed="")
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """A table makes many recipes of one."""
+    log.info(line)
 
 
 def first_there(init: str) -> str:
@@ -204,17 +213,26 @@ def check(recipe: Recipe) -> None:
         raise VssError(f"options: expected numbers up to {GREATEST_OPTION}, got {brief(recipe.options)}")
     kinds = {*CRITERIA, *DISTANCES}
     if not all(
-        value in kinds if isinstance(value, str) else fits(value, float) for value in recipe.loss.values()
+        value in kinds if isinstance(value, str) else fits(value, float) and value >= 0
+        for value in recipe.loss.values()
     ):
-        raise VssError(f"loss: expected weights, and names of {', '.join(sorted(kinds))}; got {recipe.loss}")
+        raise VssError(
+            f"loss: expected weights of 0 or more, and names of {', '.join(sorted(kinds))}; got {recipe.loss}"
+        )
     if recipe.after != Path(recipe.after).name:
         raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
     if recipe.data == "pseudo" and not recipe.after:
         raise VssError("data pseudo: expected `after`, the recipe of the mcis that makes them")
     if recipe.after and recipe.init and recipe.data != "pseudo":
         raise VssError("expected after or init, not both")
-    if recipe.prior and not (recipe.network == "dcfm" and all(recipe.augment.get("keep", [0]))):
-        raise VssError("prior: expected network dcfm and shares above 0 in augment.keep")
+    if recipe.prior and not all(recipe.augment.get("keep", [0])):
+        raise VssError("prior: expected shares above 0 in augment.keep, one a class")
+    if recipe.prior and not hasattr(class_of(recipe.network), "last_layer"):
+        raise VssError(f"prior: {recipe.network} has no last layer whose bias could hold it: leave it out")
+    if recipe.moved and not (recipe.network == "dcfm" and len(recipe.offsets) + bool(recipe.neighbours) == 2):
+        raise VssError(
+            "moved: expected network dcfm and neighbours, whose memory it moves; else leave it out"
+        )
     try:
         re.compile(recipe.frozen)
     except (re.error, RecursionError, OverflowError) as error:

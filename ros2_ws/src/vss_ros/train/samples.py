@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vss_ros.config import VssError
+from vss_ros.config import VssError, brief
 from vss_ros.media.motion import Motion
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import Recipe
@@ -33,7 +33,10 @@ class Samples(torch.utils.data.Dataset):
     def __init__(self, data: Any, recipe: Recipe, cache: Path | None = None, mixed: Any = None):
         self.data, self.recipe, self.cache, self.mixed = data, recipe, cache, mixed
         if mixed is not None and list(mixed.classes) != list(data.classes):
-            raise VssError(f"mixed: {mixed.name} has other classes than {data.name}")
+            raise VssError(
+                f"mixed: expected a data set with the classes of {data.name}, {brief(', '.join(data.classes))}; "
+                f"{mixed.name} has {brief(', '.join(mixed.classes))}: leave it out, or take another"
+            )
         self.augment = Augmentation(recipe.crop, **recipe.augment)
 
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
@@ -130,12 +133,18 @@ def make_loader(
 
 
 def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
-    """A VssError of a loader process comes with that process's traceback before its message: drop that."""
+    """What a loader process raises comes with that process's traceback before its message: drop that."""
     try:
         yield from batches
-    except VssError as error:
+    except (VssError, OSError) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise VssError(last.removeprefix("vss_ros.config.VssError: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
         raise VssError(
-            str(error).strip().splitlines()[-1].removeprefix("vss_ros.config.VssError: ")
+            f"a loader process ended ({brief(str(error).splitlines()[0])}), as where memory is short: "
+            "lower --workers, then go on with --resume"
         ) from None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vss_ros.config import IGNORE, VssError
 from vss_ros.data.metrics import iou, mean_iou
 from vss_ros.data.open import open_dataset
 from vss_ros.train.recipe import Recipe
@@ -26,6 +27,17 @@ class Segmentation:
 
     def __init__(self, recipe: Recipe, cache: Path | None = None):
         self.recipe, self.cache = recipe, cache
+
+    def check(self, data: Any) -> None:
+        """VssError unless the data set has labels of the kind that the network learns from."""
+        if not hasattr(data, "clip"):
+            raise VssError(
+                f"{data.name}: {self.recipe.network} learns from labelled pixels, which it has not"
+            )
+        if all(
+            (data.clip(i).labels[0] == IGNORE).all() for i in range(len(data))
+        ):  # mostly the first one ends it
+            raise VssError(f"{data.name}: expected labelled pixels, all are void (255): see `vss data check`")
 
     def size(self) -> list[int]:
         """[height, width] of the network's input, for the card."""

@@ -25,8 +25,6 @@ class PairSamples(torch.utils.data.Dataset):
     def __init__(self, data: Any, recipe: Recipe):
         self.data, self.recipe = data, recipe
         self.tagged = np.flatnonzero(data.tags.any(1))
-        if not len(self.tagged):
-            raise VssError(f"{data.name}: no image has a tag")
         self.augment = Augmentation(recipe.crop, **recipe.augment)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
@@ -64,6 +62,12 @@ class Tagging(Segmentation):
 
     score = "mAP"
     picture = "image, class maps"
+
+    def check(self, data: Any) -> None:
+        if not hasattr(data, "tags"):
+            raise VssError(f"{data.name}: {self.recipe.network} learns from image tags, which it has not")
+        if not data.tags.any():
+            raise VssError(f"{data.name}: no image has a tag")
 
     def size(self) -> list[int]:
         return list(self.recipe.crop)

@@ -54,6 +54,12 @@ def open_own(name: str | Path, split: str) -> Files:
         labels = read_classes(values.get("classes"), values.get("ignore", []))
         base = path.parent / str(values.get("path", "."))
         folders = values.get(split)
+        if folders is None:
+            described = ", ".join(name for name in SPLITS if values.get(name)) or "none"
+            raise VssError(
+                f"{split}: expected {{images: FOLDER, labels: FOLDER}}, got nothing; it describes {described}: "
+                f"add {split}, or give one of these where a command has --split"
+            )
         if (
             not fits(folders, dict[str, str])
             or "images" not in folders
