@@ -12,6 +12,7 @@ from vss_ros.config import IGNORE, VssError
 from vss_ros.media.motion import Motion
 from vss_ros.stream.beside import Worker
 from vss_ros.stream.keyframes import FixedInterval
+from vss_ros.stream.schedule import follow
 from vss_ros.stream.stream import Stream
 
 PICTURE = texture()
@@ -21,12 +22,17 @@ def make(backend, interval=5, **options):
     return Stream(backend, FixedInterval(interval), motion=Motion(SIZE), schedule="beside", **options)
 
 
+def at_once(backend, **options):
+    return Stream(backend, FixedInterval(5), motion=Motion(SIZE), **options)
+
+
 def wrong(result, rgb):
     """Share of wrong labels where the motion did not bring anything new into sight."""
     truth = Colours().labels([Colours(cells=CELLS).propagate(rgb, [])], SIZE)
     return float((result.labels != truth)[8:-8, 8:-28].mean())
 
 
+CLIP = [(window(PICTURE, 4 * t), t / 10) for t in range(12)]
 FRAMES = [(window(PICTURE, 4 * t), t / 10) for t in range(3)]
 SCENES = [window(texture(seed), 0) for seed in range(8)]
 
@@ -109,6 +115,41 @@ def test_the_network_tells_when_it_has_answered():
             time.sleep(1e-3)
         (result,) = stream.feed(*FRAMES[1])
         assert result.network_age_ms == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("keeps", "before"), [(0, "at_once"), (0, "beside"), (1, "at_once"), (1, "parts"), (1, "beside")]
+)
+def test_beside_follows_another_stream_without_waiting(keeps, before):
+    """On the backend that is there, and then on another: no frame waits for the network, none lacks labels."""
+    hand, backend = ByHand(), Colours(keeps, parts=2)
+    stream = at_once(backend, schedule=before, steady=0.5, worker=ByHand())
+    for turn, successor in enumerate([stream.another("beside"), make(Colours(keeps))]):
+        successor.beside.worker = hand
+        for rgb, stamp in CLIP[6 * turn : 6 * turn + 5]:
+            stream(rgb, stamp)
+        follow(successor, stream)
+        backend.calls.clear()
+        stream, backend = successor, successor.backend
+        rgb, stamp = CLIP[6 * turn + 5]
+        (result,) = stream.feed(rgb, stamp)
+        assert not backend.calls and not result.reset and wrong(result, rgb) < 0.1
+        stream.after()
+        hand.turn()
+        stream.join()
+        assert stream.newest.index == 6 * turn + 5 and (not keeps or "remember" in backend.calls)
+
+
+@pytest.mark.parametrize("steady", [0.0, 0.5])
+def test_where_nothing_can_be_followed_a_stream_begins_anew(steady):
+    backend = Colours(1)
+    fresh, old = at_once(backend, steady=steady), at_once(backend, steady=steady)
+    for stream, successor in ((old, at_once(backend)), (old, make(backend, delay=1))):
+        follow(successor, stream)
+        assert successor(*CLIP[0]).reset == "first frame"
+    old(*CLIP[0])
+    follow(fresh, old)
+    assert fresh(*CLIP[1]).reset == "first frame", "at once it remembers what no other may read"
 
 
 def test_all_that_the_network_does_is_in_one_thread():

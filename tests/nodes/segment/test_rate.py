@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,3 +116,38 @@ def test_a_node_takes_over_another_schedule(start, client, messages, tiny_card):
     assert node.logged("schedule at_once takes over")
     assert client.until(lambda: "5.0 Hz" in values(latest(reports, "network")).get("schedule_reason", ""))
     assert node.stop() == 0 and "Traceback" not in node.text()
+
+
+def test_beside_answers_on_the_network_that_is_there_while_another_is_opened():
+    from fixtures.motion import SIZE, Colours
+    from vss_ros.media.motion import Motion
+    from vss_ros.nodes.segment.network import Start
+    from vss_ros.stream.keyframes import FixedInterval
+    from vss_ros.stream.stream import Stream
+
+    gate = threading.Event()
+
+    def make(config, auto=None):
+        schedule = auto.schedule if auto else "at_once"
+        assert auto is None or gate.wait(60)
+        first = Stream(Colours(1), FixedInterval(5), motion=Motion(SIZE), schedule=schedule)
+        return [first, first.another()]
+
+    start = Start(StreamConfig(schedule="auto"), make)
+    auto = Auto("beside", "images come at 60 Hz", COSTS)
+    backends = [start.streams[0].backend]
+    for _ in range(2):
+        start.reschedule(auto)
+        deadline = time.monotonic() + 60
+        while not start.successor and time.monotonic() < deadline:
+            time.sleep(1e-3)
+        first, second = start.take()
+        assert {first.schedule, second.schedule} == {"beside"} and first.auto is auto
+        assert first.backend is second.backend is backends[-1] and first.beside.worker is second.beside.worker
+        assert start.news == "schedule beside takes over"
+        gate.set()
+        while not start.successor and time.monotonic() < deadline:
+            time.sleep(1e-3)
+        backends.append(start.take()[0].backend)
+        assert backends[-1] is not backends[-2] and "a core" in start.news
+        gate.clear()

@@ -136,10 +136,6 @@ class Beside:
         self.job, self.cut = None, False
         self.worker.withdraw(id(self))
 
-    def another(self, memories: Memories, motion: Motion) -> Beside:
-        """The same for another camera."""
-        return Beside(self.backend, memories, motion, self.worker, self.delay)
-
     def answer(self, frame: Frame, newest: Answer | None) -> tuple[Answer, bool]:
         """The newest answer, and whether it is the first; that is waited for, see `waits`. Raises what the network
         raised.

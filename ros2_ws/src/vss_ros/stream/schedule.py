@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
+from vss_ros.stream.frame import Answer
 from vss_ros.stream.keyframes import FixedInterval
 
 MARGIN = 0.8
@@ -111,6 +112,20 @@ def measure(stream: Any, rounds: int = 4) -> Costs:
     stream.policy = policy
     costs = Costs(float(np.median(keys)), float(np.median(others)))
     return costs if stream.answers_move else costs.cut(stream.backend, rounds)
+
+
+def follow(stream: Any, other: Any) -> None:
+    """Have a stream of schedule beside go on after the frames that another one of its model has answered, which ends:
+    with its motion and its newest answer, so that no frame waits for the network. Others begin anew."""
+    if not (stream.schedule == "beside" and other.motion and other.last):
+        return
+    newest = other.newest
+    if other.before is not None:
+        track = other.motion.track()
+        newest = Answer(other.next_index - 1, other.last[0], other.before, track, track)
+    if newest:
+        stream.motion = stream.beside.motion = other.motion
+        stream.newest, stream.last, stream.next_index = newest, other.last, other.next_index
 
 
 def longest_part(backend: Any) -> float:

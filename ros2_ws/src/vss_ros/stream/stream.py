@@ -92,13 +92,16 @@ class Stream(AbstractContextManager["Stream"]):
         self.groups = Groups(self.model_card, config.groups) if config.groups and self.model_card else None
         self.card = self.groups.card if self.groups else self.model_card
 
-    def another(self) -> Stream:
-        """A stream for another camera, with the same options, on the same backend and by the same worker."""
+    def another(self, schedule: str = "") -> Stream:
+        """A stream for another camera, with the same options, on the same backend and by the same worker. schedule:
+        beside, or that of this one."""
         other = copy.copy(self)
         other.memories = Memories(self.backend)
         other.motion = self.motion.another() if self.motion else None
-        if self.beside and other.motion:
-            other.beside = self.beside.another(other.memories, other.motion)
+        if other.motion and "beside" in (schedule, self.schedule):
+            turns = (self.beside.worker, self.beside.delay) if self.beside else (Worker(), 0)
+            other.beside = Beside(self.backend, other.memories, other.motion, *turns)
+            other.schedule = "beside"
         other.reset()
         return other
 

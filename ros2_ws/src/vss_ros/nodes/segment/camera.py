@@ -23,6 +23,7 @@ from vss_ros.nodes import heap
 from vss_ros.nodes.segment.health import Health
 from vss_ros.nodes.segment.publish import LOG_PERIOD
 from vss_ros.nodes.segment.rectify import Undistort
+from vss_ros.stream.schedule import follow
 
 
 @dataclass
@@ -198,6 +199,7 @@ class Worker:
             for result in each.stream.flush():
                 self.answer(each, result)
             each.stream.close()
+            follow(stream, each.stream)
             each.stream, each.applied = stream, None
         if successors:
             del stream

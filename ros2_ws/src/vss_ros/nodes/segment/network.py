@@ -93,15 +93,22 @@ class Start:
         self.succeed(successor, f"engines are built: {self.config.backend} takes over")
 
     def reschedule(self, auto: Any) -> None:
-        """Open the streams anew, beside those that answer, with what schedule auto is to be now."""
+        """Open the streams anew, beside those that answer, with what schedule auto is to be now: beside needs no other
+        network, and answers while that is opened which leaves a core to the answers."""
 
         def run() -> None:
+            news = f"schedule {auto.schedule} takes over"
+            if auto.schedule == "beside":
+                first = self.streams[0].another("beside")
+                first.auto = auto
+                self.succeed([first, *(first.another() for _ in self.streams[1:])], news)
+                news = "its network leaves a core to the answers from now on"
             try:
                 successor = self.make_streams(self.config, auto)
             except Exception as error:  # those that answer go on
                 log.warning("schedule %s: %s", auto.schedule, error)
                 return
-            self.succeed(successor, f"schedule {auto.schedule} takes over")
+            self.succeed(successor, news)
 
         threading.Thread(target=run, name="reschedule", daemon=True).start()
 
@@ -141,8 +148,8 @@ def fallback(config: NodeConfig, error: Exception, make: Callable[[Any], list[An
 
 def settle() -> None:
     """What loading a network needed for a moment, some 70 MB that glibc would keep, back to the system; what stays is
-    hidden from the garbage collector, which else stops all threads for 0.1 s to look through torch."""
-    gc.unfreeze()
+    hidden from the garbage collector, which else stops all threads for 0.1 s to look through torch. What was hidden
+    before stays so, until the node gives up its network: another one may be answering."""
     gc.collect()
     gc.freeze()
     heap.trim()

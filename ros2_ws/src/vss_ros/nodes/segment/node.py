@@ -6,6 +6,7 @@ What happens to a frame is in `camera`, what is published in `publish`.
 from __future__ import annotations
 
 import functools
+import gc
 import time
 import traceback
 from typing import Any
@@ -209,6 +210,7 @@ class SegmentNode(LifecycleNode):
             self.start.close()
         self.loader.forget()
         self.cameras, self.start, self.hung = [], None, None
+        gc.unfreeze()  # see `network.settle`
 
     def close(self, timeout: float) -> bool:
         """Before the process ends; False if the worker hangs."""
