@@ -12,8 +12,7 @@ from vss_ros.data.check import check, format_report
 from vss_ros.data.open import open_dataset
 from vss_ros.data.published.cityscapes import CITYSCAPES_CLASSES
 from vss_ros.train.augment import Augmentation
-from vss_ros.train.chain import check_data
-from vss_ros.train.recipe import Recipe
+from vss_ros.train.recipe import Recipe, check_data
 
 
 def write(path, shape, value):

@@ -18,7 +18,7 @@ from vss_ros.networks import build
 from vss_ros.networks.cards.card import read_card
 from vss_ros.train import ablate, chain, loop, mar_memory
 from vss_ros.train.augment import Augmentation
-from vss_ros.train.recipe import on_data, read_recipe
+from vss_ros.train.recipe import check_clip, on_data, read_recipe
 
 TABLES = sorted(path.stem for path in (ROOT / "config" / "ablate").glob("*.yaml"))
 
@@ -39,7 +39,7 @@ def test_rows_of_the_installed_tables_are_recipes_that_the_networks_take(name):
         recipe = ablate.variant(table, changes, 1, arguments(name, "--steps", "3", "--data", "camvid"))
         assert (recipe.steps, recipe.data, recipe.seed) == (3, "camvid", 1)
         network = build(recipe.network, recipe.backbone, 11, **recipe.options)
-        chain.check_clip(network, recipe)
+        check_clip(network, recipe)
         assert set(recipe.loss) <= set(inspect.signature(network.loss).parameters)
         Augmentation(recipe.crop, **recipe.augment)
 

@@ -20,9 +20,9 @@ from vss_ros.networks.cards.card import load_model
 from vss_ros.networks.cards.model import Model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
-from vss_ros.train import chain as stages
+from vss_ros.train import chain, checkpoints
 from vss_ros.train.mar_memory import MEMORY_FILE, Extremes, about_memory, build_memory, clip_of, is_current
-from vss_ros.train.recipe import find_recipes, read_recipe
+from vss_ros.train.recipe import check_clip, find_recipes, read_recipe
 from vss_ros.train.samples import Samples, make_loader
 from vss_ros.train.validate import normalise, segment
 
@@ -113,8 +113,8 @@ def test_every_small_recipe_feeds_its_network(name):
     recipe = dataclasses.replace(read_recipe(name), batch=2, crop=SIZE)
     torch.manual_seed(0)
     network = build(recipe.network, recipe.backbone, 3, **recipe.options)
-    stages.check_clip(network, recipe)
-    stages.freeze(network, recipe.trains)
+    check_clip(network, recipe)
+    checkpoints.freeze(network, recipe.trains)
     frames, labels = next(make_loader(Samples(Noise(), recipe), recipe, 0, workers=0))
     with torch.autocast("cpu", torch.bfloat16):
         losses = network.loss({"frames": normalise(frames), "labels": labels.long()}, **recipe.loss)
@@ -147,12 +147,12 @@ def test_clips_that_a_network_cannot_take_are_refused(tmp_path, network, offsets
     )
     options = {"grid": (8, 12)} if network == "stf" else {}
     with pytest.raises(VssError, match=r"expected offsets"):
-        stages.check_clip(build(network, backbone, 3, **options), read_recipe(str(path)))
+        check_clip(build(network, backbone, 3, **options), read_recipe(str(path)))
 
 
 def test_other_frame_rates_are_allowed():
     recipe = dataclasses.replace(read_recipe("cffm_mit_b1_vspw"), offsets=(-3, -2, -1, 0))
-    stages.check_clip(build("cffm", "mit_b0", 3), recipe)
+    check_clip(build("cffm", "mit_b0", 3), recipe)
 
 
 def test_what_an_image_network_learnt_is_handed_on(tmp_path):
@@ -160,22 +160,22 @@ def test_what_an_image_network_learnt_is_handed_on(tmp_path):
     image = build("pspnet", "resnet18", 3)
     save_file(image.state_dict(), path)
     msaf = build("msaf", "resnet18", 3)
-    stages.start_from(msaf, path, ())
+    checkpoints.start_from(msaf, path, ())
     stf = build("stf", "resnet18", 3, grid=(8, 12))
     fresh = stf.pspnet.classifier.weight.clone()
-    stages.start_from(stf, path, ("stf.", "pspnet.classifier."))
+    checkpoints.start_from(stf, path, ("stf.", "pspnet.classifier."))
     weights = image.backbone.layer4[0].conv1.weight
     assert torch.equal(msaf.backbone.layer4[0].conv1.weight, weights)
     assert torch.equal(stf.pspnet.backbone.layer4[0].conv1.weight, weights)
     assert torch.equal(stf.pspnet.classifier.weight, fresh)  # what is trained starts afresh
     with pytest.raises(VssError, match=r"does not fit .* lacks backbone"):
-        stages.start_from(build("segformer", "mit_b0", 3), path, ())
+        checkpoints.start_from(build("segformer", "mit_b0", 3), path, ())
 
 
 def test_frozen_parts_do_not_move():
     network = build("stf", "resnet18", 3, grid=(8, 12))
     trained = ("stf.", "pspnet.classifier.")
-    stages.freeze(network, trained)
+    checkpoints.freeze(network, trained)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.SGD(network.parameters(), 0.1, weight_decay=0.1)
     batch = {"frames": torch.randn(1, 3, 3, 32, 32), "labels": torch.randint(0, 3, (1, 3, 32, 32))}
@@ -273,7 +273,7 @@ def test_a_saved_state_of_other_weights_is_not_continued(tmp_path):
     weights.write_bytes(b"not the weights that it was built from")
     assert not is_current(path, weights)
     with pytest.raises(VssError, match="run `vss memory`"):
-        stages.load_memory(build("mar+pspnet", "resnet18", 3), path, weights)
+        checkpoints.load_memory(build("mar+pspnet", "resnet18", 3), path, weights)
 
 
 STREET = {"data": "street", "size": [32, 48], "crop": [32, 32], "batch": 2, "lr": 1e-3, "neighbours": []}
@@ -310,7 +310,7 @@ def test_stages_in_a_circle_and_wrong_recipes_are_refused(tmp_path, monkeypatch)
     (tmp_path / "b.yaml").write_text(yaml.safe_dump({**values, "after": "a"}))
     source = str(tmp_path / "a.yaml")
     with pytest.raises(VssError, match="circle"):
-        stages.run_earlier(read_recipe(source), type("Args", (), {"recipe": source}), Path("runs/a"))
+        chain.run_earlier(read_recipe(source), type("Args", (), {"recipe": source}), Path("runs/a"))
     for wrong, message in (
         ({"trains": ["classifier."]}, "expected `after`"),
         ({"after": "b", "init": "x.pth"}, "not both"),
@@ -324,7 +324,7 @@ def test_stages_in_a_circle_and_wrong_recipes_are_refused(tmp_path, monkeypatch)
 
 def test_frozen_modules_keep_weights_and_statistics():
     network = build("dcfm", "mobilenet_v1", 3)
-    stages.freeze_matching(network, r"backbone\.conv(1|_.w_[12])(_bn)?")
+    checkpoints.freeze_matching(network, r"backbone\.conv(1|_.w_[12])(_bn)?")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
     batch = {"frames": torch.randn(2, 1, 3, 64, 96), "labels": torch.zeros(2, 1, 64, 96, dtype=torch.long)}
@@ -338,4 +338,4 @@ def test_frozen_modules_keep_weights_and_statistics():
     kinds = [f"conv_{kind}_{i}{norm}" for kind in ("dw", "pw") for i in (1, 2) for norm in ("", "_bn")]
     assert {"conv1", "conv1_bn", *kinds} <= same and "conv_pw_3" not in same and "conv_dw_3_bn" not in same
     with pytest.raises(VssError, match="frozen: no module"):
-        stages.freeze_matching(network, "nothing")
+        checkpoints.freeze_matching(network, "nothing")

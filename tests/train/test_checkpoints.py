@@ -154,7 +154,7 @@ def test_weights_that_are_no_finite_numbers_are_no_start(tmp_path, spoil):
 def test_weights_and_statistics_are_averaged_and_indices_stay():
     from torch.optim.swa_utils import AveragedModel
     from vss_ros.networks import build
-    from vss_ros.train.checkpoints import update_average
+    from vss_ros.train.loop import update_average
 
     network = build("cffm", "mit_b0", 3, width=32)
     average = AveragedModel(network)

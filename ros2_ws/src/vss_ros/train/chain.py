@@ -1,4 +1,4 @@
-"""Training in stages: what a recipe starts from, in the order in which it is made.
+"""Training in stages: the recipes that one comes after, in the order in which they are made.
 
 A recipe may name another one, `after`, whose result it starts from. `vss train` runs whatever of that chain is
 missing, for a `mar+…` network also `vss memory`, each as a command of its own, and says where it is.
@@ -7,25 +7,15 @@ missing, for a `mar+…` network also `vss memory`, each as a command of its own
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from vss_ros.config import VssError
-from vss_ros.networks import reads_of
-from vss_ros.networks.cards.weights import read_safetensors
 from vss_ros.options import succeeds
 from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe, read_recipe
 
 log = logging.getLogger(__name__)
-# Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
-HOLDERS = ("", "pspnet.", "network.")
 PASSED_ON = (
     "accelerator",
     "devices",
@@ -96,109 +86,4 @@ def run(command: str, recipe: str, folder: Path, args: argparse.Namespace) -> No
     if not succeeds(*line):
         raise VssError(
             f"vss {command} {recipe} ended early; the same command with --resume goes on from there"
-        )
-
-
-def start_from(network: nn.Module, path: Path, trained: Sequence[str]) -> None:
-    """Give a fresh network what an earlier one learnt: `path`'s tensors that fit by name and shape.
-
-    Those under the prefixes `trained` stay fresh; every other one must be there. Without such prefixes all must be
-    there that belong to the backbone. Raises VssError.
-    """
-    tensors = read_safetensors(path)
-    state, prefixes = network.state_dict(), tuple(trained)
-    found = {}
-    for name, tensor in tensors.items():
-        for key in (holder + name for holder in HOLDERS):
-            if key in state and state[key].shape == tensor.shape and not key.startswith(prefixes):
-                found[key] = tensor.float()
-    needed = [k for k in state if (not k.startswith(prefixes) if trained else "backbone." in k)]
-    missing = [key for key in needed if key not in found]
-    if missing:
-        raise VssError(f"{path} does not fit the recipe's network: it lacks {', '.join(missing[:5])}, …")
-    network.load_state_dict(found, strict=False)
-
-
-def load_memory(network: Any, path: Path, weights: Path) -> None:
-    """Put the memory that `vss memory` wrote into a `mar+…` network."""
-    if not is_current(path, weights):
-        raise VssError(f"{path}: expected the memory of {weights}; run `vss memory` with the same recipe")
-    tensors = read_safetensors(path)
-    for name, parameter in (("key", network.mar.memory_key), ("value", network.mar.memory_value)):
-        found = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if found != tuple(parameter.shape):
-            raise VssError(f"{path}: {name}: expected {tuple(parameter.shape)}, got {found}")
-        parameter.data.copy_(tensors[name])
-
-
-def freeze(network: nn.Module, trained: Sequence[str]) -> None:
-    """Train only parameters under these prefixes (none: all); modules that hold no such parameter infer."""
-    if not trained:
-        return
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(tuple(trained)))
-    if not is_trained(network):
-        raise VssError(f"trains: no parameter of the network begins with {' or '.join(trained)}")
-    for module in network.modules():
-        if any(True for _ in module.parameters()) and not is_trained(module):
-            module.eval()
-
-
-def freeze_matching(network: nn.Module, pattern: str) -> None:
-    """Let modules infer, and their parameters rest, whose whole names the regular expression matches."""
-    if not pattern:
-        return
-    found = [module for name, module in network.named_modules() if re.fullmatch(pattern, name)]
-    if not found:
-        raise VssError(f"frozen: no module of the network is called like {pattern!r}")
-    for module in found:
-        module.eval().requires_grad_(False)
-    if not is_trained(network):
-        raise VssError(f"frozen: {pattern!r} leaves nothing to train: expected a pattern of some modules")
-
-
-def is_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def check_data(data: Any, recipe: Recipe) -> None:
-    """VssError if the recipe's clips are of several frames, and the data set is of single ones; if its shares are of
-    another number of classes."""
-    keep = recipe.augment.get("keep", ())
-    if keep and len(keep) != len(data.classes):
-        raise VssError(
-            f"augment.keep: expected {len(data.classes)} shares, as {data.name} has classes, got {len(keep)}"
-        )
-    others = {*recipe.offsets, *recipe.neighbours} - {0}
-    if others and getattr(data, "stills", False):
-        why = "; ".join(data.notes) or "each sequence (`video`) is one frame"
-        raise VssError(
-            f"{data.name}: expected videos for a recipe whose clips have frames at {sorted(others)}, too: {why}; "
-            "else take an image network with offsets: [0], neighbours: []"
-        )
-
-
-def check_clip(network: Any, recipe: Recipe) -> None:
-    """VssError if the recipe's clips are not what the network's loss takes: as many frames, the target at its place.
-
-    How far the frames lie apart is the recipe's business: a data set may have another frame rate than the paper's.
-    """
-    try:
-        inspect.signature(network.loss).bind(None, **recipe.loss)
-    except TypeError as error:
-        known = ", ".join(list(inspect.signature(network.loss).parameters)[1:]) or "none"
-        raise VssError(f"loss: {recipe.network}: {error}; expected some of {known}") from None
-    reads = reads_of(network)
-    if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
-        if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:
-            return
-        raise VssError(
-            f"{recipe.network}: expected offsets: [0] and perhaps neighbours, got {recipe.offsets}"
-        )
-    paper = tuple(sorted({0, *reads}))
-    signs = [(o > 0) - (o < 0) for o in recipe.offsets]
-    if signs != [(o > 0) - (o < 0) for o in paper] or recipe.neighbours:
-        raise VssError(
-            f"{recipe.network}: expected offsets such as {list(paper)} and neighbours: [], "
-            f"got offsets {list(recipe.offsets)}, neighbours {list(recipe.neighbours)}"
         )

@@ -9,23 +9,27 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vss_ros.config import VssError, brief, fits
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.authors import load_imagenet
 from vss_ros.networks.cards.card import find_models, load_model
 from vss_ros.networks.cards.hugging_face import read_backbone, read_weights
-from vss_ros.networks.cards.weights import read_checkpoint, read_state, restore
-from vss_ros.train.chain import freeze, freeze_matching, load_memory, start_from, weights_before
-from vss_ros.train.mar_memory import MEMORY_FILE
+from vss_ros.networks.cards.weights import read_checkpoint, read_safetensors, read_state, restore
+from vss_ros.train.chain import weights_before
+from vss_ros.train.mar_memory import MEMORY_FILE, is_current
 from vss_ros.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+# Attributes under which a network holds the one that it builds on: STF its PSPNet, MAR what it refines.
+HOLDERS = ("", "pspnet.", "network.")
 PARTS = re.compile(r"(backbone(?:\+\w+)*):")
 """Of `init`: which parts of a model are taken."""
 
@@ -82,18 +86,66 @@ def start_from_model(network: Any, model: str, prefixes: tuple[str, ...] = ("",)
     )
 
 
-@torch.no_grad()
-def update_average(average: Any, network: torch.nn.Module, decay: float) -> None:
-    """Moving average (an AveragedModel's) of what a network's checkpoint holds: weights and statistics. Its own update
-    takes every buffer, also the indices and tables that a network keeps for itself."""
-    share = 1 - decay if average.n_averaged else 1.0
-    held = average.module.state_dict()
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            held[name].lerp_(value.to(held[name]), share)
-        else:
-            held[name].copy_(value)
-    average.n_averaged += 1
+def start_from(network: nn.Module, path: Path, trained: Sequence[str]) -> None:
+    """Give a fresh network what an earlier one learnt: `path`'s tensors that fit by name and shape.
+
+    Those under the prefixes `trained` stay fresh; every other one must be there. Without such prefixes all must be
+    there that belong to the backbone. Raises VssError.
+    """
+    tensors = read_safetensors(path)
+    state, prefixes = network.state_dict(), tuple(trained)
+    found = {}
+    for name, tensor in tensors.items():
+        for key in (holder + name for holder in HOLDERS):
+            if key in state and state[key].shape == tensor.shape and not key.startswith(prefixes):
+                found[key] = tensor.float()
+    needed = [k for k in state if (not k.startswith(prefixes) if trained else "backbone." in k)]
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise VssError(f"{path} does not fit the recipe's network: it lacks {', '.join(missing[:5])}, …")
+    network.load_state_dict(found, strict=False)
+
+
+def load_memory(network: Any, path: Path, weights: Path) -> None:
+    """Put the memory that `vss memory` wrote into a `mar+…` network."""
+    if not is_current(path, weights):
+        raise VssError(f"{path}: expected the memory of {weights}; run `vss memory` with the same recipe")
+    tensors = read_safetensors(path)
+    for name, parameter in (("key", network.mar.memory_key), ("value", network.mar.memory_value)):
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != tuple(parameter.shape):
+            raise VssError(f"{path}: {name}: expected {tuple(parameter.shape)}, got {found}")
+        parameter.data.copy_(tensors[name])
+
+
+def freeze(network: nn.Module, trained: Sequence[str]) -> None:
+    """Train only parameters under these prefixes (none: all); modules that hold no such parameter infer."""
+    if not trained:
+        return
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(tuple(trained)))
+    if not is_trained(network):
+        raise VssError(f"trains: no parameter of the network begins with {' or '.join(trained)}")
+    for module in network.modules():
+        if any(True for _ in module.parameters()) and not is_trained(module):
+            module.eval()
+
+
+def freeze_matching(network: nn.Module, pattern: str) -> None:
+    """Let modules infer, and their parameters rest, whose whole names the regular expression matches."""
+    if not pattern:
+        return
+    found = [module for name, module in network.named_modules() if re.fullmatch(pattern, name)]
+    if not found:
+        raise VssError(f"frozen: no module of the network is called like {pattern!r}")
+    for module in found:
+        module.eval().requires_grad_(False)
+    if not is_trained(network):
+        raise VssError(f"frozen: {pattern!r} leaves nothing to train: expected a pattern of some modules")
+
+
+def is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def save(path: Path, content: dict) -> None:

@@ -27,10 +27,10 @@ from vss_ros.config import VssError, brief, option
 from vss_ros.data.open import open_labelled
 from vss_ros.networks import build, encoder_of
 from vss_ros.options import DataConfig, add_options, progress
-from vss_ros.train.chain import check_clip, check_data, data_root, run_earlier
-from vss_ros.train.checkpoints import resume, save, start, update_average
+from vss_ros.train.chain import data_root, run_earlier
+from vss_ros.train.checkpoints import resume, save, start
 from vss_ros.train.publish import export
-from vss_ros.train.recipe import PRECISIONS, Recipe, on_data, read_recipe
+from vss_ros.train.recipe import PRECISIONS, Recipe, check_clip, check_data, on_data, read_recipe
 from vss_ros.train.samples import make_loader
 from vss_ros.train.segmentation import Segmentation
 from vss_ros.train.task import task_of
@@ -253,6 +253,20 @@ def parts_of(recipe: Recipe, args: argparse.Namespace, out: Path) -> tuple[Any, 
     for split in (data, held_out):
         task.check(split)
     return data, held_out, network, task
+
+
+@torch.no_grad()
+def update_average(average: Any, network: nn.Module, decay: float) -> None:
+    """Moving average (an AveragedModel's) of what a network's checkpoint holds: weights and statistics. Its own update
+    takes every buffer, also the indices and tables that a network keeps for itself."""
+    share = 1 - decay if average.n_averaged else 1.0
+    held = average.module.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            held[name].lerp_(value.to(held[name]), share)
+        else:
+            held[name].copy_(value)
+    average.n_averaged += 1
 
 
 def timing_table(spent: dict[str, float]) -> str:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError, option
+from vss_ros.config import VssError, option
 from vss_ros.data.open import open_labelled
 from vss_ros.media.files import write_atomic
 from vss_ros.networks.cards.card import load_model
@@ -34,6 +34,7 @@ from vss_ros.networks.mar import PER_CLASS
 from vss_ros.options import DataConfig, add_options, progress
 from vss_ros.train.recipe import Recipe, on_data, read_recipe
 from vss_ros.train.samples import read_clip
+from vss_ros.train.validate import normalise
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -144,11 +145,10 @@ def build_memory(
 def clip_of(data: Any, i: int, recipe: Recipe, cache: Path | None = None) -> dict[str, Tensor]:
     """The i-th clip whole, as a batch of one for the network's `target`."""
     images, labels = read_clip(data, i, recipe.offsets, cache)
-    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    frames = torch.stack([(torch.from_numpy(f.copy()).movedim(-1, 0) - mean) / std for f in images])
+    frames = normalise(torch.from_numpy(np.stack(images)))
     if frames.shape[-2:] != recipe.size:
         frames = F.interpolate(frames, size=recipe.size, mode="bilinear", antialias=True)
-    return {"frames": frames[None], "labels": torch.stack([torch.from_numpy(m) for m in labels])[None]}
+    return {"frames": frames[None], "labels": torch.from_numpy(np.stack(labels))[None]}
 
 
 def correct_pixels(network: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

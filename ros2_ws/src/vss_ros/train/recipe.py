@@ -1,10 +1,12 @@
-"""Training recipes: small YAML files in config/train/, one a (network, backbone, data set)."""
+"""Training recipes: small YAML files in config/train/, one a (network, backbone, data set); and whether network and
+data take what a recipe says."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 import re
@@ -15,7 +17,7 @@ from typing import Any
 
 from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_fields
-from vss_ros.networks import class_of
+from vss_ros.networks import class_of, reads_of
 from vss_ros.networks.cards.card import GREATEST_OPTION, find_models, is_option
 from vss_ros.networks.losses import CRITERIA, DISTANCES
 from vss_ros.options import near
@@ -241,3 +243,46 @@ def check(recipe: Recipe) -> None:
         ) from error
     if recipe.trains and not recipe.after:
         raise VssError("trains: expected `after`, which says where the other parameters come from")
+
+
+def check_data(data: Any, recipe: Recipe) -> None:
+    """VssError if the recipe's clips are of several frames, and the data set is of single ones; if its shares are of
+    another number of classes."""
+    keep = recipe.augment.get("keep", ())
+    if keep and len(keep) != len(data.classes):
+        raise VssError(
+            f"augment.keep: expected {len(data.classes)} shares, as {data.name} has classes, got {len(keep)}"
+        )
+    others = {*recipe.offsets, *recipe.neighbours} - {0}
+    if others and getattr(data, "stills", False):
+        why = "; ".join(data.notes) or "each sequence (`video`) is one frame"
+        raise VssError(
+            f"{data.name}: expected videos for a recipe whose clips have frames at {sorted(others)}, too: {why}; "
+            "else take an image network with offsets: [0], neighbours: []"
+        )
+
+
+def check_clip(network: Any, recipe: Recipe) -> None:
+    """VssError if the recipe's clips are not what the network's loss takes: as many frames, the target at its place.
+
+    How far the frames lie apart is the recipe's business: a data set may have another frame rate than the paper's.
+    """
+    try:
+        inspect.signature(network.loss).bind(None, **recipe.loss)
+    except TypeError as error:
+        known = ", ".join(list(inspect.signature(network.loss).parameters)[1:]) or "none"
+        raise VssError(f"loss: {recipe.network}: {error}; expected some of {known}") from None
+    reads = reads_of(network)
+    if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
+        if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:
+            return
+        raise VssError(
+            f"{recipe.network}: expected offsets: [0] and perhaps neighbours, got {recipe.offsets}"
+        )
+    paper = tuple(sorted({0, *reads}))
+    signs = [(o > 0) - (o < 0) for o in recipe.offsets]
+    if signs != [(o > 0) - (o < 0) for o in paper] or recipe.neighbours:
+        raise VssError(
+            f"{recipe.network}: expected offsets such as {list(paper)} and neighbours: [], "
+            f"got offsets {list(recipe.offsets)}, neighbours {list(recipe.neighbours)}"
+        )
