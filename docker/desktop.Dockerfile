@@ -7,7 +7,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-colcon-common-extensions python3-venv \
+    && apt-get install -y --no-install-recommends gcc python3-colcon-common-extensions python3-dev python3-venv \
        python3-numpy python3-opencv python3-yaml ros-jazzy-bondpy ros-jazzy-cv-bridge ros-jazzy-vision-msgs \
     && rm -rf /var/lib/apt/lists/*
 

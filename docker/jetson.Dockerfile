@@ -9,7 +9,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-colcon-common-extensions python3-libnvinfer python3-venv \
+    && apt-get install -y --no-install-recommends gcc python3-colcon-common-extensions python3-dev python3-libnvinfer \
+       python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 ARG TORCH=2.8.0
@@ -21,7 +22,7 @@ COPY config/constraints.txt /tmp/constraints.txt
 RUN python3 -m venv --system-site-packages "$VIRTUAL_ENV" \
     && pip install -c /tmp/constraints.txt filelock fsspec jinja2 networkx sympy typing-extensions \
     && pip install -c /tmp/constraints.txt --index-url "${INDEX:?the index of wheels for this JetPack}" "torch==$TORCH" \
-    && pip install -c /tmp/constraints.txt "onnx>=1.18,<2" "onnx-ir>=0.1.7,<2" "onnxscript>=0.5,<1" \
+    && pip install -c /tmp/constraints.txt triton "onnx>=1.18,<2" "onnx-ir>=0.1.7,<2" "onnxscript>=0.5,<1" \
        "mcap>=1.6,<2" "numpy>=1.23" "opencv-python-headless>=4.8.1,!=4.10.*,!=4.11.*" "pyyaml>=6,<7" \
        "rosbags>=0.11,<0.12" "safetensors>=0.4,<1" "simplejpeg>=1.8,<2" "tqdm>=4.57,<5"
 

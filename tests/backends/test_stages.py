@@ -9,11 +9,12 @@ import torch
 from fixtures.networks import lively
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from vss_ros.backends.gpu.fused import PointwiseReLU
 from vss_ros.backends.stages import (
-    PointwiseReLU,
     cuts,
     fingerprint,
     flat_stages,
+    fold_batch_norms,
     remember_parts,
     sources,
     stage_names,
@@ -21,6 +22,7 @@ from vss_ros.backends.stages import (
 )
 from vss_ros.backends.typed import Typed
 from vss_ros.networks import build
+from vss_ros.networks.backbones.mit import Block
 from vss_ros.networks.cards.model import Model
 
 
@@ -163,3 +165,20 @@ def test_a_pointwise_convolution_takes_its_relu_along(layout):
     conv, x = torch.nn.Conv2d(12, 7, 1), torch.randn(2, 12, 5, 6).to(memory_format=layout)
     with torch.no_grad():
         assert torch.allclose(PointwiseReLU(conv)(x), conv(x).relu(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_head_needs_no_layer_of_queries_and_outputs(dtype):
+    """The folded block is the block, and runs two layers less; blocks of several heads stay as they are."""
+    torch.manual_seed(0)
+    block, other = Block(64, 1, 8, 0.0).eval(), Block(64, 2, 4, 0.0).eval()
+    for tensor in block.parameters():
+        tensor.data.normal_(0, 0.2 if tensor.dim() > 1 else 0.5)
+    x = 3 * torch.randn(1, 17 * 26, 64) + 1  # sides that the reduction does not divide
+    folded = fold_batch_norms(block)
+    with torch.no_grad():
+        expected, found = block(x, 17, 26), folded.to(dtype)(x.to(dtype), 17, 26).float()
+    within = 1e-5 if dtype is torch.float32 else 1e-2
+    assert (found - expected).abs().max() <= within * expected.abs().max()
+    assert isinstance(folded.attn.q, torch.nn.Identity) and isinstance(folded.attn.proj, torch.nn.Identity)
+    assert isinstance(fold_batch_norms(other).attn.q, torch.nn.Linear)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from vss_ros import cli
 from vss_ros.deploy.bench.costs import costs
 from vss_ros.deploy.bench.paper import DEVICES, PAUSE, count, frames
-from vss_ros.deploy.bench.roofline import Cost, Rates
+from vss_ros.deploy.bench.roofline import Cost, Rates, Traffic
 
 SIZE = (128, 256)
 
@@ -14,16 +15,28 @@ SIZE = (128, 256)
 def test_counts_agree_with_those_of_the_network_itself():
     stages, own = count("dcfm", "mit_b0", 19, SIZE), costs("dcfm", "mit_b0", 19, SIZE)
     for name in ("encode", "remember", "decode"):
-        assert stages[name].flops == pytest.approx(2 * own[name], rel=0.02)
+        # a tensor core pads the classes
+        assert stages[name].flops == pytest.approx(2 * own[name], rel=0.05 if name == "decode" else 0.02)
     weights = 2 * own["parameters"]  # f16
     assert weights < stages["encode"].bytes + stages["remember"].bytes + stages["decode"].bytes < 4 * weights
 
 
-def test_a_nonkey_frame_moves_no_more_than_it_did():
-    """Of B5: 44 kernels and 726 MB with weights computed by every frame and lengths in float32 maps."""
-    found = frames(count("dcfm", "mit_b5", 19, (512, 1024)), DEVICES["h100"])
-    assert found["non-key"].kernels <= 30 and found["non-key"].megabytes < 430
-    assert found["non-key"].operators / found["key"].operators < 0.071
+@pytest.mark.parametrize(("device", "share"), [("h100", 0.038), ("orin", 0.05), ("4090", 0.05)])
+def test_a_nonkey_frame_is_a_small_part_of_a_key_frame(device, share):
+    """Of B5: 30 kernels, 429 MB and 0.07 to 0.09 operator by operator, where a key frame had 763 and 4331 MB."""
+    found = frames(count("dcfm", "mit_b5", 19, (512, 1024)), DEVICES[device])
+    key, other = found["key"], found["non-key"]
+    assert other.kernels <= 15 and other.megabytes < 176
+    assert key.kernels <= 693 and key.megabytes < 3450
+    assert other.operators / key.operators < share
+
+
+def test_only_what_a_kernel_does_is_counted():
+    """A tensor that is made is no kernel, and one that is written over is not read."""
+    with Traffic() as traffic:
+        x = torch.empty(4, dtype=torch.float16)
+        torch.add(torch.ones(4), 1, out=x)
+    assert traffic.operators[-1] == (0, 4 * 4 + 4 * 2) and len(traffic.operators) == 2  # ones, add
 
 
 def test_frames_are_sums_of_their_stages():

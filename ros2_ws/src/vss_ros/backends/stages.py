@@ -24,8 +24,14 @@ NETWORKS = "vss_ros.networks."
 class Encode(nn.Module):
     """frame (1, H, W, 3) uint8 RGB → features; normalises inside the graph."""
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], fused: bool = False):
-        """fused: one kernel normalises, for torch on a GPU."""
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        fused: torch.dtype | None = None,
+    ):
+        """fused: one kernel normalises in float32 and writes this type, for torch on a GPU."""
         super().__init__()
         self.network, self.fused = network, fused
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float32))
@@ -34,23 +40,12 @@ class Encode(nn.Module):
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         if self.fused:
-            return self.network.encode(torch.addcmul(self.shift, frame.permute(0, 3, 1, 2), self.scale))
+            pixels = frame.permute(0, 3, 1, 2)
+            x = torch.empty_like(pixels, dtype=self.fused)
+            return self.network.encode(torch.addcmul(self.shift, pixels, self.scale, out=x))
         # cast first: TensorRT takes uint8 as an input, but computes nothing with it
         x = frame.to(self.scale.dtype).permute(0, 3, 1, 2)
         return self.network.encode(x * self.scale + self.shift)
-
-
-class PointwiseReLU(nn.Module):
-    """A 1×1 convolution and the ReLU after it in one kernel of torch's, where channels lie last."""
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, weight = x.permute(0, 2, 3, 1), self.conv.weight.flatten(1).T
-        rows = torch._addmm_activation(self.conv.bias, rows.flatten(0, 2), weight).view(*rows.shape[:3], -1)
-        return rows.permute(0, 3, 1, 2)
 
 
 class Remember(nn.Module):
@@ -141,10 +136,15 @@ def flat_stages(
     """
     network = fold_batch_norms(model.network)
     if fused:
+        from vss_ros.backends.gpu.fused import lay_channels_last, take_kernels
+
         lay_channels_last(network)
     if precision != "f32":
         narrow_weights(network, DTYPES[precision], fused)
-    encode = Encode(network, model.mean, model.std, fused).eval().to(device_of(network))
+        if fused:
+            take_kernels(network)
+    pixels = DTYPES[precision] if fused else None
+    encode = Encode(network, model.mean, model.std, pixels).eval().to(device_of(network))
     frame = torch.zeros((1, *model.size, 3), dtype=torch.uint8, device=device_of(network))
     count = memories_read(network)
 
@@ -166,20 +166,6 @@ def flat_stages(
     # a copy each: exporters take two inputs that are one tensor for one input
     copied = lambda tensors: tuple(t.clone(memory_format=torch.contiguous_format) for t in tensors)  # noqa: E731
     return {name: (module, copied(inputs)) for name, (module, inputs) in found.items()}
-
-
-def lay_channels_last(network: nn.Module) -> None:
-    """Tokens are pixels whose channels lie last: no kernel reorders them (B5's key frame on an H200 7.8 → 5.5 ms)."""
-    for layer in [*network.modules()]:
-        if isinstance(layer, nn.Conv2d):
-            layer.to(memory_format=torch.channels_last)
-        if isinstance(layer, nn.Sequential):
-            for i, (conv, norm, relu) in enumerate(zip(layer, layer[1:], layer[2:], strict=False)):
-                pointwise = (
-                    isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.bias is not None
-                )
-                if pointwise and isinstance(norm, nn.Identity) and isinstance(relu, nn.ReLU):
-                    layer[i], layer[i + 2] = PointwiseReLU(conv), nn.Identity()
 
 
 def stage_names(model: Model) -> tuple[str, ...]:

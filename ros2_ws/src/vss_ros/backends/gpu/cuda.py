@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from vss_ros.backends.base import Backend, parts_of
+from vss_ros.backends.gpu.fused import label_and_move
 from vss_ros.backends.gpu.graphs import Graph, Transfer, recent
-from vss_ros.backends.gpu.small import Confidence, Label, Move, Probabilities, Resize
+from vss_ros.backends.gpu.small import Confidence, Probabilities, Resize
 from vss_ros.backends.stages import drift
 from vss_ros.config import VssError
 from vss_ros.media.motion import resize_flow
@@ -73,6 +74,7 @@ class CudaBackend(Backend):
         self.small: dict[tuple, Callable[..., Tensor]] = {}
         self.wanted: dict[tuple, Wanted] = {}
         self.marks = threading.local()
+        self.make_label, self.make_move = label_and_move()
         self.stages: dict[str, Stage] = self.open_stages(model)
         self.remembering = parts_of(list(self.stages))
         self.parts = len(self.remembering)
@@ -136,7 +138,7 @@ class CudaBackend(Backend):
             return tuple(self.moved(tensor, resize_flow(flow, tuple(tensor.shape[1:3]))) for tensor in memory)
 
     def moved(self, tensor: Tensor, flow: np.ndarray) -> Tensor:
-        return self.owned((self.graph(("move",), Move, (tensor, self.transfer.up(flow))),))[0]
+        return self.owned((self.graph(("move",), self.make_move, (tensor, self.transfer.up(flow))),))[0]
 
     def drift(self, features: Tensors, keyframe: Tensors) -> float:
         with self.lock, torch.no_grad(), torch.cuda.stream(self.stream):
@@ -148,7 +150,9 @@ class CudaBackend(Backend):
 
     def labels(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
         with self.lock, self.measured("label"):
-            return self.transfer.down(self.graph(("label", size), lambda: Label(size), tuple(logits)))
+            return self.transfer.down(
+                self.graph(("label", size), lambda: self.make_label(size), tuple(logits))
+            )
 
     def confidence(self, logits: Sequence[Tensor], size: tuple[int, int]) -> np.ndarray:
         with self.lock:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from vss_ros.backends.gpu import fused  # noqa: F401  its operators
 from vss_ros.options import progress
 
 
@@ -27,12 +28,22 @@ def of_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(q.shape, k.shape, v.shape)
 
 
+def of_decode(
+    features: Tensor, memory: Tensor, own: Tensor, hidden: Any, _: Any, last: Tensor, *__: Any, **___: Any
+) -> int:
+    layers = own.numel() + (0 if hidden is None else hidden.numel()) + last.numel()
+    return 2 * features.shape[:3].numel() * layers
+
+
 # torch's own table leaves out the CPU's attention
 FORMULAS = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
     torch.ops.aten._addmm_activation: flop_registry[torch.ops.aten.addmm],
+    torch.ops.vss_ros.fuse_and_classify: of_decode,
+    torch.ops.vss_ros.depthwise_gelu: lambda x, weight, *_, **__: 2 * x.numel() * len(weight),
 }
+NO_KERNEL = {torch.ops.aten.empty_like, torch.ops.aten.empty, torch.ops.aten.new_empty}
 
 
 @dataclass
@@ -73,7 +84,11 @@ class Traffic(TorchDispatchMode):
         answer = operator(*args, **(kwargs or {}))
         if operator.overloadpacket is torch.ops.aten.convolution and answer.is_meta:
             answer = answer.to(memory_format=layout(args))
-        read, written = tensors((args, kwargs)), tensors(answer)
+        if operator.overloadpacket in NO_KERNEL:
+            self.made |= {storage(tensor) for tensor in tensors(answer)}
+            return answer
+        given = {key: value for key, value in (kwargs or {}).items() if key != "out"}
+        read, written = tensors((args, given)), tensors(answer)
         sources = {storage(tensor) for tensor in read}
         for tensor in read:
             if storage(tensor) not in self.made:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,6 +63,32 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, kv[0], kv[1])  # (B, heads, N, dim / heads)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
+    def absorb(self, before: nn.LayerNorm) -> None:
+        """With one head, have keys and values computed so that queries and outputs need no layer; equal up to rounding.
+
+        before: the normalisation of the input, whose answer is z + 1 from here on; z has mean 0, so that (z + 1)·1 is
+        its width, and what a query's bias adds to a key's score is that key's share of it. What a key's bias adds is
+        the same for all keys. Rows of softmax add up to 1, so that the last layer moves into the values.
+        """
+        if self.heads > 1 or self.reduction == 1:
+            return
+        scale, shift = before.weight.double(), (before.bias - before.weight).double()
+        before.weight, before.bias = (frozen(torch.ones_like(x)) for x in (before.weight, before.bias))
+        weight = self.sr.weight.double()
+        self.sr.bias = frozen(self.sr.bias + torch.einsum("oiyx,i->o", weight, shift))
+        self.sr.weight = frozen(weight * scale[:, None, None])
+        q, out = self.q.weight.double(), self.proj.weight.double()
+        (key, value), value_bias = self.kv.weight.double().chunk(2), self.kv.bias.double().chunk(2)[1]
+        key = (q * scale + (q @ shift + self.q.bias)[:, None] / len(q)).T @ key
+        value_bias = out @ value_bias + self.proj.bias
+        self.kv.weight = frozen(torch.cat([key, out @ value]))
+        self.kv.bias = frozen(torch.cat([torch.zeros_like(value_bias), value_bias]))
+        self.q, self.proj = nn.Identity(), nn.Identity()
+
+
+def frozen(x: Tensor) -> nn.Parameter:
+    return nn.Parameter(x.detach().float(), requires_grad=False)
+
 
 class DWConv(nn.Module):
     def __init__(self, dim: int):
@@ -79,10 +106,11 @@ class MixFFN(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, dim * ratio)
         self.dwconv = DWConv(dim * ratio)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(dim * ratio, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x), height, width)))
+        return self.fc2(self.act(self.dwconv(self.fc1(x), height, width)))
 
 
 class Block(nn.Module):
@@ -93,6 +121,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MixFFN(dim)
+
+    def fold(self) -> None:
+        self.attn.absorb(self.norm1)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
