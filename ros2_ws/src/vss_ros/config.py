@@ -272,8 +272,8 @@ class StreamConfig(RuntimeConfig):
         choices=("memory", "answer"),
     )
     flow_scale: float = option(
-        0.25,
-        "size of the images that the flow is estimated on, relative to the network's input; 0.5 takes four times as "
+        0.125,
+        "size of the images that the flow is estimated on, relative to the network's input; 0.25 takes twice as "
         "long",
         low=0.1,
         high=1.0,

@@ -3,7 +3,7 @@
 Keyframe features move along it, so that a memory fits the frame that reads it; so do probabilities, which makes
 answers steady and lets a frame be answered that no network saw. Feature propagation along flow is DFF's (Zhu et al.,
 "Deep Feature Flow for Video Recognition", CVPR 2017), whose flow is a trained network; here it is DIS (Kroeger et
-al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), which needs no training and 0.3 ms of one core.
+al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016) and one step of Lucas and Kanade, without training.
 
 A flow is (h, w, 2) float32: for each cell, how far in x and y from it, in cells, the same thing lies in the map that
 is moved (backward flow). Maps are channels-last since `cv2.remap` then moves all channels of a cell at once.
@@ -31,8 +31,10 @@ STRIDE = 4
 """Pixels of the network's input a cell of the flow: the finest at which the networks here remember and answer."""
 SMALLEST = 32
 """Pixels of the shorter side that DIS needs."""
-APART = 7
-"""Pixels of the flow's image from one patch of DIS, 8 wide, to the next; it stops at the image's own size."""
+WINDOW = (5, 5)
+"""Cells that `refined` takes to move alike."""
+FLAT = 128.0
+"""Squared gradient, of grey levels × 8, that `refined` adds: where the picture has less it moves nothing."""
 TOLERANCE = 30.0
 """Grey levels of difference at which a moved pixel counts 1/e."""
 ALIKE = np.exp(-np.arange(256, dtype=np.float32) / TOLERANCE)
@@ -73,13 +75,12 @@ class Motion:
     size: (height, width) of the network's input; scale: of the images that the flow is estimated on, relative to it.
     """
 
-    def __init__(self, size: tuple[int, int], scale: float = 0.25, preset: str = "ultrafast"):
+    def __init__(self, size: tuple[int, int], scale: float = 0.125, preset: str = "ultrafast"):
         self.cells = (-(-size[0] // STRIDE), -(-size[1] // STRIDE))
         self.image = (max(math.ceil(size[0] * scale), SMALLEST), max(math.ceil(size[1] * scale), SMALLEST))
         self.scale, self.preset, self.size = scale, preset, size
         self.dis = cv2.DISOpticalFlow.create(PRESETS[preset])
         self.dis.setFinestScale(0)
-        self.dis.setPatchStride(APART)
         self.dis.setUseMeanNormalization(False)  # `matched` sees to brightness
         self.reset()
 
@@ -112,13 +113,14 @@ class Motion:
             return np.zeros(self.cells, np.float32)
         if track.flow is None or self.small is None or track.small is None:
             return np.ones(self.cells, np.float32)
-        return likeness(self.small, track.small, track.flow)[0]
+        place = grid(self.cells) + track.flow
+        return likeness(cv2.absdiff(self.small, resample(track.small, place)), place)
 
     def step(self, rgb: np.ndarray, carry: np.ndarray | None = None) -> Step | None:
         """Take the next frame, (H, W, 3) uint8 of any size; None for the first one. carry: maps (h, w, C) on the cells
         of the frame before, for `carried`."""
-        grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), self.image)
-        small = resized(grey, self.cells)
+        grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), max(self.image, self.cells))
+        grey, small = resized(grey, self.image), resized(grey, self.cells)
         before, self.grey = self.grey, grey
         earlier, self.small = self.small, small
         self.carried = None
@@ -129,9 +131,10 @@ class Motion:
             return Step(np.zeros((*self.cells, 2), np.float32), np.ones(self.cells, np.float32), 0.0, True)
         before, earlier = matched(before, earlier, small)
         found = self.dis.calc(grey, before, self.flow)
-        flow = resize_flow(found, self.cells)
-        alike, residual = likeness(small, earlier, flow)
+        flow, difference = refined(small, earlier, resize_flow(found, self.cells))
+        residual = float(cv2.mean(difference)[0])
         contrast = float(cv2.meanStdDev(small)[1].item())
+        alike = likeness(difference, grid(self.cells) + flow)
         step = Step(flow, alike, residual, residual <= max(UNEXPLAINED * contrast, NOISE))
         self.flow = found.copy() if step.trusted else self.still()  # DIS writes into what it is given
         if step.trusted and carry is not None:
@@ -175,14 +178,32 @@ def resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def likeness(now: np.ndarray, earlier: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, float]:
-    """See `Step`: how like each cell is to where the flow says it came from, and the mean difference in grey levels."""
-    height, width = flow.shape[:2]
-    place = grid((height, width)) + flow
-    difference = cv2.absdiff(now, resample(earlier, place))
-    residual = float(cv2.mean(difference)[0])
+def refined(now: np.ndarray, earlier: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The flow between two grey images of its size, sharper by one step of Lucas and Kanade's least squares wherever
+    that is more alike; and the difference that is left, (h, w) uint8.
+
+    Lucas, Kanade: "An Iterative Image Registration Technique", IJCAI 1981; here in a window around every cell.
+    """
+    cells = grid(flow.shape[:2])
+    place = cells + flow
+    there = resample(earlier, place)
+    x, y = (gradient.astype(np.float32) for gradient in cv2.spatialGradient(now))  # 8 × a cell's
+    t = cv2.subtract(there, now, dtype=cv2.CV_32F)
+    xx, xy, yy, xt, yt = (cv2.blur(each, WINDOW) for each in (x * x, x * y, y * y, x * t, y * t))
+    xx += FLAT
+    yy += FLAT
+    scale = 8 / (xy * xy - xx * yy)
+    nearer = place + cv2.merge([(yy * xt - xy * yt) * scale, (xx * yt - xy * xt) * scale])
+    before, after = cv2.absdiff(there, now), cv2.absdiff(resample(earlier, nearer), now)
+    place = cv2.copyTo(nearer, cv2.compare(after, before, cv2.CMP_LT), place)
+    return place - cells, cv2.min(before, after)
+
+
+def likeness(difference: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """See `Step`: of cells (h, w) that differ by so many grey levels, uint8, from what was at these places."""
+    height, width = difference.shape
     inside = cv2.inRange(place, (0, 0), (width - 1, height - 1))
-    return cv2.LUT(cv2.max(difference, cv2.bitwise_not(inside)), ALIKE), residual
+    return cv2.LUT(cv2.max(difference, cv2.bitwise_not(inside)), ALIKE)
 
 
 def matched(image: np.ndarray, small: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
