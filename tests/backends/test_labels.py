@@ -33,16 +33,17 @@ def test_probabilities_of_logits_of_any_size(rng, shift):
 def test_the_filter_keeps_more_of_what_a_newer_keyframe_gave(rng, older, expected):
     now, before = rng.random((2, *CELLS, 3), dtype=np.float32)
     step = Step(np.zeros((*CELLS, 2), np.float32), np.ones(CELLS, np.float32), 0.0, True)
+    plain = rng.integers(0, 3, SIZE, np.uint8)
 
     def found(strength, step=step, moved=before):
         given = None if moved is None else moved.copy()
-        return steadied(lambda: now, CELLS, step, given, strength, older, SIZE)
+        return steadied(lambda: now, lambda: plain, CELLS, step, given, strength, older, SIZE)
 
     labels, values = found(0.7)
     assert np.allclose(values, (1 - expected) * now + expected * before, atol=1e-5)
     assert np.array_equal(labels, labels_of(values, SIZE))
     for nothing in (found(0.0), found(0.7, step=None), found(0.7, moved=None)):
-        assert np.array_equal(nothing[1], now)
+        assert np.array_equal(nothing[1], now) and nothing[0] is plain
 
 
 def test_probabilities_and_their_labels(rng):

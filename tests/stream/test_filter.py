@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+import pytest
 from fixtures.motion import SIZE, Colours, texture, window
 from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval
@@ -38,6 +39,18 @@ def test_the_filter_forgets_while_it_is_off():
         stream.steady = strength
         found, expected = (each(window(PICTURE, x), t / 10).confidence() for each in (stream, plain))
         assert np.array_equal(found, expected) == (t not in (1, 5))
+
+
+@pytest.mark.parametrize("between", ["memory", "answer"])
+def test_what_no_frame_came_before_is_labelled_as_without_the_filter(between):
+    """A still, the first frame, the frame after a cut: the network's own labels to the bit."""
+    options = {"motion": Motion(SIZE), "between": between}
+    on = Stream(Colours(1), FixedInterval(3), steady=0.7, **options)
+    off = Stream(Colours(1), FixedInterval(3))
+    for t, seed in enumerate((0, 1, 2)):
+        still = window(texture(seed), 0)
+        assert np.array_equal(on(still, t / 10).labels, off(still, t / 10).labels)
+        off.reset()
 
 
 def test_the_filter_counts_frames_not_answers():

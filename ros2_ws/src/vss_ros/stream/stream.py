@@ -275,8 +275,11 @@ class Stream(AbstractContextManager["Stream"]):
                 moved = self.newest.track.move(self.newest.values)
                 strength **= frame.index - self.newest.index
             soft, cells = partial(self.backend.probabilities, logits), self.motion.cells
+            plain = partial(self.backend.labels, logits, frame.size)
             older, self.age = (age > self.age) - (age < self.age), age
-            labels, values = label.steadied(soft, cells, frame.step, moved, strength, older, frame.size)
+            labels, values = label.steadied(
+                soft, plain, cells, frame.step, moved, strength, older, frame.size
+            )
             confidence = partial(label.confidence_of, values, frame.size)
             if not self.answers_move:
                 self.before = values
