@@ -247,6 +247,15 @@ def test_a_table_is_trained_and_measured(tmp_path):
     [
         ({"title": "x", "rows": {"a": {"rate": 1}}}, "a: unknown .'rate'."),
         ({"rows": {}}, "missing .*title"),
+        ({"title": "x", "rows": {}}, "bad.*rows: expected changes"),
+        ({"title": "x", "rows": {"a": [1]}}, "rows: expected changes"),
+        ({"title": 3, "rows": {"a": {}}}, "title: expected str, got 3"),
+        ({"title": "x", "base": 3, "rows": {"a": {}}}, "base: expected str, got 3"),
+        ({"title": "x", "columns": "mIoU", "rows": {"a": {}}}, "columns: expected"),
+        ({"title": "x", "columns": ["mIOU"], "rows": {"a": {}}}, "columns: unknown .*did you mean mIoU"),
+        ({"title": "x", "evaluate": "--k '1", "rows": {"a": {}}}, "a: evaluate: expected arguments"),
+        ({"title": "x", "rows": {"K = 1": {}, "k: 1": {}}}, "k: 1 and K = 1 name the same files"),
+        ({"title": "x", "rows": {"–": {}}}, "take other letters"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path, content, message):

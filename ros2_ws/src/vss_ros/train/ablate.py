@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from vss_ros.config import VssError, brief, fits, option, share_dir
-from vss_ros.data.figures import figure, heading
+from vss_ros.data.figures import FIGURES, figure, heading
 from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.networks.cards.card import read_card
@@ -35,7 +35,7 @@ class Table:
     `evaluate`: more arguments of that command."""
 
     title: str
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Any]
     base: str = ""
     evaluate: str = ""
     """Arguments of `vss evaluate`; each of its settings is a group of columns."""
@@ -91,18 +91,34 @@ def read_table(name: str) -> Table:
             raise VssError(f"table {name!r}: expected the path of a .yaml file or one of {names}")
         path = installed[name]
     try:
-        table = Table(**read_fields(path, Table))
+        table = Table(**convert(read_fields(path, Table), Table))
+        return dataclasses.replace(table, rows=checked(table))
     except VssError as error:
-        raise VssError(f"table {error}") from None
-    if not fits(table.rows, dict) or not all(
-        changes is None or fits(changes, dict) for changes in table.rows.values()
-    ):
-        raise VssError(f"table {path}: rows: expected changes of the recipe by each row's title")
-    for title, changes in table.rows.items():
-        known = {"recipe", "model", "evaluate", *(item.name for item in dataclasses.fields(Recipe))}
-        if set(changes or {}) - known:
-            raise VssError(f"table {path}: {brief(title)}: unknown {brief(sorted(set(changes) - known))}")
-    return dataclasses.replace(table, rows={title: changes or {} for title, changes in table.rows.items()})
+        raise VssError(f"table {path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def checked(table: Table) -> dict[str, dict[str, Any]]:
+    """The rows, an empty one as {}. Raises VssError for what no recipe, report or file's name can be made of."""
+    if not table.rows or not all(changes is None or fits(changes, dict) for changes in table.rows.values()):
+        raise VssError("rows: expected changes of the recipe by each row's title")
+    rows = {title: changes or {} for title, changes in table.rows.items()}
+    files: dict[str, str] = {}
+    for title, changes in rows.items():
+        known = ["recipe", "model", "evaluate", *(item.name for item in dataclasses.fields(Recipe))]
+        if unknown := sorted(set(changes) - set(known)):
+            raise VssError(f"{brief(title)}: unknown {brief(unknown)}{near(unknown[0], known)}")
+        other = files.setdefault(slug(title), title)
+        if other != title or not slug(title):
+            raise VssError(f"rows: {brief(title)} and {brief(other)} name the same files: take other letters")
+        try:
+            shlex.split(f"{table.evaluate} {changes.get('evaluate', '')}")
+        except ValueError as error:
+            raise VssError(
+                f"{brief(title)}: evaluate: expected arguments of `vss evaluate`: {error}"
+            ) from None
+    if unknown := [name for name in table.columns if name not in FIGURES and not name.endswith("_ms")]:
+        raise VssError(f"columns: unknown {brief(unknown)}{near(unknown[0], list(FIGURES))}")
+    return rows
 
 
 def check_asked(table: Table, args: argparse.Namespace) -> None:
