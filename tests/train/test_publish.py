@@ -11,7 +11,7 @@ import pytest
 from vss_ros.networks import build
 from vss_ros.networks.cards.card import read_card
 from vss_ros.train import checkpoints
-from vss_ros.train.publish import export
+from vss_ros.train.publish import earlier, export
 from vss_ros.train.recipe import Recipe
 
 YAML = "classes: [wall, floor]\nval: {images: images, labels: labels}\n"
@@ -43,3 +43,15 @@ def test_a_test_split_that_cannot_be_measured(tmp_path, test, said):
     args = argparse.Namespace(root=None, cache=None, recipe="mine", devices=1, card_frames=0)
     card, _ = read_card(export(recipe, args, tmp_path, "made"))
     assert re.search(said, card.metrics["test"]["frames"]) and card.metrics["val"]["mIoU"] >= 0
+
+
+def test_the_start_of_a_run_is_described_by_its_card_alone(tmp_path, monkeypatch, tiny_card):
+    """Of a file the card beside it, of an installed model its own, whatever lies in this folder under its name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("street", "first"):
+        (tmp_path / f"{name}.yaml").write_text("network: dcfm\nsteps: 3\n")  # recipes
+    assert earlier("first.safetensors") == earlier("imagenet:x.pth") == earlier("") == {}
+    of_street = {"start_training": read_card("street")[0].training}
+    assert earlier("street") == earlier("backbone+head:street") == of_street
+    beside = {"start_training": read_card(tiny_card)[0].training}
+    assert earlier(str(tiny_card)) == earlier(str(tiny_card.with_suffix(".safetensors"))) == beside

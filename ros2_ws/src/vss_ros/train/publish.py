@@ -16,9 +16,9 @@ from torch import Tensor
 from vss_ros.config import VssError, brief
 from vss_ros.data.open import open_dataset
 from vss_ros.networks import build
-from vss_ros.networks.cards.card import ModelCard, load_model, read_card, save_model
+from vss_ros.networks.cards.card import ModelCard, find_models, load_model, read_card, save_model
 from vss_ros.train.chain import data_root, weights_before
-from vss_ros.train.checkpoints import load
+from vss_ros.train.checkpoints import PARTS, load
 from vss_ros.train.mar_memory import MEMORY_FILE, about_memory
 from vss_ros.train.recipe import Recipe
 from vss_ros.train.task import task_of
@@ -107,9 +107,13 @@ def open_test(recipe: Recipe, root: Path | None) -> Any:
 
 
 def earlier(init: str) -> dict[str, Any]:
-    """How the weights that the run started from were made, if their card lies beside them."""
-    path = Path(init or "none").with_suffix(".yaml")
-    return {"start_training": read_card(path)[0].training} if path.is_file() else {}
+    """How the weights that the run started from were made, if there is a card of them."""
+    name = PARTS.sub("", init)
+    path = find_models().get(name) or Path(name or "none").with_suffix(".yaml")
+    try:
+        return {"start_training": read_card(path)[0].training} if path.is_file() else {}
+    except VssError:  # a file of that name that is something else, such as a recipe
+        return {}
 
 
 def hardware() -> str:
