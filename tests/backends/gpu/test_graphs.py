@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from fixtures.counting import counting_card
 from fixtures.cuda import Stream as CudaStream
 from fixtures.cuda import cuda
 from fixtures.networks import lively
@@ -18,7 +19,8 @@ from vss_ros.backends.gpu.small import Label, Resize
 from vss_ros.backends.gpu.torch import TorchCudaBackend
 from vss_ros.backends.stages import flat_stages
 from vss_ros.backends.torch_cpu import TorchBackend
-from vss_ros.networks.cards.model import Model
+from vss_ros.networks import build
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.stream import Stream
 
@@ -27,6 +29,18 @@ NETWORKS = [
     *[("dcfm", "mit_b0"), ("segformer", "mobilenet_v1"), ("cffm", "mit_b0")],
     *[("mrcfa", "mit_b0"), ("msaf", "resnet18"), ("stf", "resnet18"), ("mar+pspnet", "resnet18")],
 ]
+OTHERS = [
+    *[
+        ("iocformer", "resnet50_plain"),
+        ("iocformer", "mobilenet_v1"),
+        ("mcis", "vgg16"),
+        ("mcis", "mobilenet_v1"),
+    ],
+    *[("pspnet", "resnet18"), ("dcfm", "mobilenet_v1"), ("dcfm", "resnet18"), ("mar+dcfm", "mit_b0")],
+    ("mar+stf", "resnet18"),
+]
+TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}
+OPTIONS = {"stf": {"grid": (8, 16), "causal": True}, "mar+stf": {"grid": (8, 16)}}
 
 
 def labels(backend, frames):
@@ -52,15 +66,41 @@ def test_every_network_runs_as_graphs(cuda, caplog, rng, name, backbone, precisi
         assert (ours == expected).mean() >= share
 
 
-@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
-def test_no_forward_reads_the_hosts_memory(name, backbone):
+@pytest.mark.parametrize(("precision", "fused"), [("f32", True), ("f16", True)])
+@pytest.mark.parametrize(("name", "backbone"), [*NETWORKS, *OTHERS])
+def test_no_forward_reads_the_hosts_memory(name, backbone, precision, fused):
     """On meta tensors, whose device is not the host's: a second run must find there everything that it needs."""
-    network = lively(name, backbone).to("meta")
-    for module, inputs in flat_stages(Model(network, SIZE)).values():
+    network = (
+        build(name, backbone, 1 if name == "iocformer" else 7, **OPTIONS.get(name, {})).eval().to("meta")
+    )
+    for module, inputs in flat_stages(Model(network, SIZE), precision, fused).values():
         with torch.no_grad():
             module(*inputs)
             with OnDevice(torch.device("meta")):
                 module(*inputs)
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
+def test_counting_answers_as_on_a_cpu(cuda, rng, tmp_path, precision):
+    """All its tensors: points, scores, density."""
+    model = open_model(str(counting_card(tmp_path)))
+    backend, reference = TorchCudaBackend(model, precision), TorchBackend(model)
+    frame = rng.integers(0, 256, (*model.size, 3), dtype=np.uint8)
+    ours, expected = (b.arrays(b.propagate(frame, [])) for b in (backend, reference))
+    assert isinstance(backend.stages["propagate"], Graph) and len(ours) == len(expected) > 1
+    for a, b in zip(ours, expected, strict=True):
+        assert a.dtype == np.float32 and np.abs(a - b).max() <= TOLERANCE[precision] * max(1, np.abs(b).max())
+
+
+def test_a_model_stays_where_it_was(cuda, monkeypatch):
+    """A fallback on the CPU may open it next, and the GPU holds no second copy of its weights."""
+    moved, to = [], torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda m, *a, **k: moved.append((m, a)) or to(m, *a, **k))
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda m, *a: moved.append((m, ("cuda",))) or m)
+    model = Model(lively("dcfm", "mit_b0"), SIZE)
+    TorchCudaBackend(model, "f16")
+    gone = [m for m, place in moved if place and place[0] == "cuda"]
+    assert any(type(m) is type(model.network) for m in gone) and all(m is not model.network for m in gone)
 
 
 def test_host_memory_is_found_before_a_capture():

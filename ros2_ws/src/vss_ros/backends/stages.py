@@ -128,11 +128,12 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def flat_stages(
-    model: Model, precision: str = "f32", fused: bool = False
+    model: Model, precision: str = "f32", fused: bool = False, device: str = ""
 ) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     """Every stage of a model with inputs of the right shapes and types, ready to be exported.
 
-    Those of `stage_names`; precision: f32, bf16 or f16, fused: see `typed`. Tensors lie where the network does.
+    Those of `stage_names`; precision: f32, bf16 or f16, fused: see `typed`. Tensors lie on `device`, or where the
+    network does, which stays there: a fallback may want it, and a GPU need not hold its weights twice.
     """
     network = fold_batch_norms(model.network)
     if fused:
@@ -141,8 +142,10 @@ def flat_stages(
         lay_channels_last(network)
     if precision != "f32":
         narrow_weights(network, DTYPES[precision], fused)
-        if fused:
-            take_kernels(network)
+    if device:
+        network.to(device)
+    if fused and precision != "f32":
+        take_kernels(network)
     pixels = DTYPES[precision] if fused else None
     encode = Encode(network, model.mean, model.std, pixels).eval().to(device_of(network))
     frame = torch.zeros((1, *model.size, 3), dtype=torch.uint8, device=device_of(network))

@@ -77,16 +77,29 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """softmax(q·kᵀ/√d + mask)·v with the softmax in float32; q scaled first, so that the product stays small."""
+    """softmax(q·kᵀ/√d + mask)·v with the softmax in float32; q scaled first, so that the product stays small;
+    nothing drops out, as in inference."""
     scores = (q.to(dtype) / math.sqrt(q.shape[-1])) @ k.to(dtype).transpose(-2, -1)
     scores = scores.float() if attn_mask is None else scores.float() + attn_mask
     return scores.softmax(-1).to(dtype) @ v.to(dtype)
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *,
+    dtype: torch.dtype,
 ) -> Tensor:
     # called past the mode, which would come back here
     with torch._C.DisableTorchFunction():

@@ -30,8 +30,7 @@ class TorchCudaBackend(CudaBackend):
         super().__init__(model, precision)
 
     def open_stages(self, model: Model) -> dict[str, Stage]:
-        model.network.cuda()
-        stages = flat_stages(model, self.precision, fused=True)
+        stages = flat_stages(model, self.precision, fused=True, device="cuda")
         return {name: self.opened(name, *stage) for name, stage in stages.items()}
 
     def opened(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Stage:
