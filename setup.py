@@ -106,7 +106,7 @@ setup(
             "pytest-xdist>=3.6,<4",  # the fast tests in two processes
             "ruff>=0.9,<1",
             "transformers>=5.20,<6",
-            "triton>=3.4,<4; platform_system == 'Linux'",  # its interpreter and compiler try the GPU's kernels
+            "triton>=3.7,<4; platform_system == 'Linux'",  # its interpreter and compiler try the GPU's kernels
             "types-PyYAML",
         ],
     },

@@ -27,7 +27,7 @@ def depthwise_gelu(
     """GELU of a 3×3 depthwise convolution, zeros around. values, out: (rows, width, channels), rows = images · height;
     weight: (9, channels)."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    row = tl.program_id(1)
+    row = tl.program_id(1) + tl.zeros_like(column)
     channel = tl.program_id(2) * DEPTH + tl.arange(0, DEPTH)
     wanted = channel < channels
     total = tl.zeros((COLUMNS, DEPTH), tl.float32)
