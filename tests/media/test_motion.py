@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 
 import cv2
 import numpy as np
 import pytest
 from fixtures.motion import CELLS, SIZE, texture, window
+from vss_ros.data.street.street import Street
 from vss_ros.media.motion import Motion, Step, grid, move, move_points, refined, resize_flow
 
 INNER = (slice(4, -4), slice(4, -4))  # what stays in sight
@@ -146,8 +148,19 @@ def test_a_cut_is_not_trusted_and_tracks_stay_where_they_are():
     motion.step(window(texture(0), 0))
     track = motion.track()
     step = motion.step(window(texture(1), 0))
-    assert not step.trusted and step.residual > 10 and track.flow is None
+    assert not step.trusted and step.residual > 5 and track.flow is None
     assert motion.step(window(texture(1), 3)).trusted
+
+
+def test_cuts_between_streets_are_seen_and_a_drive_with_gaps_has_none():
+    drives = [[Street(seed, (180, 240)).frame(t)[0] for t in (0, 5, 10)] for seed in (5, 6, 8)]
+    for here, there in itertools.permutations(drives, 2):
+        motion = Motion((180, 240))
+        _, *steps = [motion.step(rgb) for rgb in here]
+        assert all(step.trusted for step in steps)
+        motion.reset()
+        motion.step(here[0])
+        assert not motion.step(there[0]).trusted
 
 
 def test_a_frozen_camera_moves_nothing():
