@@ -42,7 +42,8 @@ def test_the_filter_keeps_more_of_what_a_newer_keyframe_gave(rng, older, expecte
     labels, values = found(0.7)
     assert np.allclose(values, (1 - expected) * now + expected * before, atol=1e-5)
     assert np.array_equal(labels, labels_of(values, SIZE))
-    for nothing in (found(0.0), found(0.7, step=None), found(0.7, moved=None)):
+    assert np.array_equal(found(0.0)[0], labels_of(now, SIZE)), "as the moved ones after it"
+    for nothing in (found(0.7, step=None), found(0.7, moved=None)):
         assert np.array_equal(nothing[1], now) and nothing[0] is plain
 
 

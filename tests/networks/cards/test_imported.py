@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_any_image_network_becomes_a_video_network(tmp_path):
     stream = vss_ros.load_stream(path, backend="onnxruntime", interval=4)
     answers = [stream(frame, i / 30) for i in range(5)]
     assert [answer.is_keyframe for answer in answers] == [True, False, False, False, True]
-    assert (answers[1].labels == answers[0].labels).mean() > 0.95
+    assert (answers[1].labels == answers[0].labels).mean() > 0.9, "the first one at the network's own stride"
+    assert all((a.labels == b.labels).mean() > 0.95 for a, b in pairwise(answers[1:]))
 
 
 @pytest.mark.parametrize(

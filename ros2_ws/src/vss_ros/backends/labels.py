@@ -118,15 +118,16 @@ def steadied(
     """Labels (height, width) uint8 at `size`, and the probabilities (h, w, C) on the cells that they are of.
 
     soft: computes the network's, (h', w', C); plain: its labels from upsampled logits, worth 0.2 mIoU more than from
-    probabilities on the cells, where there is nothing to filter; moved: those of the frame before, moved to this one
+    probabilities on the cells, where none came before; moved: those of the frame before, moved to this one
     by `step`, towards which they are drawn, see `blend`; strength: 0 leaves them as they are; older: 1 if this frame
     read an older keyframe than that before, which then counts more, −1 if it read a newer one: twice or half the odds.
     """
     values = on_cells(soft(), cells)
-    if not strength or step is None or moved is None:
+    if step is None or moved is None:
         return plain(), values
-    odds = 2.0**older
-    values = blend(values, moved, step.likeness, strength * odds / (1 - strength + strength * odds))
+    if strength:
+        odds = 2.0**older
+        values = blend(values, moved, step.likeness, strength * odds / (1 - strength + strength * odds))
     return labels_of(values, size), values
 
 
