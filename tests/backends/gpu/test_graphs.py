@@ -50,7 +50,11 @@ def labels(backend, frames):
 
 
 @pytest.mark.parametrize(
-    ("precision", "share"), [("f32", 0.999), ("f16", 0.98), pytest.param("bf16", 0.9, marks=pytest.mark.slow)]
+    ("precision", "share"),
+    [
+        ("f32", 0.999),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("f16", 0.98), ("bf16", 0.9))),
+    ],
 )
 @pytest.mark.parametrize(("name", "backbone"), NETWORKS)
 def test_every_network_runs_as_graphs(cuda, caplog, rng, name, backbone, precision, share):
