@@ -219,10 +219,10 @@ def check(recipe: Recipe) -> None:
         for value in recipe.loss.values()
     ):
         raise VssError(
-            f"loss: expected weights of 0 or more, and names of {', '.join(sorted(kinds))}; got {recipe.loss}"
+            f"loss: expected weights of 0 or more, and names of {', '.join(sorted(kinds))}; got {brief(recipe.loss)}"
         )
     if recipe.after != Path(recipe.after).name:
-        raise VssError(f"after: expected the name of a recipe, got {recipe.after!r}")
+        raise VssError(f"after: expected the name of a recipe, got {brief(recipe.after)!r}")
     if recipe.data == "pseudo" and not recipe.after:
         raise VssError("data pseudo: expected `after`, the recipe of the mcis that makes them")
     if recipe.after and recipe.init and recipe.data != "pseudo":
@@ -230,7 +230,9 @@ def check(recipe: Recipe) -> None:
     if recipe.prior and not all(recipe.augment.get("keep", [0])):
         raise VssError("prior: expected shares above 0 in augment.keep, one a class")
     if recipe.prior and not hasattr(class_of(recipe.network), "last_layer"):
-        raise VssError(f"prior: {recipe.network} has no last layer whose bias could hold it: leave it out")
+        raise VssError(
+            f"prior: {brief(recipe.network)} has no last layer whose bias could hold it: leave it out"
+        )
     if recipe.moved and not (recipe.network == "dcfm" and len(recipe.offsets) + bool(recipe.neighbours) == 2):
         raise VssError(
             "moved: expected network dcfm and neighbours, whose memory it moves; else leave it out"
@@ -271,18 +273,18 @@ def check_clip(network: Any, recipe: Recipe) -> None:
         inspect.signature(network.loss).bind(None, **recipe.loss)
     except TypeError as error:
         known = ", ".join(list(inspect.signature(network.loss).parameters)[1:]) or "none"
-        raise VssError(f"loss: {recipe.network}: {error}; expected some of {known}") from None
+        raise VssError(f"loss: {brief(recipe.network)}: {error}; expected some of {known}") from None
     reads = reads_of(network)
     if set(reads) <= {0}:  # an image network, or DCFM with its neighbour
         if recipe.offsets[:1] == (0,) and len(recipe.offsets) + bool(recipe.neighbours) <= 2:
             return
         raise VssError(
-            f"{recipe.network}: expected offsets: [0] and perhaps neighbours, got {recipe.offsets}"
+            f"{brief(recipe.network)}: expected offsets: [0] and perhaps neighbours, got {recipe.offsets}"
         )
     paper = tuple(sorted({0, *reads}))
     signs = [(o > 0) - (o < 0) for o in recipe.offsets]
     if signs != [(o > 0) - (o < 0) for o in paper] or recipe.neighbours:
         raise VssError(
-            f"{recipe.network}: expected offsets such as {list(paper)} and neighbours: [], "
+            f"{brief(recipe.network)}: expected offsets such as {list(paper)} and neighbours: [], "
             f"got offsets {list(recipe.offsets)}, neighbours {list(recipe.neighbours)}"
         )
