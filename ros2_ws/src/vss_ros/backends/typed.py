@@ -51,7 +51,8 @@ class Typed(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return self.attention(*args, **kwargs)
+            # nothing drops out in inference
+            return self.attention(*args, **{k: v for k, v in kwargs.items() if k != "dropout_p"})
         if func is F.multi_head_attention_forward:
             query, key, value, _, heads, weight, bias = args[:7]
             out = args[11:13]  # weight and bias; between them stand options that no network here uses
@@ -77,29 +78,16 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    *,
-    dtype: torch.dtype,
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
 ) -> Tensor:
-    """softmax(q·kᵀ/√d + mask)·v with the softmax in float32; q scaled first, so that the product stays small;
-    nothing drops out, as in inference."""
+    """softmax(q·kᵀ/√d + mask)·v with the softmax in float32; q scaled first, so that the product stays small."""
     scores = (q.to(dtype) / math.sqrt(q.shape[-1])) @ k.to(dtype).transpose(-2, -1)
     scores = scores.float() if attn_mask is None else scores.float() + attn_mask
     return scores.softmax(-1).to(dtype) @ v.to(dtype)
 
 
 def fused_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    *,
-    dtype: torch.dtype,
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
 ) -> Tensor:
     # called past the mode, which would come back here
     with torch._C.DisableTorchFunction():

@@ -50,13 +50,7 @@ def count(network: str, backbone: str, classes: int, size: tuple[int, int]) -> d
 
 
 def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    *,
-    dtype: torch.dtype,
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *, dtype: torch.dtype
 ) -> Tensor:
     """One kernel, as on CUDA; tensors without a device would have it taken apart."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
