@@ -102,6 +102,20 @@ def test_an_answer_joins_between_frames_and_changes_nothing(keeps):
         assert early.newest.index == t, "once"
 
 
+def test_joining_counts_as_time_of_the_answer_that_waited_for_it():
+    """Called once more where nothing is owed, as `feed` does, `after` leaves the network's answer to the next frame."""
+    hand = ByHand()
+    stream = make(Colours(1), worker=hand, steady=0.5)
+    stream(*FRAMES[0])
+    seen, hand_over = [], stream.beside.join
+    stream.beside.join = lambda *given: seen.append(1) or time.sleep(0.02) or hand_over(*given)
+    hand.turn()
+    stream.after()
+    assert not seen
+    (result,) = stream.feed(*FRAMES[1])
+    assert seen and result.times["join"] >= 20 and result.times["total"] >= 20
+
+
 def test_the_network_tells_when_it_has_answered():
     told = threading.Event()
     with make(Colours(1)) as stream:

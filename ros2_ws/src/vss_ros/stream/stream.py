@@ -206,12 +206,13 @@ class Stream(AbstractContextManager["Stream"]):
             self.start = time.perf_counter()
             self.landed = self.memories.part()
             self.lap(frame, "part")
-        if not (self.beside and self.beside.delay):
-            self.join()
-        if frame and self.beside and self.beside.free:
-            if due := self.is_due(frame) or self.beside.owes_key:
-                self.keyframe = Keyframe.of(frame)
-            self.beside.offer(frame, due)
+        if frame and self.beside:
+            if not self.beside.delay:
+                self.join()
+            if self.beside.free:
+                if due := self.is_due(frame) or self.beside.owes_key:
+                    self.keyframe = Keyframe.of(frame)
+                self.beside.offer(frame, due)
 
     def join(self) -> None:
         """Of schedule beside, between two frames: take over what the network has answered, so that none pays for it."""
@@ -343,8 +344,7 @@ class Stream(AbstractContextManager["Stream"]):
             drift = self.drift.measure(labels, is_key, None if self.lookahead else self.motion)
         elif self.drift.there:
             self.drift = Drift()  # a track costs each frame
-        found = frame.index - key, (frame.stamp - key_stamp) * 1e3, network_age_ms, frame.times, frame.reset
-        drifts = drift, frame.input_drift, frame.feature_drift
+        ages = frame.index - key, (frame.stamp - key_stamp) * 1e3, network_age_ms
+        facts = (*ages, frame.times, frame.reset, frame.step, drift, frame.input_drift, frame.feature_drift)
         palette = self.card.palette if self.card else ()
-        sure, source, index, step = confidence, frame.source, frame.index, frame.step
-        return Result(labels, frame.stamp, index, is_key, *found, step, *drifts, sure, source, palette)
+        return Result(labels, frame.stamp, frame.index, is_key, *facts, confidence, frame.source, palette)
