@@ -187,6 +187,16 @@ def test_tiny_frames(size):
     assert step.flow.shape == (-(-size[0] // 4), -(-size[1] // 4), 2)
 
 
+@pytest.mark.parametrize("size", [(96, 1600), (1600, 96), (96, 128), (360, 480)])
+def test_what_is_compared_is_as_sharp_as_the_cells(size):
+    """Where the flow's image is larger than the cells one way and smaller the other, too."""
+    motion, picture = Motion(size), texture(size=size)
+    motion.step(picture)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    exact = cv2.resize(grey, motion.cells[::-1], interpolation=cv2.INTER_AREA)
+    assert cv2.absdiff(motion.small, exact).mean() < 1
+
+
 def test_the_same_frames_give_the_same_bits():
     picture = texture()
 

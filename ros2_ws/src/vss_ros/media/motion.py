@@ -119,7 +119,8 @@ class Motion:
     def step(self, rgb: np.ndarray, carry: np.ndarray | None = None) -> Step | None:
         """Take the next frame, (H, W, 3) uint8 of any size; None for the first one. carry: maps (h, w, C) on the cells
         of the frame before, for `carried`."""
-        grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), max(self.image, self.cells))
+        height, width = map(max, self.image, self.cells)
+        grey = resized(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (height, width))
         grey, small = resized(grey, self.image), resized(grey, self.cells)
         before, self.grey = self.grey, grey
         earlier, self.small = self.small, small

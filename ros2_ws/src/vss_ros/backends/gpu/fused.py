@@ -100,8 +100,8 @@ def randoms(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def label_and_move() -> tuple[Callable[[tuple[int, int]], nn.Module], Callable[[], nn.Module]]:
     """What makes the stage that labels frames of a size, and the one that moves a memory."""
-    logits, flow = torch.zeros(1).to("cuda"), torch.zeros(1).to("cuda")
-    logits, flow = randoms(logits, (1, 5, *TRIED)), randoms(flow, (1, *TRIED, 2))
+    like = torch.zeros(1).to("cuda")
+    logits, flow = randoms(like, (1, 5, *TRIED)), randoms(like, (1, *TRIED, 2))
     values = logits.permute(0, 2, 3, 1).half()
     size = (3 * TRIED[0], 4 * TRIED[1])
     if agree(Argmax(size), Label(size), logits) and agree(Moved(), Move(), values, flow):
