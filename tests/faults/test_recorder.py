@@ -178,6 +178,7 @@ def test_a_folder_that_goes_away_ends_the_recording_with_a_word(start, client, t
     node = record(start, client, tmp_path / "drive")
     feed(client, 20)
     partial, elsewhere = tmp_path / "drive.partial", tmp_path / "elsewhere"
+    assert wait(lambda: len(rows(partial)) >= 20), "what is still on its way when the folder goes may be lost"
     if renamed:
         partial.rename(elsewhere)
     else:

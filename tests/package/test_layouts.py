@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -158,9 +159,10 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
 
     consistency = client.collect(DiagnosticArray, "/segmentation/consistency")
     pictures = client.collect(CompressedImage, first_tab())
-    for number in range(1, 9):
-        pixels = rng.integers(0, 255, (64, 96, 3), np.uint8)
-        client.publish(image(pixels, stamp=number * 0.1), CAMERA)
+    pixels = cv2.GaussianBlur(rng.integers(0, 255, (64, 120, 3), np.uint8), (0, 0), 3)
+    for number in range(1, 9):  # a picture that moves: noise anew each time would be eight cuts, all keyframes
+        shown = np.ascontiguousarray(pixels[:, number : number + 96])
+        client.publish(image(shown, stamp=number * 0.1), CAMERA)
         assert client.until(lambda count=number: len(consistency) >= count)
     keys, series = set(), set()
     for status in (status for message in consistency for status in message.status):
