@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures.motion import CELLS, SIZE
-from vss_ros.backends.labels import blend, labels, labels_of, probabilities, steadied
+from vss_ros.backends.labels import blend, labels, labels_of, on_cells, probabilities, steadied
 from vss_ros.media.motion import Step
 
 
@@ -68,3 +68,13 @@ def test_probabilities_and_their_labels(rng):
 def test_some_class_is_always_the_greatest(classes):
     even = np.full((4, 5, classes), 1 / classes, np.float32)
     assert not labels_of(even, (8, 10)).any(), "the first of equals"
+
+
+@pytest.mark.parametrize("size", [(48, 64), (46, 66), (47, 63), (12, 16), (6, 8), (13, 15)])
+@pytest.mark.parametrize("classes", [1, 3, 4, 5, 19, 255])
+def test_every_size_comes_to_the_cells(rng, size, classes):
+    values = rng.random((*size, classes), np.float32)
+    on = on_cells(values, (12, 16))
+    assert on.shape == (12, 16, classes) and on.dtype == np.float32
+    assert on.mean() == pytest.approx(values.mean(), abs=0.05)
+    assert np.allclose(on[..., -1], on_cells(values[..., -1:], (12, 16))[..., 0], atol=1e-6)

@@ -101,8 +101,12 @@ def on_cells(values: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     """Maps (h', w', C) on the motion's grid of cells (h, w)."""
     if values.shape[:2] == cells:
         return values
-    kind = cv2.INTER_AREA if values.shape[0] > cells[0] else cv2.INTER_LINEAR
-    return cv2.resize(values, cells[::-1], interpolation=kind).reshape(*cells, -1)
+    if values.shape[0] <= cells[0]:
+        return cv2.resize(values, cells[::-1]).reshape(*cells, -1)
+    whole = values.shape[0] % cells[0] == values.shape[1] % cells[1] == 0
+    # More than four planes at once OpenCV averages over whole cells only.
+    parts = [values] if whole else cv2.split(values)
+    return np.dstack([cv2.resize(part, cells[::-1], interpolation=cv2.INTER_AREA) for part in parts])
 
 
 def steadied(
