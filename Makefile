@@ -28,11 +28,12 @@ test-fast: .venv/installed
 
 # What only .ci/run waits for: slow tests, faults of real processes, killed trainings.
 test-long: .venv/installed
-	$(BIN)/python -m pytest -m "slow or long"
+	$(BIN)/python -m pytest -m "(slow or long) and not ros" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "(slow or long) and ros"
 
 # make fuzz N=1000000: so many mutated inputs for each target in tests/fuzz.
 fuzz: .venv/installed
-	VSS_FUZZ=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+	VSS_FUZZ=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -n 2 --dist worksteal
 
 # make soak MINUTES=60: the nodes at 30 Hz; memory, descriptors, threads and frames each minute, also in soak.txt;
 # nice -n 10 make soak: beside other work.
