@@ -160,7 +160,8 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
     consistency = client.collect(DiagnosticArray, "/segmentation/consistency")
     pictures = client.collect(CompressedImage, first_tab())
     pixels = cv2.GaussianBlur(rng.integers(0, 255, (64, 120, 3), np.uint8), (0, 0), 3)
-    for number in range(1, 9):  # a picture that moves: noise anew each time would be eight cuts, all keyframes
+    # A picture that moves: noise anew each time would be eight cuts, all keyframes.
+    for number in range(1, 9):
         shown = np.ascontiguousarray(pixels[:, number : number + 96])
         client.publish(image(shown, stamp=number * 0.1), CAMERA)
         assert client.until(lambda count=number: len(consistency) >= count)
