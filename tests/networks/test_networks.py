@@ -61,7 +61,7 @@ def answer(network, frames, keys):
 
 
 @pytest.mark.parametrize(("name", "backbone", "options"), CASES)
-@pytest.mark.parametrize("size", [(64, 96), (90, 70)])
+@pytest.mark.parametrize("size", [(64, 96), (90, 70), (32, 32)])
 def test_stages_give_logits_of_the_frame(name, backbone, options, size):
     network = build(name, backbone, 5, **options).eval()
     with torch.no_grad():
