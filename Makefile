@@ -22,7 +22,7 @@ demo: .venv/installed
 test: test-fast
 	$(BIN)/python -m pytest -m "ros and not slow and not long"
 
-# Two processes: those of ROS and the slow ones measure, or share the network, and run alone.
+# Two processes; those of ROS measure, or share the network, and run alone.
 test-fast: .venv/installed
 	$(BIN)/python -m pytest -m "not slow and not ros and not long" -n 2 --dist loadfile
 
