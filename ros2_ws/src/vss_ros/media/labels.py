@@ -113,4 +113,6 @@ def _one_channel(image: np.ndarray) -> np.ndarray:
         return ids
     if ids.dtype.kind == "f" and not (ids == np.floor(ids)).all():
         raise ImageError("mask of fractions: expected whole class ids")
-    return np.where((ids >= 0) & (ids < IGNORE), ids, IGNORE).astype(np.uint8)
+    labels = np.full(ids.shape, IGNORE, np.uint8)  # int8 does not hold 255, which NumPy says from 2.5 on
+    np.copyto(labels, ids, where=(ids >= 0) & (ids < IGNORE), casting="unsafe")
+    return labels
