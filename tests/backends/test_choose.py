@@ -18,6 +18,7 @@ SIZE = (64, 96)
 NETWORKS = [
     ("dcfm", "mit_b0"),
     ("dcfm", "mobilenet_v1"),
+    ("dcfm", "espnetv2"),
     ("segformer", "mit_b0"),
 ]
 NETWORKS += [

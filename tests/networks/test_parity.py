@@ -13,7 +13,9 @@ from fixtures.networks import assert_agrees, rebuilt, unfolded_head
 from fixtures.paths import find_data, find_parity
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks import build
+from vss_ros.networks.backbones.espnet import Pyramid
 from vss_ros.networks.cards.authors import from_authors, load_imagenet, load_renamed
+from vss_ros.networks.cards.weights import read_state
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.mar import MemoryRefinement
 from vss_ros.networks.stf import Fusion
@@ -185,6 +187,26 @@ def test_imagenet_weights_of_mobilenet_keep_their_meaning():
             x = F.relu6(F.batch_norm(x, *(part.float() for part in norm), eps=1e-3))
     inside = (..., slice(4, -4), slice(4, -4))  # both pad with zeros, which mean another colour
     assert torch.allclose(found[inside], x[inside], atol=1e-4) and x[inside].std() > 0.1
+
+
+def test_cityscapes_weights_of_espnet_answer_as_in_their_authors_code():
+    """Mean of |x| and deviation of each map, by EdgeNets' code (commit 2b232d3) on the same input."""
+    tensors = read_state(find_data("weights", "espnetv2_s_2.0_city_1024x512.pth"))
+    network = build("dcfm", "espnetv2", 3).eval()
+    load_imagenet(network, tensors)
+    x = torch.linspace(-2, 2, 3 * 64 * 96).view(1, 3, 64, 96).sin()
+    with torch.no_grad():
+        found = [(float(part.abs().mean()), float(part.std())) for part in network.backbone(x)]
+    expected = [(0.24711, 0.38586), (0.36558, 0.43855), (0.35063, 0.42305), (0.32122, 0.3648)]
+    assert np.allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 84), (23, 30), (7, 5), (64, 96)])
+def test_espnet_pools_in_inference_as_in_training(height, width):
+    pool = Pyramid(16, 8).eval()
+    x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    for after in ((5, 9), (height, width), (-(-height // 2), -(-width // 2))):
+        assert torch.allclose(pool.pooled(x, after), F.adaptive_avg_pool2d(x, after), atol=1e-6)
 
 
 def test_weights_of_the_wrong_stem_are_refused():

@@ -26,7 +26,7 @@ from vss_ros.stream.stream import Stream
 
 SIZE = (64, 96)
 NETWORKS = [
-    *[("dcfm", "mit_b0"), ("segformer", "mobilenet_v1"), ("cffm", "mit_b0")],
+    *[("dcfm", "mit_b0"), ("dcfm", "espnetv2"), ("segformer", "mobilenet_v1"), ("cffm", "mit_b0")],
     *[("mrcfa", "mit_b0"), ("msaf", "resnet18"), ("stf", "resnet18"), ("mar+pspnet", "resnet18")],
 ]
 OTHERS = [
@@ -36,7 +36,8 @@ OTHERS = [
         ("mcis", "vgg16"),
         ("mcis", "mobilenet_v1"),
     ],
-    *[("pspnet", "resnet18"), ("dcfm", "mobilenet_v1"), ("dcfm", "resnet18"), ("mar+dcfm", "mit_b0")],
+    *[("pspnet", "resnet18"), ("dcfm", "mobilenet_v1"), ("dcfm", "espnetv2"), ("dcfm", "resnet18")],
+    ("mar+dcfm", "mit_b0"),
     ("mar+stf", "resnet18"),
 ]
 TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 1e-1}

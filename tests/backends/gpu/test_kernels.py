@@ -51,10 +51,10 @@ def test_depthwise_convolution_and_gelu(images, height, width, channels, kind):
 
 
 @interpreted
-@pytest.mark.parametrize(("classes", "hidden"), [(19, True), (7, False)])
-def test_fusion_and_classifier(classes, hidden):
+@pytest.mark.parametrize(("classes", "hidden", "width"), [(19, True, 32), (7, False, 32), (7, True, 35)])
+def test_fusion_and_classifier(classes, hidden, width):
     """Of 70 pixels, no multiple of a program's; the interpreter multiplies no matrices in bfloat16."""
-    features, memory = of(1, 7, 10, 32), of(1, 7, 10, 128)
+    features, memory = of(1, 7, 10, width), of(1, 7, 10, 128)
     features[0, 0, 0] = memory[0, 0, 1] = 0  # vectors without a length
     wide = fused.padded(classes)
     last, bias = of(128, wide), of(wide)
@@ -101,11 +101,11 @@ def source(name, floats, constants, kind):
     return ASTSource(kernel, signature=types, constexprs=constants)
 
 INTEGERS = {"height", "width", "pixels", "classes", "before_y", "before_x", "step_c", "step_y", "step_x"}
-sizes = {"OWN": 32, "FEATURES": 64, "WIDTH": 256, "PIXELS": 64, "CHUNK": 64}
+sizes = {"OWN": 32, "FEATURES": 64, "ROUNDED": 64, "WIDTH": 256, "PIXELS": 64, "CHUNK": 64}
 work = [
     ("depthwise_gelu", {}, {"channels": 1280, "COLUMNS": 16, "DEPTH": 64}, {}),
-    ("fuse_and_classify", {}, {**sizes, "OWN": 64, "FEATURES": 128, "WIDTH": 128, "CLASSES": 11, "PADDED": 16,
-      "HIDDEN": True}, {"num_warps": 8, "num_stages": 1}),
+    ("fuse_and_classify", {}, {**sizes, "OWN": 64, "FEATURES": 131, "ROUNDED": 256, "WIDTH": 128, "CLASSES": 11,
+      "PADDED": 16, "HIDDEN": True}, {"num_warps": 8, "num_stages": 1}),
     *[("fuse_and_classify", {}, {**sizes, "CLASSES": n, "PADDED": p, "HIDDEN": n == 19},
        {"num_warps": 8, "num_stages": 1}) for n, p in ((19, 32), (124, 128))],
     ("upsampled_argmax", {"out": "*u8", "ratio_y": "fp32", "ratio_x": "fp32"}, {"PIXELS": 256}, {}),
@@ -137,7 +137,7 @@ def test_kernels_compile_for_what_has_no_gpu_here(capability, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
-@pytest.mark.parametrize("backbone", ["mit_b0", "mobilenet_v1", "resnet18"])
+@pytest.mark.parametrize("backbone", ["mit_b0", "mobilenet_v1", "espnetv2", "resnet18"])
 def test_layers_with_kernels_answer_as_those_without(monkeypatch, precision, backbone):
     model, answers = Model(lively("dcfm", backbone), (64, 96)), []
     frame = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)

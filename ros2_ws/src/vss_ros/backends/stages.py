@@ -108,7 +108,7 @@ def drift(features: Sequence[Tensor], keyframe: Sequence[Tensor]) -> float:
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy, for inference alone, whose convolutions hold the batch norms registered right after them, and whose
-    layers with a `fold` have computed their weights: no frame does.
+    layers with a `fold` have computed their weights: no frame does. Other batch norms become a product and a sum.
 
     Exact up to rounding. In 16 bits it takes a rounding away, and exporters get convolutions whose every input has one
     type: a batch norm of float32 weights on 16-bit features is what they fold wrongly.
@@ -123,7 +123,25 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, after, nn.Identity())
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, Affine(norm))
     return network
+
+
+class Affine(nn.Module):
+    """What a batch norm is in inference."""
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", shift.detach()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
 
 
 @torch.no_grad()

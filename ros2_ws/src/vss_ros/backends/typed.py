@@ -1,8 +1,8 @@
 """Mixed precision written into the graph: every runtime that keeps an exported graph's types computes the same.
 
-The rule is torch.autocast's on CUDA: convolutions and matrix products in 16 bits; normalisations and softmax, which
-overflow there, in float32; everything else in the wider type of its operands. torch.autocast itself is not used since
-neither torch.export nor the ONNX exporter writes its casts into the graph.
+The rule is torch.autocast's on CUDA: convolutions, with the PReLU after them, and matrix products in 16 bits;
+normalisations and softmax, which overflow there, in float32; everything else in the wider type of its operands.
+torch.autocast itself is not used since neither torch.export nor the ONNX exporter writes its casts into the graph.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ NARROW = {
     F.linear,
     F.conv2d,
     torch.conv2d,
+    F.prelu,
+    torch.prelu,
     torch.matmul,
     torch.bmm,
     Tensor.matmul,

@@ -6,8 +6,8 @@ fusion module (FFM) joins the frame's own independent feature with the keyframe'
 
 Deviations: ResNet's independent feature is normalised before it is resized in training, too (the authors do so
 in inference only); the three fused features of the loss share one batch-norm statistic; MiT-B0, which the authors
-did not publish, uses 16 of its 32 independent channels; MobileNetV1, not in the paper, has MiT's head at half
-its width.
+did not publish, uses 16 of its 32 independent channels; MobileNetV1 and ESPNetv2, not in the paper, have MiT's head
+at half its width.
 """
 
 from __future__ import annotations

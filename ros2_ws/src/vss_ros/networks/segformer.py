@@ -1,6 +1,6 @@
 """SegFormer, the image baseline on MiT (Xie et al., NeurIPS 2021). It ignores all earlier frames.
 
-Deviation: the head is 256 wide on every MiT and 128 on MobileNetV1, as in the video networks that compare
+Deviation: the head is 256 wide on every MiT and 128 on MobileNetV1 and ESPNetv2, as in the video networks that compare
 against it.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vss_ros.config import VssError
-from vss_ros.networks.backbones import MIT, MOBILENET, backbone
+from vss_ros.networks.backbones import ESPNET, MIT, MOBILENET, backbone
 from vss_ros.networks.cards.reading import Reading
 from vss_ros.networks.heads import AllMLP
 from vss_ros.networks.losses import cross_entropy
@@ -22,8 +22,8 @@ class SegFormer(nn.Module, Reading):
 
     def __init__(self, name: str, classes: int, width: int | None = None, dropout: float = 0.1):
         super().__init__()
-        if name not in MIT and name not in MOBILENET:
-            raise VssError(f"segformer: expected a backbone of {', '.join([*MIT, *MOBILENET])}; got {name!r}")
+        if name not in (known := [*MIT, *MOBILENET, *ESPNET]):
+            raise VssError(f"segformer: expected a backbone of {', '.join(known)}; got {name!r}")
         self.backbone = backbone(name)
         width = width or (256 if name in MIT else 128)
         self.head = AllMLP(self.backbone.channels, width)

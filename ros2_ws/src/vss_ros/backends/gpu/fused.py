@@ -67,7 +67,7 @@ def take_kernels(network: nn.Module) -> None:
                 return
             layer.dwconv, layer.act = kernel, nn.Identity()
         if isinstance(layer, DCFM) and fits(layer):
-            features = randoms(layer.fusion["conv"].weight, (1, 2 * layer.independent, *TRIED))
+            features = randoms(layer.fusion["conv"].weight, (1, layer.backbone.shallow_channels, *TRIED))
             features = features.to(memory_format=torch.channels_last)
             memory = randoms(features, (1, *TRIED, layer.width))
             whole = Decode(layer)
@@ -157,7 +157,12 @@ def fits(network: DCFM) -> bool:
 
 def padded(classes: int) -> int:
     """The least power of 2 that holds them, and that a tensor core takes."""
-    return max(16, 1 << (classes - 1).bit_length())
+    return max(16, rounded(classes))
+
+
+def rounded(count: int) -> int:
+    """The least power of 2 that is not below."""
+    return 1 << (count - 1).bit_length()
 
 
 class Argmax(nn.Module):
@@ -208,7 +213,8 @@ def fuse_and_classify(
     features, memory = features.contiguous(), memory.contiguous()
     out = features.new_empty((*features.shape[:3], classes))
     pixels, each, chunk = features.shape[:3].numel(), 64, 64
-    sizes = (features.shape[3], *own.shape, classes, last.shape[1], hidden is not None, each, chunk)
+    width = features.shape[3]
+    sizes = (width, rounded(width), *own.shape, classes, last.shape[1], hidden is not None, each, chunk)
     # where there is no hidden layer, its place is taken by what is not read
     layers = own, last if hidden is None else hidden, last_bias if hidden_bias is None else hidden_bias
     grid = (-(-pixels // each),)
@@ -236,7 +242,7 @@ def moved(values: Tensor, flow: Tensor) -> Tensor:
 
     values, (height, width, depth) = values.contiguous(), values.shape[1:]
     out = torch.empty_like(values)
-    pixels, channels = 16, min(128, 1 << (depth - 1).bit_length())
+    pixels, channels = 16, min(128, rounded(depth))
     grid = (-(-height * width // pixels), -(-depth // channels))
     kernels.moved[grid](values, flow.contiguous(), out, height, width, depth, pixels, channels)
     return out

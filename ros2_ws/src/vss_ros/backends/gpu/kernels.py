@@ -47,21 +47,22 @@ def depthwise_gelu(
 @triton.jit
 def fuse_and_classify(
     features, memory, own, hidden, hidden_bias, last, last_bias, out, pixels,
-    FEATURES: tl.constexpr, OWN: tl.constexpr, WIDTH: tl.constexpr, CLASSES: tl.constexpr, PADDED: tl.constexpr,
-    HIDDEN: tl.constexpr, PIXELS: tl.constexpr, CHUNK: tl.constexpr,
+    FEATURES: tl.constexpr, ROUNDED: tl.constexpr, OWN: tl.constexpr, WIDTH: tl.constexpr, CLASSES: tl.constexpr,
+    PADDED: tl.constexpr, HIDDEN: tl.constexpr, PIXELS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """DCFM's `decode` of `PIXELS` pixels, from their features to their logits.
 
-    features: (pixels, FEATURES), of which the first OWN are used; memory: (pixels, WIDTH); own: (OWN, WIDTH); hidden:
-    (WIDTH, WIDTH); last: (WIDTH, PADDED), zeros beyond CLASSES; out: (pixels, CLASSES).
+    features: (pixels, FEATURES), ROUNDED up to a power of 2, of which the first OWN are used; memory: (pixels, WIDTH);
+    own: (OWN, WIDTH); hidden: (WIDTH, WIDTH); last: (WIDTH, PADDED), zeros beyond CLASSES; out: (pixels, CLASSES).
     """
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = (pixel < pixels)[:, None]
-    every, some, wide = tl.arange(0, FEATURES), tl.arange(0, OWN), tl.arange(0, WIDTH)
+    every, some, wide = tl.arange(0, ROUNDED), tl.arange(0, OWN), tl.arange(0, WIDTH)
     labels, part = tl.arange(0, PADDED), tl.arange(0, CHUNK)
     kind = features.dtype.element_ty
 
-    whole = tl.load(features + pixel[:, None] * FEATURES + every[None, :], mask=inside, other=0.0).to(
+    there = inside & (every < FEATURES)[None, :]
+    whole = tl.load(features + pixel[:, None] * FEATURES + every[None, :], mask=there, other=0.0).to(
         tl.float32
     )
     length = tl.maximum(tl.sqrt(tl.sum(whole * whole, 1)), SHORTEST)

@@ -147,13 +147,14 @@ class PatchEmbed(nn.Module):
 class MiT(nn.Module):
     """Mix Transformer. `shallow` and `deep` are its two halves as DCFM splits it; `forward` runs both.
 
-    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels.
+    frame (B, 3, H, W) → maps at strides 4, 8, 16, 32 with `self.channels` channels; that of `shallow` has
+    `self.shallow_channels`.
     """
 
     def __init__(self, name: str, drop_path: float = 0.1):
         super().__init__()
         widths, depths = MIT[name]
-        self.channels = widths
+        self.channels, self.shallow_channels = widths, widths[0]
         rates = [drop_path * i / (sum(depths) - 1) for i in range(sum(depths))]
         before = (3, *widths[:3])
         # stage and place of each block that `deep` runs

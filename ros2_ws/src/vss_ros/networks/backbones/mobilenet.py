@@ -50,6 +50,7 @@ class MobileNet(nn.Module):
         self.blocks = list(range(self.ends[0] + 1, self.ends[-1] + 1))  # those that `deep` runs
         widths = [layers[i - 1][0] for i in self.ends]
         self.channels = (*widths[:-1], 2 * widths[-1]) if self.ppm else tuple(widths)
+        self.shallow_channels = widths[0]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
-from vss_ros.networks.backbones import MiT, MobileNet
+from vss_ros.networks.backbones import ESPNet, MiT, MobileNet
 
 # buffers that count training steps or follow from the window size
 DERIVED = ("num_batches_tracked", "relative_position_index", "valid_ind_rolled")
@@ -90,7 +91,7 @@ def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tup
 
 def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Load ImageNet weights into `network.backbone`: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets,
-    Google's MobileNetV1 (1.0, 224) under Keras' names.
+    Google's MobileNetV1 (1.0, 224) under Keras' names; and EdgeNets' ESPNetv2 (s = 2.0) with its Cityscapes decoder.
 
     torchvision's ResNet-50/101 have the plain stem: build the network on `resnet50_plain` or `resnet101_plain`.
     """
@@ -103,6 +104,11 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         last = network.backbone.ends[-1]
         names = [("conv_preds", None)]
         names += [(f"conv_{kind}_{i}", None) for i in range(last + 1, 14) for kind in ("dw", "pw")]
+    elif isinstance(network.backbone, ESPNet):
+        # what is at stride 2, and an activation that their units to half the size hold and never use
+        names = [("bu_dec_l4.", None), ("merge_enc_dec_l4.", None), ("bu_br_l4.", None)]
+        names += [(f"base_net.level{i}_0.eesp.module_act.", None) for i in (2, 3, 4)]
+        tensors = {with_named_layers(key): tensor for key, tensor in tensors.items()}
     else:
         names = [("fc.", None), ("classifier.", None)]  # of torchvision's ResNets and VGGs
         # plain: conv, bn; deep: three times conv, bn, relu
@@ -123,6 +129,13 @@ def with_our_input(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     mean = tensors["conv1_bn.running_mean"] - weight.sum((2, 3)) @ shift
     ours = {"conv1.weight": weight * scale[:, None, None], "conv1_bn.running_mean": mean}
     return {**tensors, **ours}
+
+
+def with_named_layers(key: str) -> str:
+    """ESPNetv2's decoder numbers the layers that its encoder calls conv, bn and act."""
+    names = {"cbr.0": "conv", "cbr.1": "bn", "cbr.2": "act", "br.0": "bn", "br.1": "act"}
+    key = re.sub(r"(?<=\.)(cbr\.[012]|br\.[01])(?=\.)", lambda found: names[found[0]], key)
+    return re.sub(r"^(bu_br_l\d\.)([01])", lambda found: found[1] + ("bn", "act")[int(found[2])], key)
 
 
 def is_derived(key: str) -> bool:
