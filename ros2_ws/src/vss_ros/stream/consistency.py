@@ -98,7 +98,7 @@ class Consistency:
 
     def area(self, labels: np.ndarray) -> dict[str, Any]:
         """Each class's area and the greatest jump of one."""
-        histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])[: len(self.classes), 0]
+        histogram = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()[: len(self.classes)]
         before, self.areas = self.areas, histogram / labels.size
         values: dict[str, Any] = {
             f"area/{name}": float(share) for name, share in zip(self.classes, self.areas, strict=True)
