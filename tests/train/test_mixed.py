@@ -33,7 +33,7 @@ def test_the_share_is_drawn_and_repeatable():
         "mixed": "b",
         "mixed_share": 0.25,
     }
-    recipe = dataclasses.replace(read_recipe("street"), **plain)
+    recipe = dataclasses.replace(read_recipe("street_frames"), **plain)
     samples = Samples(Plain("a", 50), recipe, None, Plain("b", 200))
     greys = [int(samples[position][0][0, 0, 0, 0]) for position in range(200)]
     assert set(greys) == {50, 200} and 0.15 < np.mean(np.array(greys) == 200) < 0.35
