@@ -29,7 +29,8 @@ ENTRIES = (
     *("createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getNvOnnxParserVersion"),
 )
 NETWORKS = [
-    *[("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0"), ("pspnet", "resnet18")],
+    *[("dcfm", "espnetv2"), ("dcfm", "mit_b0"), ("dcfm", "resnet18"), ("segformer", "mit_b0")],
+    ("pspnet", "resnet18"),
     *[("cffm", "mit_b0"), ("mrcfa", "mit_b0"), ("msaf", "resnet18"), ("stf", "resnet18")],
     *[("mar+dcfm", "mit_b0"), ("mar+pspnet", "resnet18"), ("mar+stf", "resnet18")],
 ]

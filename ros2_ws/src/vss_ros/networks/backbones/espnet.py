@@ -88,9 +88,7 @@ class Pyramid(nn.Module):
         self.projection_layer = active(conv(before, width))
         self.stages = nn.ModuleList(conv(width, width, 3, groups=width) for _ in SCALES)
         merged = active(conv(width * count, width, 3, groups=width))
-        self.merge_layer = nn.Sequential(
-            active(width * count), nn.ChannelShuffle(count), merged, conv(width, after)
-        )
+        self.merge_layer = nn.Sequential(active(width * count), Shuffle(count), merged, conv(width, after))
         self.br = active(after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,6 +108,17 @@ class Pyramid(nn.Module):
             return F.adaptive_avg_pool2d(x, tuple(size))
         rows, columns = (averages(x, side, after) for side, after in zip(x.shape[-2:], size, strict=True))
         return rows @ x @ columns.T
+
+
+class Shuffle(nn.Module):
+    """nn.ChannelShuffle by operators that TensorRT takes, too."""
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class Weighed(nn.Module):
