@@ -16,10 +16,10 @@ ESPNET = {"espnetv2": (32, 128, 256, 512)}
 BRANCHES = 4
 DILATIONS, AT_16 = (1, 2, 3, 4), (1, 1, 2, 3)
 """Of the branches, and of those at stride 16, which reach less far (section 3.3)."""
-DECODED = (32, 48, 64)
-"""Channels of the decoder at strides 4, 8, 16; and of what its pyramids pool."""
-PROJECTED = 10
+DECODED, PROJECTED = (32, 48, 64), 10
+"""Channels of the decoder at strides 4, 8, 16, and inside its pyramids."""
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
+"""At which they look at a map, shares of its size."""
 
 
 def conv(
@@ -157,11 +157,10 @@ class ESPNet(nn.Module):
         self.merge_enc_dec_l2, self.merge_enc_dec_l3 = Weighed(c3, d4), Weighed(c2, d3)
         self.bu_br_l2, self.bu_br_l3 = active(d4), active(d3)
         self.channels, self.shallow_channels = (c2, *DECODED), c2 + 3
-        decoders = ("bu_dec_l1", "bu_dec_l2", "bu_dec_l3")
         self.blocks = [  # names of what `part` runs
             *("level3_0", *(f"level3.{i}" for i in range(len(base.level3)))),
             *("level4_0", *(f"level4.{i}" for i in range(len(base.level4)))),
-            *decoders,
+            *("bu_dec_l1", "bu_dec_l2", "bu_dec_l3"),
         ]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
