@@ -61,6 +61,14 @@ def test_a_wrong_value_is_one_line_that_names_its_field(tmp_path, name, value):
     assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("keep", [1, 0.5, "all", {"road": 1}, [None], ["x"], [[1]], [float("nan")], [-1]])
+def test_shares_that_prior_cannot_count_on_are_refused(tmp_path, keep):
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "prior": 1.0, "augment": {"keep": keep}}))
+    with pytest.raises(VssError, match=r"recipe .*a\.yaml: augment: .*keep"):
+        read_recipe(str(path))
+
+
 def test_every_number_has_a_range_and_a_word_beyond_it_is_refused(tmp_path):
     """Before anything takes memory: a batch of 100,000,000 clips would."""
     path = tmp_path / "a.yaml"

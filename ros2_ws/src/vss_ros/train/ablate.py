@@ -26,7 +26,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_options, near, succeeds
-from vss_ros.train.recipe import Recipe, check, check_augmentation, convert, on_data, read_recipe
+from vss_ros.train.recipe import Recipe, check, convert, on_data, read_recipe
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,6 @@ def check_asked(table: Table, args: argparse.Namespace) -> None:
             try:
                 recipe = variant(table, changes, 0, args)
                 check(recipe)
-                check_augmentation(recipe)
             except VssError as error:
                 raise VssError(f"table {args.table}: {brief(title)}: {error}") from None
     if not args.data:

@@ -144,7 +144,6 @@ def read_recipe(name: str) -> Recipe:
     try:
         recipe = Recipe(**convert(values, Recipe))
         check(recipe)
-        check_augmentation(recipe)
     except VssError as error:
         raise VssError(f"recipe {path}: {error}") from None
     return recipe
@@ -206,6 +205,7 @@ def check_augmentation(recipe: Recipe) -> None:
 
 
 def check(recipe: Recipe) -> None:
+    check_augmentation(recipe)  # first: `prior` counts on its shares
     if recipe.optimiser not in ("adamw", "sgd"):
         raise VssError(f"optimiser: expected adamw or sgd, got {recipe.optimiser!r}")
     if recipe.precision not in PRECISIONS:
