@@ -224,7 +224,8 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
             if rank == 0 and log.isEnabledFor(logging.INFO):
                 line = f"step {step}: loss {mean['loss']:.3f}, val {task.score} {score:.3f}"
                 bar.write(line, file=sys.stderr)
-            if score > state["best"]:
+            # Before half of the steps the rate is high, and a few val frames may like what all others do not.
+            if score > state["best"] and 2 * step >= recipe.steps:
                 state["best"] = score
                 if rank == 0:
                     save(out / "best.ckpt", {"network": average.module.state_dict(), **state})
