@@ -136,14 +136,6 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, root):
     assert (tmp_path / "two" / "run" / "tiny.safetensors").is_file()
 
 
-def test_processes_share_the_positions_of_a_step():
-    recipe = read_recipe("street")
-    alone = list(Positions(recipe, 3, 0, 1))
-    shared = zip(*(Positions(recipe, 3, rank, 2) for rank in (0, 1)), strict=True)
-    assert [sorted(a + b) for a, b in shared] == alone
-    assert alone[0][0] == 3 * recipe.batch and len(alone) == recipe.steps - 3
-
-
 def test_samples_follow_from_their_position(tmp_path, root):
     from vss_ros.data.open import open_dataset
 

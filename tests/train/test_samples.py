@@ -1,4 +1,4 @@
-"""Clips of a second data set take the places of some of the first's, as the recipe says."""
+"""Which clips stand where in a run, and those of a second data set that take the places of some of the first's."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from vss_ros.config import VssError
 from vss_ros.data.clips import Clip
 from vss_ros.train.recipe import read_recipe
-from vss_ros.train.samples import Samples
+from vss_ros.train.samples import Positions, Samples
 
 
 class Plain:
@@ -40,3 +40,11 @@ def test_the_share_is_drawn_and_repeatable():
     assert greys == [int(samples[position][0][0, 0, 0, 0]) for position in range(200)]
     with pytest.raises(VssError, match=r"mixed: expected .* classes of a, a, b; b has a, c"):
         Samples(Plain("a", 50), recipe, None, Plain("b", 200, ("a", "c")))
+
+
+def test_processes_share_the_positions_of_a_step():
+    recipe = read_recipe("street")
+    alone = list(Positions(recipe, 3, 0, 1))
+    shared = zip(*(Positions(recipe, 3, rank, 2) for rank in (0, 1)), strict=True)
+    assert [sorted(a + b) for a, b in shared] == alone
+    assert alone[0][0] == 3 * recipe.batch and len(alone) == recipe.steps - 3
