@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vss_ros.backends.typed import DTYPES, TypedStage, narrow_weights
 from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model
+from vss_ros.networks.heads import fold_batch_norm
 
 NETWORKS = "vss_ros.networks."
 
@@ -134,10 +135,9 @@ class Affine(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__()
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - norm.running_mean * scale
-        self.register_buffer("scale", scale.detach()[:, None, None])
+        ones, zeros = torch.ones_like(norm.weight)[:, None], torch.zeros_like(norm.bias)
+        scale, shift = fold_batch_norm(ones, zeros, norm)
+        self.register_buffer("scale", scale.detach()[..., None])
         self.register_buffer("shift", shift.detach()[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ NARROW = {
     F.conv2d,
     torch.conv2d,
     F.prelu,
-    torch.prelu,
     torch.matmul,
     torch.bmm,
     Tensor.matmul,

@@ -34,12 +34,11 @@ def normed(layer: nn.Conv2d) -> nn.Sequential:
 
 def active(layer: nn.Conv2d | int) -> nn.Sequential:
     """Convolution, or nothing, for so many channels; batch norm; PReLU."""
-    parts = (
-        OrderedDict(bn=nn.BatchNorm2d(layer))
-        if isinstance(layer, int)
-        else OrderedDict(normed(layer).named_children())
-    )
-    return nn.Sequential(OrderedDict(**parts, act=nn.PReLU(parts["bn"].num_features)))
+    if isinstance(layer, int):
+        return nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(layer), act=nn.PReLU(layer)))
+    layers = normed(layer)
+    layers.add_module("act", nn.PReLU(layer.out_channels))
+    return layers
 
 
 class EESP(nn.Module):
@@ -58,7 +57,8 @@ class EESP(nn.Module):
         self.module_act = nn.PReLU(after) if stride == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        reduced, sums = self.proj_1x1(x), list[Tensor]()
+        reduced = self.proj_1x1(x)
+        sums: list[Tensor] = []
         for branch in self.spp_dw:
             y = branch(reduced)
             sums.append(y + sums[-1] if sums else y)
