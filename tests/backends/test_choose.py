@@ -10,6 +10,7 @@ import torch
 from fixtures.networks import lively
 from fixtures.paths import give_away, run_python
 from vss_ros.backends.choose import make_backend
+from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.backends.onnx_files import stage_files
 from vss_ros.config import VssError
 from vss_ros.networks.cards.model import Model, open_model
@@ -78,6 +79,7 @@ def test_labels_and_confidence_equal_torch(rng):
     assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 1
 
 
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bfloat16")
 def test_bf16_agrees_roughly(rng):
     network = lively("dcfm", "mit_b0")
     frames = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
@@ -196,8 +198,11 @@ def test_a_cache_that_cannot_be_written_costs_time_at_each_start_only(tmp_path, 
         files(network)
 
 
-def test_precisions_a_backend_lacks_are_refused():
+def test_precisions_a_backend_lacks_are_refused(monkeypatch):
     network = lively("segformer", "mit_b0")
+    monkeypatch.setattr("vss_ros.backends.onnx.cpu_has_bf16", lambda: False)
+    with pytest.raises(VssError, match="this CPU has no bfloat16: take f32, or auto"):
+        make(network, "openvino", precision="bf16")
     with pytest.raises(VssError, match="onnxruntime computes in f32"):
         make(network, "onnxruntime", precision="bf16")
     with pytest.raises(VssError, match="openvino on a CPU"):

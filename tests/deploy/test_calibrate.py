@@ -13,10 +13,13 @@ from fixtures.counting import counting_card
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros import cli
 from vss_ros.backends import int8_files
+from vss_ros.backends.choose import make_backend
 from vss_ros.config import VssError
-from vss_ros.deploy.calibrate import farthest
+from vss_ros.deploy.calibrate import farthest, is_video, stream_on
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
+from vss_ros.networks import build
 from vss_ros.networks.cards.card import read_card
+from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.stream.load import load_stream
 
 
@@ -172,6 +175,29 @@ def test_too_few_frames_to_calibrate_with(tiny_card, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 96, 3), np.uint8))
     assert cli.main(["calibrate", "--model", str(tiny_card), "--frames", str(tmp_path)]) == 1
     assert "expected at least 10 frames, got 1" in capsys.readouterr().err
+
+
+def test_bfloat16_is_not_measured_where_the_cpu_has_none(tiny_card, tmp_path, monkeypatch, capsys):
+    # OpenVINO computes in float32 there: "100 %" went into the card, and made `auto` take bfloat16 elsewhere.
+    card = tmp_path / tiny_card.name
+    shutil.copytree(tiny_card.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("vss_ros.backends.onnx.cpu_has_bf16", lambda: False)
+    line = ["calibrate", "--model", str(card), "--frames", "street:7", "--clips", "2", "--size", "64x96"]
+    assert cli.main([*line, "--precision", "bf16", "--write-card"]) == 1
+    assert "precision bf16: this CPU has no bfloat16" in capsys.readouterr().err
+    assert read_card(card)[0].metrics == read_card(tiny_card)[0].metrics
+
+
+def test_memories_move_as_on_the_robot(tiny_card, rng):
+    image = Model(build("segformer", "mit_b0", 3), (64, 96))
+    assert stream_on(make_backend(open_model(tiny_card), "torch"), 3, True).motion
+    assert stream_on(make_backend(open_model(tiny_card), "torch"), 3, False).motion is None
+    assert stream_on(make_backend(image, "torch"), 3, True).motion is None, "each of its frames is decoded"
+    noise = (cv2.GaussianBlur(rng.integers(0, 256, (64, 96, 3), np.uint8), (0, 0), 5) for _ in "ab")
+    picture, other = (cv2.normalize(each, None, 0, 255, cv2.NORM_MINMAX) for each in noise)
+    stills = [(picture, None), (other, None)]
+    video = [(picture, None), (np.roll(picture, 1, 1), None)]
+    assert not is_video([stills, stills]) and is_video([stills, video])
 
 
 def test_what_does_not_segment_is_not_calibrated(tmp_path, capsys):

@@ -15,6 +15,7 @@ from fixtures.imported import SIZE, write_model
 from onnx import TensorProto, helper, numpy_helper
 from vss_ros import cli
 from vss_ros.backends.choose import make_backend
+from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.backends.gpu.build import jobs
 from vss_ros.config import IMAGENET_MEAN, IMAGENET_STD, VssError
 from vss_ros.networks.cards.card import read_card
@@ -131,6 +132,7 @@ def test_int8_of_float16_is_refused(own, capsys):
     assert "int8: expected weights of float32, got float16" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bfloat16")
 def test_bfloat16_where_the_processor_has_it(own):
     frame = cv2.imread(str(own / "images" / "0.png"))
     answers = [

@@ -5,7 +5,8 @@ from typing import get_type_hints
 import pytest
 import yaml
 from vss_ros.config import VssError
-from vss_ros.train.recipe import RANGES, Recipe, find_recipes, first_there, read_recipe
+from vss_ros.train import loop
+from vss_ros.train.recipe import PRECISIONS, RANGES, Recipe, find_recipes, first_there, read_recipe
 
 RECIPE = {"network": "dcfm", "backbone": "mit_b0", "data": "camvid", "batch": 2, "steps": 4, "lr": 1e-3}
 RECIPE |= {"size": [64, 96], "crop": [64, 64]}
@@ -98,3 +99,21 @@ def test_of_several_weights_the_first_that_is_there_counts(tmp_path, monkeypatch
     (tmp_path / file).touch()
     assert read_recipe("street_image").init == f"imagenet:$VSS_DATA/{file}"
     assert first_there("imagenet:/none | backbone:no_model") == "imagenet:/none", "which the error then names"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("has_bf16", [True, False, None])
+def test_a_cpu_without_bfloat16_trains_in_float32(monkeypatch, precision, has_bf16):
+    # It would emulate 16 bits and take 6 to 14 times as long. None: OpenVINO, which is asked, is not there.
+    def asked():
+        if has_bf16 is None:
+            raise ModuleNotFoundError("openvino")
+        return has_bf16
+
+    monkeypatch.setattr(loop, "cpu_has_bf16", asked)
+    expected = precision if has_bf16 else "32-true"
+    assert loop.arithmetic(precision, "cpu") == expected
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert loop.arithmetic(precision, "auto") == expected
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert loop.arithmetic(precision, "auto") == loop.arithmetic(precision, "cuda") == precision

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from vss_ros.backends import int8_files
+from vss_ros.backends.base import Backend
 from vss_ros.backends.onnx import OnnxBackend
 from vss_ros.backends.onnx_export import export
 from vss_ros.config import IGNORE, StreamConfig, VssError, option
@@ -28,6 +29,7 @@ from vss_ros.data import metrics
 from vss_ros.data.source import open_source
 from vss_ros.deploy.convert import parse_size
 from vss_ros.deploy.quantize import keep_float, layer_groups, quantise
+from vss_ros.media.motion import Motion
 from vss_ros.networks.cards.card import ModelCard, read_card, write_card
 from vss_ros.networks.cards.model import Model, open_model
 from vss_ros.options import DataConfig, NetworkConfig, add_json, add_options, progress
@@ -70,12 +72,15 @@ def main(args: argparse.Namespace) -> int:
         raise VssError(
             f"model {card.name}: its task is {card.task}; only segmentation can be calibrated, take f32"
         )
+    plain = []
+    if args.precision == "bf16":  # opened before minutes of reading, since not every CPU has it
+        plain = [OnnxBackend(model, args.backend, precision) for precision in ("f32", "bf16")]
     calibration, held_out = pick_clips(args)
     measured = labelled_clips(args, card) if args.data else held_out
-    if args.precision == "bf16":
-        plain = [make_stream(model, args, precision) for precision in ("f32", "bf16")]
-        reference = run(plain[0], measured)
-        report = {"precision": "bf16", **compare(run(plain[1], measured), reference, measured, card)}
+    if plain:
+        video = is_video(measured)
+        reference, labels = (run(stream_on(each, args.interval, video), measured) for each in plain)
+        report = {"precision": "bf16", **compare(labels, reference, measured, card)}
     else:
         report = calibrate(args, model, card, calibration, measured)
     report["frames"] = sum(map(len, measured))
@@ -92,7 +97,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Quantise, find the groups that cost too much, give them back, write the folder; the report."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(args, model, Path(folder))
+        trial = Trial(args, model, Path(folder), is_video(clips) and is_video(measured))
         float_labels = run(trial.stream({}), measured)
         log.info("scales of the keyframes' stages from %d keyframes", len(clips))
         seen = trial.record({}, clips)
@@ -140,8 +145,8 @@ class Trial:
     and the file must be right on processors with and without bfloat16.
     """
 
-    def __init__(self, args: Any, model: Model, folder: Path):
-        self.model, self.folder = model, folder
+    def __init__(self, args: Any, model: Model, folder: Path, video: bool):
+        self.model, self.folder, self.video = model, folder, video
         self.backend, self.interval = args.backend, args.interval
         self.models = export(model, opset=int8_files.OPSET)
 
@@ -150,8 +155,7 @@ class Trial:
         for stage, model in {**self.models, **replaced}.items():
             files[stage] = self.folder / f"{stage}.onnx"
             files[stage].write_bytes(model)
-        backend = OnnxBackend(self.model, self.backend, files=files)
-        return Stream(backend, FixedInterval(self.interval), max_gap=0.0)
+        return stream_on(OnnxBackend(self.model, self.backend, files=files), self.interval, self.video)
 
     def record(self, replaced: dict[str, bytes], clips: Clips) -> dict[str, list]:
         """What each stage is given while the clips run."""
@@ -176,9 +180,21 @@ def without(models: dict[str, bytes], groups: dict[str, dict[str, str]], is_floa
     }
 
 
-def make_stream(model: Model, args: Any, precision: str) -> Stream:
-    backend = OnnxBackend(model, args.backend, precision)
-    return Stream(backend, FixedInterval(args.interval), max_gap=0.0)
+def stream_on(backend: Backend, interval: int, video: bool) -> Stream:
+    """As it will run, with memories moved, but without the filter, which would hide what differs."""
+    motion = Motion(backend.size) if backend.moves and video else None
+    return Stream(backend, FixedInterval(interval), max_gap=0.0, motion=motion)
+
+
+def is_video(clips: Clips) -> bool:
+    """Whether the motion explains the frames of some clip. Of stills, each of which it would make a keyframe, memories
+    lie where they are, so that the other stages are seen, too."""
+
+    def follows(clip: Any) -> bool:
+        motion = Motion(clip[0][0].shape[:2])
+        return all(step is None or step.trusted for step in [motion.step(image) for image, _ in clip])
+
+    return any(map(follows, clips))
 
 
 def run(stream: Stream, clips: Clips) -> list[np.ndarray]:
