@@ -112,6 +112,24 @@ def test_nothing_evaluated(tmp_path, page):
     assert page.locator("#problems p").inner_text() == "all </script> is <b>broken"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_light_or_dark_as_the_system_and_by_the_button(two_runs, tmp_path, page, scheme, evaluated):
+    folder = two_runs if evaluated else tmp_path / "nothing"
+    folder.mkdir(exist_ok=True)
+    _, path = write_report(folder, ["drive3: cut short"])
+    page.emulate_media(color_scheme=scheme)
+    page.goto(path.as_uri())
+
+    def is_dark():
+        return page.evaluate("document.documentElement.classList.contains('dark')")
+
+    assert is_dark() == (scheme == "dark")
+    page.click("#theme")
+    assert is_dark() != (scheme == "dark")
+    assert page.problems == []
+
+
 def painted(page, title):
     """The pixels of the plot of this title, as a set of (r, g, b)."""
     values = page.evaluate(
