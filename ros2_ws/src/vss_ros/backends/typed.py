@@ -22,7 +22,6 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 NARROW = {
     F.linear,
     F.conv2d,
-    torch.conv2d,
     F.prelu,
     torch.matmul,
     torch.bmm,

@@ -88,7 +88,7 @@ def costs_of(size: tuple[int, int], classes: int, rounds: int) -> list[str]:
     return [f"{size[1]}×{size[0]}", *(f"{ms:.2f}" for ms in medians.values()), f"{together:.2f}"]
 
 
-def latency(open_for: Callable[[str], Any], frames: int, rate: float = 0.0) -> list[list[str]]:
+def latency(open_for: Callable[[str], Any], frames: int, rate: float) -> list[list[str]]:
     """Rows for each schedule that the network allows: name, images a second, p50, p99 and their ratio of the latency
     in ms, from the time when a frame is due to its answer, and the share of frames that came while one was inside. The
     last row is of `Alike`, at the rate of the one before: what is uneven there is the machine.
@@ -289,15 +289,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def tables(spec: Sequence[str], frames: int) -> dict[str, tuple[list[str], list[list[str]]]]:
+def tables(spec: Sequence[str], frames: int, rate: float) -> dict[str, tuple[list[str], list[list[str]]]]:
     """What `vss bench --schedules` prints: titles, heads and rows."""
     heads = ["schedule", "images/s", "p50 ms", "p99 ms", "p99 ÷ p50", "had to wait"]
-    found = {
-        f"latency, {frames} frames at a rate that the machine holds": (
-            heads,
-            latency(lambda schedule: open_backend(schedule, *spec), frames),
-        )
-    }
+    paces = f"{rate:g} images a second" if rate else "a rate that the machine holds"
+    rows = latency(lambda schedule: open_backend(schedule, *spec), frames, rate)
+    found = {f"latency, {frames} frames at {paces}": (heads, rows)}
     heads = [
         "cameras",
         "frames/s",

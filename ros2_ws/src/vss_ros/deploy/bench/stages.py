@@ -81,6 +81,9 @@ class BenchConfig:
         "backends (openvino, in bf16 where the CPU has it)",
     )
     frames: int = option(1000, "of each measurement of schedules", low=10)
+    rate: float = option(
+        0.0, "images a second for schedules; 0: what the machine holds", low=0.0, high=1000.0
+    )
     ros: bool = option(True, "also the cost of ROS")
     out: Path | None = option(None, "JSON file to write the figures to as well", kind=Path)
 
@@ -158,7 +161,7 @@ def others(args: argparse.Namespace, size: str) -> dict[str, tuple[list[str], li
         default if args.backends == CPU_BACKENDS else args.backends.split(",")[0]
     ).partition("+")
     spec = (args.network, args.backbone, str(args.classes), size, name, precision or "f32")
-    return schedules.tables(spec, args.frames)
+    return schedules.tables(spec, args.frames, args.rate)
 
 
 def write(args: argparse.Namespace, figures: dict[str, Any]) -> int:
