@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_costs_time_at_each_start_only(tmp_path, 
 def test_precisions_a_backend_lacks_are_refused(monkeypatch):
     network = lively("segformer", "mit_b0")
     monkeypatch.setattr("vss_ros.backends.onnx.cpu_has_bf16", lambda: False)
-    with pytest.raises(VssError, match="this CPU has no bfloat16: take f32, or auto"):
+    with pytest.raises(VssError, match="has no bfloat16 and would compute in f32: take"):
         make(network, "openvino", precision="bf16")
     with pytest.raises(VssError, match="onnxruntime computes in f32"):
         make(network, "onnxruntime", precision="bf16")

@@ -81,10 +81,8 @@ class OnnxBackend(Backend):
 def load_openvino(files: Mapping[str, Path], precision: str, threads: int) -> Stages:
     if precision == "f16":
         raise VssError("precision f16: backend openvino on a CPU computes in f32 or bf16")
-    if precision == "bf16" and not cpu_has_bf16():  # OpenVINO would compute in float32 and say nothing
-        raise VssError(
-            "precision bf16: this CPU has no bfloat16: take f32, or auto, which is the best it has"
-        )
+    if precision == "bf16" and not cpu_has_bf16():  # OpenVINO says nothing and computes in float32
+        raise VssError("precision bf16: this CPU has no bfloat16 and would compute in f32: take f32 or auto")
     if precision == "int8":  # of the layers that are not
         precision = "bf16" if cpu_has_bf16() else "f32"
     # without the hint OpenVINO takes bfloat16 wherever the CPU has it
