@@ -177,8 +177,8 @@ class RuntimeConfig:
     )
     precision: str = option(
         "auto",
-        "arithmetic of the network; bf16 needs openvino or CUDA, f16 CUDA, int8 a calibration (vss calibrate); auto: "
-        "f16 with tensorrt, bf16 with openvino where the CPU has it and the model was measured to agree, else f32",
+        "arithmetic of the network; bf16 needs CUDA or a CPU that has it, f16 CUDA, int8 `vss calibrate`; "
+        "auto: f16 with tensorrt, bf16 with openvino where the CPU has it and the card says it agrees, else f32",
         choices=("auto", "f32", "bf16", "f16", "int8"),
     )
     bf16_agreement: float = option(
