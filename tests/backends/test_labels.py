@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures.motion import CELLS, SIZE
-from vss_ros.backends.labels import blend, labels, labels_of, on_cells, probabilities, steadied
+from vss_ros.backends.labels import SHARPER, blend, labels, labels_of, on_cells, probabilities, steadied
 from vss_ros.media.motion import Step
 
 
@@ -54,14 +54,25 @@ def test_probabilities_and_their_labels(rng):
     mean = (passes[0] + passes[1])[0] / 2
     expected = np.exp(mean) / np.exp(mean).sum(0)
     assert np.abs(found - expected.transpose(1, 2, 0)).max() < 1e-6
-    planes = np.ascontiguousarray(found.transpose(2, 0, 1))[None]
-    ours, exact = labels_of(found, (50, 70)), labels([planes], (50, 70))
-    assert (ours == exact).mean() > 0.98
-    full = cv2.resize(found, (70, 50))
+    logs = np.log(np.maximum(found, 1 / 255))
+    logs += SHARPER * (logs - cv2.GaussianBlur(logs, (3, 3), 0))
+    ours, exact = labels_of(found, (50, 70)), labels([logs.transpose(2, 0, 1)[None]], (50, 70))
+    assert (ours == exact).mean() > 0.97
+    full = cv2.resize(logs, (70, 50))
     lost = np.take_along_axis(full, exact[..., None].astype(int), 2) - np.take_along_axis(
         full, ours[..., None].astype(int), 2
     )
-    assert lost.max() < 2.5 / 255, "8 bits"
+    assert lost.max() < np.log(2), "a step of 8 bits, where probabilities are least"
+
+
+@pytest.mark.parametrize("share", [0.6, 0.7, 0.9])
+def test_thin_things_get_wider_by_sharpening(monkeypatch, share):
+    line = np.zeros((12, 16, 2), np.float32)
+    line[:, 7:10, 1] = 0.4 * share, share, 0.4 * share  # as resampling leaves it
+    line[..., 0] = 1 - line[..., 1]
+    sharp = (labels_of(line, (192, 256)) == 1).mean()
+    monkeypatch.setattr("vss_ros.backends.labels.SHARPER", 0.0)
+    assert 0 < (labels_of(line, (192, 256)) == 1).mean() < sharp < 8 / 64
 
 
 @pytest.mark.parametrize("classes", [1, 2, 19, 150, 255])

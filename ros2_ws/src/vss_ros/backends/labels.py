@@ -16,6 +16,12 @@ from vss_ros.media.motion import Step
 
 ROWS = 32
 """Rows that are blended at a time, so that they stay in a core's cache."""
+SHARPER = 0.25
+"""Share of its distance from those around it that a cell's log probability moves away from them before it is
+upsampled: moving and filtering blur. Plain probabilities instead, CamVid and rendered val, K = 1: −0.3 and −0.4 mIoU,
++0.1 and −0.0 VC_8, +0.2 and −0.3 TC; 0.5 of it: +0.3 and +0.0, −0.1 and −0.2, −0.3 and −0.4."""
+LOG = np.round(200 * (1 - np.log(np.maximum(np.arange(256), 1) / 255) / np.log(1 / 255))).astype(np.uint8)
+"""Log of a probability in 8 bits, in 8 bits, with room above for what is sharper."""
 EXPONENT = 80.0
 """Logits of at most this size need no shift before the exponential: float32 holds e^±87."""
 
@@ -42,7 +48,8 @@ def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same of probabilities (h, w, C): only classes that reach 1/C somewhere can be the greatest anywhere.
+    """The same of the logarithms, sharpened, of probabilities (h, w, C): only classes that reach 1/C somewhere can be
+    the greatest anywhere.
 
     In 8 bits, twice as fast as float32: a border between two classes moves by a fraction of a pixel at most. 255 where
     no class has any probability.
@@ -51,12 +58,17 @@ def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     candidates = [i for i, plane in enumerate(planes) if cv2.minMaxLoc(plane)[1] >= 255 // len(planes)]
     if not candidates:
         return np.full(size, IGNORE, np.uint8)
-    found = labels([np.stack([planes[i] for i in candidates])[None]], size)
+    found = labels([np.stack([sharpened(cv2.LUT(planes[i], LOG)) for i in candidates])[None]], size)
     if len(candidates) == len(planes):
         return found
     table = np.arange(256, dtype=np.uint8)
     table[: len(candidates)] = candidates
     return cv2.LUT(found, table)
+
+
+def sharpened(plane: np.ndarray) -> np.ndarray:
+    """Unsharp mask of (h, w) uint8."""
+    return cv2.addWeighted(plane, 1 + SHARPER, cv2.GaussianBlur(plane, (3, 3), 0), -SHARPER, 0)
 
 
 def confidence_of(
