@@ -38,6 +38,8 @@ def test_rows_of_the_installed_tables_are_recipes_that_the_networks_take(name):
             continue
         recipe = ablate.variant(table, changes, 1, arguments(name, "--steps", "3", "--data", "camvid"))
         assert (recipe.steps, recipe.data, recipe.seed) == (3, "camvid", 1)
+        long = ablate.variant(table, changes, 1, arguments(name, "--steps", "2400"))
+        assert long.save_every <= 1000  # what is stopped has not lost all of it
         network = build(recipe.network, recipe.backbone, 11, **recipe.options)
         check_clip(network, recipe)
         assert set(recipe.loss) <= set(inspect.signature(network.loss).parameters)

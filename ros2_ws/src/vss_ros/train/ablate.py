@@ -190,7 +190,7 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
             merged = isinstance(value, dict) and isinstance(getattr(base, key), dict)
             values[key] = {**getattr(base, key), **value} if merged else value
     if args.steps:
-        values |= {"steps": args.steps, "validate_every": args.steps, "save_every": args.steps}
+        values |= {"steps": args.steps, "validate_every": args.steps}
         values["warmup"] = min(base.warmup, args.steps // 4)
     return dataclasses.replace(base, **convert(values, Recipe))
 
