@@ -209,6 +209,13 @@ def test_precisions_a_backend_lacks_are_refused(monkeypatch):
         make(network, "openvino", precision="f16")
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_torch_says_that_it_emulates_bfloat16(monkeypatch, caplog, known):
+    monkeypatch.setattr("vss_ros.backends.torch_cpu.cpu_has_bf16", lambda: known)
+    make(lively("segformer", "mit_b0"), "torch", precision="bf16")
+    assert ("many times slower: take f32" in caplog.text) != known
+
+
 def test_unknown_and_missing_runtimes_are_refused(monkeypatch):
     network = lively("segformer", "mit_b0")
     with pytest.raises(VssError, match="unknown backend 'fast'"):

@@ -105,12 +105,16 @@ def test_of_several_weights_the_first_that_is_there_counts(tmp_path, monkeypatch
 @pytest.mark.parametrize("has_bf16", [True, False, None])
 def test_a_cpu_without_bfloat16_trains_in_float32(monkeypatch, precision, has_bf16):
     # It would emulate 16 bits and take 6 to 14 times as long. None: OpenVINO, which is asked, is not there.
+    class Core:
+        def get_property(self, *_):
+            return ["FP32", *(["BF16"] if has_bf16 else [])]
+
     def asked():
         if has_bf16 is None:
             raise ModuleNotFoundError("openvino")
-        return has_bf16
+        return Core()
 
-    monkeypatch.setattr(loop, "cpu_has_bf16", asked)
+    monkeypatch.setattr("vss_ros.backends.cpu.openvino_core", asked)
     expected = precision if has_bf16 else "32-true"
     assert loop.arithmetic(precision, "cpu") == expected
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

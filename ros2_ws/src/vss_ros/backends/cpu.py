@@ -10,8 +10,12 @@ from vss_ros.config import VssError
 
 
 def cpu_has_bf16() -> bool:
-    """Whether OpenVINO computes bfloat16 in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6)."""
-    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Whether bfloat16 is computed in hardware here (AVX512_BF16, AMX; BF16 of ARMv8.6). False where OpenVINO,
+    which knows, is not installed."""
+    try:
+        return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except ImportError:
+        return False
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vss_ros.backends.base import Backend
+from vss_ros.backends.cpu import cpu_has_bf16
 from vss_ros.backends.labels import probabilities
 from vss_ros.backends.stages import Encode, drift, remember_parts
 from vss_ros.backends.typed import DTYPES
 from vss_ros.config import VssError
 from vss_ros.media.motion import move_memory
 from vss_ros.networks.cards.model import Model
+
+log = logging.getLogger(__name__)
 
 
 class TorchBackend(Backend):
@@ -28,6 +32,10 @@ class TorchBackend(Backend):
         if precision not in ("f32", "bf16"):
             raise VssError(
                 f"precision {precision}: backend torch on a CPU computes in f32 or bf16; f16 needs CUDA, none was found"
+            )
+        if precision == "bf16" and not cpu_has_bf16():
+            log.warning(
+                "precision bf16: no bfloat16 is known of this CPU; emulated, it is many times slower: take f32"
             )
         if threads:
             torch.set_num_threads(threads)

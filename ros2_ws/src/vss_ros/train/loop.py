@@ -7,7 +7,6 @@ best checkpoint is measured on the validation and test frames and written as saf
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import dataclasses
 import logging
@@ -249,9 +248,8 @@ def arithmetic(precision: str, accelerator: str) -> str:
     """A recipe's precision; 32-true on a CPU without bfloat16, whose emulation takes 6 to 14 times as long."""
     if precision == "32-true" or (accelerator != "cpu" and torch.cuda.is_available()):
         return precision
-    with contextlib.suppress(ImportError):  # OpenVINO, which knows it, need not be there
-        if cpu_has_bf16():
-            return precision
+    if cpu_has_bf16():
+        return precision
     log.info("this CPU has no bfloat16: trained in float32 (--precision %s: as the recipe says)", precision)
     return "32-true"
 
