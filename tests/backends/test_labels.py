@@ -6,7 +6,17 @@ import cv2
 import numpy as np
 import pytest
 from fixtures.motion import CELLS, SIZE
-from vss_ros.backends.labels import SHARPER, blend, labels, labels_of, on_cells, probabilities, steadied
+from vss_ros.backends.labels import (
+    LOG,
+    SHARPER,
+    blend,
+    labels,
+    labels_of,
+    on_cells,
+    probabilities,
+    sharpened,
+    steadied,
+)
 from vss_ros.media.motion import Step
 
 
@@ -63,6 +73,20 @@ def test_probabilities_and_their_labels(rng):
         full, ours[..., None].astype(int), 2
     )
     assert lost.max() < np.log(2), "a step of 8 bits, where probabilities are least"
+
+
+@pytest.mark.parametrize(
+    "size", [(180, 240), (240, 320), (45, 60), (91, 121), (100, 120), (720, 1280), (7, 5)]
+)
+@pytest.mark.parametrize("spread", [1, 4, 40])
+def test_a_class_upsampled_around_its_cells_alone_is_where_it_is_in_the_whole_map(rng, size, spread):
+    coarse = rng.normal(0, spread, (6, 8, 7)).astype(np.float32)
+    coarse[..., 5] -= 3 * spread  # a rare class
+    coarse[0, 7, 6] += 9 * spread  # one in a corner
+    found = probabilities([cv2.resize(coarse, (60, 45)).transpose(2, 0, 1)[None]])
+    planes = cv2.split(cv2.convertScaleAbs(found, alpha=255))
+    whole = labels([np.stack([sharpened(cv2.LUT(plane, LOG)) for plane in planes])[None]], size)
+    assert np.array_equal(labels_of(found, size), whole)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.7, 0.9])

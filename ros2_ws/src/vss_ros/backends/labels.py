@@ -6,6 +6,7 @@ Bilinear resizing follows the convention of torch's `align_corners=False`, which
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -48,22 +49,40 @@ def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same of the logarithms, sharpened, of probabilities (h, w, C): only classes that reach 1/C somewhere can be
-    the greatest anywhere.
+    """The same of the logarithms, sharpened, of probabilities (h, w, C). A class can only be the greatest where it
+    reaches 1/C: it is upsampled in the box around those cells alone, which takes half the time.
 
     In 8 bits, twice as fast as float32: a border between two classes moves by a fraction of a pixel at most. 255 where
     no class has any probability.
     """
     planes = cv2.split(cv2.convertScaleAbs(probabilities, alpha=255))
-    candidates = [i for i, plane in enumerate(planes) if cv2.minMaxLoc(plane)[1] >= 255 // len(planes)]
-    if not candidates:
-        return np.full(size, IGNORE, np.uint8)
-    found = labels([np.stack([sharpened(cv2.LUT(planes[i], LOG)) for i in candidates])[None]], size)
-    if len(candidates) == len(planes):
-        return found
-    table = np.arange(256, dtype=np.uint8)
-    table[: len(candidates)] = candidates
-    return cv2.LUT(found, table)
+    (height, width), cells = size, probabilities.shape
+    out, best = np.zeros((2, *size), np.uint8)
+    room = np.empty((2, height * width), np.uint8)
+    found = False
+    for index, cell in enumerate(planes):
+        x, y, across, down = cv2.boundingRect(cv2.compare(cell, 255 // len(planes), cv2.CMP_GE))
+        if not across:
+            continue
+        found = True
+        rows, top, bottom = around(y, y + down, cells[0], height)
+        columns, left, right = around(x, x + across, cells[1], width)
+        plane, greater = room[:, : (bottom - top) * (right - left)].reshape(2, bottom - top, right - left)
+        sharp = sharpened(cv2.LUT(cell[rows, columns], LOG))
+        cv2.resize(sharp, (right - left, bottom - top), dst=plane, interpolation=cv2.INTER_LINEAR)
+        there, chosen = best[top:bottom, left:right], out[top:bottom, left:right]
+        cv2.compare(plane, there, cv2.CMP_GT, dst=greater)
+        cv2.max(plane, there, dst=there)
+        cv2.max(chosen, cv2.min(greater, index, dst=greater), dst=chosen)
+    return out if found else np.full(size, IGNORE, np.uint8)
+
+
+def around(first: int, end: int, cells: int, pixels: int) -> tuple[slice, int, int]:
+    """Cells first … end − 1 and two on either side, since the next ones take part in upsampling and sharpening; and
+    their pixels' first and end. Wider as far as that needs whole pixels, so that each lies where it does in the map."""
+    step = cells // math.gcd(cells, pixels)
+    low, high = max(0, first - 2) // step * step, min(cells, -(-(end + 2) // step) * step)
+    return slice(low, high), low * pixels // cells, high * pixels // cells
 
 
 def sharpened(plane: np.ndarray) -> np.ndarray:
