@@ -227,7 +227,8 @@ def test_keyframes_of_several_cameras_do_not_coincide():
         ({"schedule": "beside", "motion": False}, "schedule beside: needs motion"),
         ({"schedule": "parts"}, "needs a network whose memory moves"),
         ({"schedule": "parts", "keeps": 1, "between": "answer"}, "and between: memory"),
-        ({"schedule": "parts", "keeps": 1, "both_sides": True}, "waits for 4 later frames"),
+        ({"schedule": "parts", "keeps": 1, "both_sides": True}, "answers wait for later frames"),
+        ({"schedule": "beside", "both_sides": True, "interval": 1}, "answers wait for later frames"),
     ],
 )
 def test_schedules_that_do_not_go_are_refused(options, text):

@@ -26,7 +26,7 @@ WORTH = 1.25
 CamVid val and rendered streets it is worth as much at 1.3 to 1.8 times the age."""
 
 
-def check(schedule: str, backend: Any, lookahead: int, motion: bool, moves: bool) -> None:
+def check(schedule: str, backend: Any, both_sides: bool, motion: bool, moves: bool) -> None:
     """Raise VssError where the network or the other options do not allow the schedule."""
     if schedule == "at_once":
         return
@@ -34,9 +34,9 @@ def check(schedule: str, backend: Any, lookahead: int, motion: bool, moves: bool
         raise VssError(
             f"schedule {schedule}: needs motion, which brings what is late to its frame; set motion: true"
         )
-    if lookahead:
+    if both_sides or backend.lookahead:
         raise VssError(
-            f"schedule {schedule}: answers every frame at once, but here an answer waits for {lookahead} later frames"
+            f"schedule {schedule}: answers every frame at once, but here answers wait for later frames; use at_once"
         )
     if schedule == "parts" and not (moves and backend.parts > 1):
         raise VssError(

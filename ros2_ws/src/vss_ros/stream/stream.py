@@ -73,7 +73,7 @@ class Stream(AbstractContextManager["Stream"]):
         # Between keyframes; else each frame is decoded, which saves time only where a memory holds the deep layers.
         self.moves = motion is not None and backend.moves and between == "memory" and not both_sides
         self.answers_move = motion is not None and not (self.moves or backend.lookahead or both_sides)
-        schedules.check(schedule, backend, self.lookahead, motion is not None, self.moves)
+        schedules.check(schedule, backend, both_sides, motion is not None, self.moves)
         self.memories = Memories(backend)
         self.beside: Beside | None = None
         if schedule == "beside" and motion:
