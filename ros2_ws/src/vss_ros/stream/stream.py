@@ -266,21 +266,19 @@ class Stream(AbstractContextManager["Stream"]):
         passes, key, stamp = self.memories.read(frame.index, frame.stamp)
         self.lap(frame, "move")
         logits = self.logits(frame, passes)
-        if frame.due or not self.backend.keeps:
-            check_finite(self.backend, logits)
         is_key, self.landed, age = self.landed or key == frame.index, False, frame.index - key
+        doubtful = is_key or self.lookahead or not self.backend.keeps  # what it read may be new
         self.before = None
         if self.motion and (self.steady or self.answers_move):
-            moved, strength = self.motion.carried, self.steady
+            moved, steady = self.motion.carried, self.steady
             if self.newest and frame.step and frame.step.trusted:
                 moved = self.newest.track.move(self.newest.values)
-                strength **= frame.index - self.newest.index
+                steady **= frame.index - self.newest.index
             soft, cells = partial(self.backend.probabilities, logits), self.motion.cells
             plain = partial(self.backend.labels, logits, frame.size)
             older, self.age = (age > self.age) - (age < self.age), age
-            labels, values = label.steadied(
-                soft, plain, cells, frame.step, moved, strength, older, frame.size
-            )
+            labels, values = label.steadied(soft, plain, cells, frame.step, moved, steady, older, frame.size)
+            doubtful = doubtful or not np.isfinite(values.max())  # the filter would never let go of it
             confidence = partial(label.confidence_of, values, frame.size)
             if not self.answers_move:
                 self.before = values
@@ -291,6 +289,8 @@ class Stream(AbstractContextManager["Stream"]):
         else:
             labels = self.backend.labels(logits, frame.size)
             confidence = partial(self.backend.confidence, logits, frame.size)
+        if doubtful:
+            check_finite(self.backend, logits, self.reset)
         self.lap(frame, "label")
         return self.result(frame, labels, key, stamp, is_key, confidence)
 
