@@ -107,6 +107,16 @@ def test_points_that_leave_the_picture_are_gone_and_a_cut_starts_anew():
     assert not any((stream.points[:, :2] == 50).all(1))
 
 
+def test_a_cut_from_a_picture_without_points_starts_anew():
+    """That its patches were empty says nothing of the other picture's."""
+    stream = counter(patches=1)
+    for t in range(6):
+        result = stream(np.minimum(window(texture(3), 0, size=(128, 192)), 254), t / 10)
+    assert result.count == 0 and result.coverage == 1
+    result = stream(np.minimum(window(texture(9), 0, size=(128, 192)), 254), 0.6)
+    assert "a cut" in result.reset and result.coverage == pytest.approx(1 / 6)
+
+
 def test_turning_patches_off_and_on_moves_nothing_twice(rng):
     stream, still = counter(patches=1), picture(rng, DOTS)
     for t in range(6):

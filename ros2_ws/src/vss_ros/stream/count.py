@@ -199,10 +199,10 @@ class CountStream:
             self.motion.reset()
             return True  # all are found anew
         step = self.motion.step(rgb)
-        if step is None or not len(self.points):
+        if step is None:
             return True
         if not step.trusted:
-            return False
+            return False  # also where no points are: that there are none was seen in another picture
         centre = (STRIDE - 1) / 2  # of a cell, in pixels
         cells = (self.points[:, :2] - 0.5 - centre) / STRIDE
         self.points[:, :2] = move_points(cells, step.flow) * STRIDE + centre + 0.5
