@@ -20,6 +20,7 @@ from vss_ros.evaluate.settings import parse_intervals, parse_modes
 from vss_ros.media.motion import Motion
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
+from vss_ros.stream.schedule import Costs
 from vss_ros.stream.stream import Stream
 
 
@@ -98,22 +99,45 @@ def test_sparse_labels_are_answered_at_every_age(card, tmp_path):
 @pytest.mark.parametrize(
     ("k", "late", "ages"),
     [
-        (3, {"schedule": "parts"}, (2, 3, 4)),
-        (2, {"schedule": "parts"}, (2, 3)),
-        (1, {"schedule": "beside", "delay": 2}, (2, 3)),
-        (1, {"schedule": "beside", "delay": 1}, (1,)),
+        (3, {"parts": 2}, (2, 3, 4)),
+        (2, {"parts": 2}, (2, 3)),
+        (1, {"parts": 2}, (2, 3)),
+        (2, {"parts": 3}, (3, 4, 5)),
+        (3, {"parts": 4}, (4, 5, 6, 7)),
+        (1, {"delay": 2}, (2, 3)),
+        (1, {"delay": 1}, (1,)),
     ],
 )
 def test_sparse_labels_are_answered_as_late_as_the_schedule_is(k, late, ages):
-    """Its first keyframe answers at once, which would flatter the others."""
-    keeps = int(late["schedule"] == "parts")
-    options = {"motion": Motion(SIZE), **late}
-    seen = []
-    for age in dataset.ages(Stream(Colours(keeps, parts=2), FixedInterval(k), **options)):
-        stream = Stream(Colours(keeps, parts=2), FixedInterval(k), **options)
-        clip = [(window(texture(), 2 * t), t / 10) for t in range(dataset.run_up(stream) + age + 1)]
-        seen.append(list(stream.run(clip))[-1].keyframe_age)
+    """Its first keyframe answers at once, which would flatter the others; so would the second's, once parts take longer
+    than an interval."""
+    parts = late.pop("parts", 0)
+    options = {"motion": Motion(SIZE), "schedule": "parts" if parts else "beside", **late}
+    make = lambda: Stream(Colours(int(parts > 0), parts or 1), FixedInterval(k), **options)  # noqa: E731
+    clip = [(window(texture(), 2 * t), t / 10) for t in range(24)]
+    seen = [
+        list(make().run(clip[: dataset.run_up(make()) + age + 1]))[-1].keyframe_age
+        for age in dataset.ages(make())
+    ]
     assert sorted(seen) == list(ages)
+    assert {result.keyframe_age for result in list(make().run(clip))[10:]} == set(ages), "as in a long video"
+
+
+@pytest.mark.parametrize("schedule", ["beside", "auto"])
+def test_beside_without_a_delay_depends_on_the_machine_and_is_refused(
+    schedule, card, tmp_path, capsys, caplog, monkeypatch
+):
+    """By the data set's command and by that of recordings; also where auto comes to it."""
+    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(1e6))
+    make_camvid(tmp_path, "val", 2)
+    command = ["evaluate", "--model", str(card), "--backend", "torch", "--out", str(tmp_path / "out")]
+    for data in (
+        ["--data", "camvid", "--split", "val", "--root", str(tmp_path)],
+        ["--bag", "street", "--limit", "4"],
+    ):
+        assert cli.main([*command, *data, "--k", "2", "--schedule", schedule]) == 1
+        assert "--delay how many frames late" in capsys.readouterr().err + caplog.text
+        assert cli.main([*command, *data, "--k", "2", "--schedule", schedule, "--delay", "1"]) == 0
 
 
 def make_own(root, videos):
@@ -222,29 +246,38 @@ def test_streaming_accuracy_holds_answers_against_the_truth_when_they_are_out(tm
     class Copies:
         """Answers the frame's own grey level, which is its label."""
 
-        ms = 0.0
+        ms, late = 0.0, 0
 
         def reset(self):
-            pass
+            self.waiting = []
 
         def after(self):
             pass
 
         def feed(self, rgb, stamp):
-            labels = rgb[..., 0].copy()
-            return [SimpleNamespace(labels=labels, times={"total": self.ms}, is_keyframe=True)]
+            self.waiting.append(rgb[..., 0].copy())
+            done = [self.waiting.pop(0)] if len(self.waiting) > self.late else []
+            return [SimpleNamespace(labels=x, times={"total": self.ms}, is_keyframe=True) for x in done]
 
     truths = [np.full((4, 4), t % 3, np.uint8) for t in range(9)]
     video = [(np.repeat(t[..., None], 3, 2), t, True) for t in truths]
     stream = Copies()
     assert metrics.mean_iou(streamed(stream, video, 10.0, 3)) == 1
-    stream.ms = 150.0  # frame 0 is out at 150 ms, then 1 at 300, 3 at 450, 4 at 600, 6 at 750 ms
-    counts = streamed(stream, video, 10.0, 3)
-    expected = np.zeros_like(counts)
-    for t, shown in enumerate([None, None, 0, 1, 1, 3, 4, 4, 6]):
-        labels = np.full((4, 4), 255 if shown is None else shown % 3, np.uint8)
-        expected += metrics.confusion(truths[t], labels, 3)
-    assert np.array_equal(counts, expected)
+    # frame 0 is out at 150 ms, then 1 at 300, 3 at 450, 4 at 600, 6 at 750 ms; the other waits for two later frames
+    for ms, late, out in ((150.0, 0, [None, None, 0, 1, 1, 3, 4, 4, 6]), (0.0, 2, [None, None, *range(7)])):
+        stream.ms, stream.late = ms, late
+        counts = streamed(stream, video, 10.0, 3)
+        expected = np.zeros_like(counts)
+        for t, shown in enumerate(out):
+            labels = np.full((4, 4), 255 if shown is None else shown % 3, np.uint8)
+            expected += metrics.confusion(truths[t], labels, 3)
+        assert np.array_equal(counts, expected)
+
+
+def test_streaming_accuracy_in_mode_b(card, tmp_path):
+    data = open_dataset("camvid", "val", make_camvid(tmp_path, "val", 2, count=6))
+    row = evaluate(options(card, 3, both_sides=True), data, streaming=True)
+    assert 0 <= row["sIoU"] <= 1 and row["mIoU"] > 0
 
 
 def test_sparse_labels_with_an_adaptive_policy(card, tmp_path):

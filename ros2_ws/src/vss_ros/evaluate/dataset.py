@@ -27,7 +27,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
-from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, flattery, variants
+from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, check_delay, flattery, variants
 from vss_ros.evaluate.similarity import similarity, similarity_table
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.evaluate.worst import Answer, draw, keep_worst
@@ -96,6 +96,7 @@ def main(args: argparse.Namespace) -> int:
             max_gap=0.0,  # CamVid's frames lie a second apart; a new video resets the stream itself
             both_sides=mode == "B",
         )
+        check_delay(stream)
         row = evaluate(stream, data, args.all_classes, args.limit, None if rows else worst, args.streaming)
         rows.append({"policy": policy["policy"], "setting": setting, "mode": mode, **row})
         log.info("%s, %s, mode %s: mIoU %.4f", policy["policy"], setting, mode, row["mIoU"])
@@ -235,11 +236,11 @@ def streamed(stream: Any, video: Sequence[Any], fps: float, classes: int) -> np.
     free, t = 0.0, 0
     while t < len(video):
         start = max(free, t / fps)
-        (result,) = stream.feed(np.ascontiguousarray(video[t][0]), t / fps)
-        done = start + result.times["total"] / 1e3
+        found = stream.feed(np.ascontiguousarray(video[t][0]), t / fps)  # of an earlier frame, or none yet
+        done = start + sum(result.times["total"] for result in found) / 1e3
         stream.after()
-        out.append((done, result.labels))
-        free = done + result.times.get("part", 0.0) / 1e3
+        out += [(done, result.labels) for result in found]
+        free = done + sum(result.times.get("part", 0.0) for result in found) / 1e3
         t = max(t + 1, int(free * fps + 1e-9))
     for i, (_, truth, _) in enumerate(video):
         ready = [labels for done, labels in out if done <= i / fps + 1e-9]
@@ -255,7 +256,10 @@ def ages(stream: Stream) -> Sequence[int]:
     policy = stream.policy
     if stream.beside:
         return range(max(stream.beside.delay, 1))
-    return range(policy.longest) if isinstance(policy, FixedInterval) else (2 * policy.longest,)
+    longest = policy.longest
+    if stream.schedule == "parts":  # a keyframe waits for those of the one before
+        longest = max(longest, stream.backend.parts)
+    return range(longest) if isinstance(policy, FixedInterval) else (2 * longest,)
 
 
 def run_up(stream: Stream) -> int:
@@ -264,7 +268,10 @@ def run_up(stream: Stream) -> int:
     if stream.beside:
         return 2 * stream.beside.delay
     if stream.schedule == "parts":
-        return stream.policy.longest
+        interval, parts = stream.policy.longest, stream.backend.parts
+        return (
+            interval if parts <= interval else interval + parts
+        )  # else until the second keyframe is remembered
     return stream.policy.longest * stream.backend.keeps if stream.backend.keeps > 1 else 0
 
 

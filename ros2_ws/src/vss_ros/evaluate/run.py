@@ -27,6 +27,7 @@ from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.recordings import Footage, Frame, fingerprint, open_footage
 from vss_ros.evaluate.report import version
 from vss_ros.evaluate.scores import Means, Scores, Times, answers
+from vss_ros.evaluate.settings import check_delay
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.media.draw import jpeg, overlay
@@ -89,6 +90,7 @@ def evaluate_run(task: Task, progress: Callable[[int], None] = lambda done: None
     """Answer all frames and write the run's folder. progress: called with the number of frames done."""
     footage = task.open()
     stream = load_stream(**task.stream, both_sides=task.both_sides, measure_drift=True)
+    check_delay(stream)
     card: Any = stream.card
     model_card: Any = stream.model_card
     notes = []
