@@ -25,7 +25,7 @@ def rate_of(periods, auto, problem=""):
     opened = []
     cameras = []
     for _ in periods:
-        stream = SimpleNamespace(auto=auto, policy=None)
+        stream = SimpleNamespace(auto=auto, policy=None, schedule=auto.schedule)
         cameras.append(SimpleNamespace(stream=stream, health=Health()))
     start = SimpleNamespace(problem=problem, reschedule=opened.append, config=StreamConfig())
     return Rate(cameras, start), cameras, opened
@@ -65,6 +65,34 @@ def test_by_the_stamps_of_the_first_seconds(hz, chosen, expected):
     else:
         assert [auto.schedule for auto in opened] == [expected]
         assert f"schedule {expected} instead of {chosen}" in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        ([15, 0], [15, 15], "parts"),
+        ([15, 0], [15, 60], "beside"),
+        ([30, 0, 0], [30, 30, 0], "beside"),
+        ([5, 0], [5, 5], "at_once"),
+    ],
+)
+def test_a_camera_that_begins_later_counts_from_then_on(first, then, expected):
+    rate, cameras, opened = rate_of(first, Auto("at_once", "assumed", COSTS))
+    for begin, hz in ((100, first), (106, then)):
+        periods = [1 / x if x else 0 for x in hz]
+        said = [rate.look(seconds(cameras, periods, begin + t)) for t in range(6)]
+        assert sum(map(bool, said)) == 1 and f"images come at {sum(hz):.1f} Hz" in "".join(said)
+        for camera in cameras if opened else ():
+            camera.stream.schedule = opened[-1].schedule
+    assert rate.auto.schedule == expected and len(opened) <= 2
+
+
+def test_nothing_is_chosen_while_a_choice_is_being_opened():
+    rate, cameras, opened = rate_of([1, 1], Auto("at_once", "assumed", COSTS))
+    for begin, periods in ((100, [1 / 30, 0]), (106, [1 / 30, 1 / 30])):
+        for t in range(6):
+            rate.look(seconds(cameras, periods, begin + t))
+    assert [auto.schedule for auto in opened] == ["parts"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ ENOUGH = 2.0
 
 
 class Rate:
-    """Looks at the cameras' periods once a second until all are known, and then no more: no schedule flaps.
+    """Looks at the cameras' periods once a second until all that send images are known, and again once another one
+    begins to: that is more work, so that no schedule flaps.
 
     The costs measured at the start are first made those of the answers of that second, which other processes on the
     machine slow down.
@@ -26,23 +27,28 @@ class Rate:
     def __init__(self, cameras: Sequence[Camera], start: Any) -> None:
         self.cameras, self.start = cameras, start
         self.auto: Any = getattr(cameras[0].stream, "auto", None)
-        self.known = self.auto is None or self.auto.costs is None
+        self.counted = 0
+        """Cameras by whose rate the schedule is chosen."""
 
     def look(self, windows: Sequence[Window]) -> str:
-        """What the log is to say, once. windows: of the last second, one a camera."""
-        if self.known or self.start.problem:
+        """What the log is to say, once a choice. windows: of the last second, one a camera."""
+        if self.auto is None or self.auto.costs is None or self.start.problem:
             return ""
+        if self.cameras[0].stream.schedule != self.auto.schedule:
+            return ""  # what was chosen before is being opened
         rhythms = [camera.health.rhythm for camera in self.cameras if camera.health.received]
-        if not rhythms or not all(rhythm.period and rhythm.seconds >= ENOUGH for rhythm in rhythms):
+        if len(rhythms) <= self.counted:
             return ""
-        self.known = True
+        if not all(rhythm.period and rhythm.seconds >= ENOUGH for rhythm in rhythms):
+            return ""
+        self.counted = len(rhythms)
         rate = sum(1 / rhythm.period for rhythm in rhythms if rhythm.period)
         before = self.auto
         answers = [answer for window in windows for answer in window.answers]
-        slower = slowdown(self.auto, answers)
+        slower = slowdown(before, answers)
         interval = make_policy(self.start.config, 0).longest
         auto = before.costs.times(slower).choose(interval, 1 / rate)
-        auto = replace(auto, why=f"images come at {rate:.1f} Hz, {auto.why}")
+        self.auto = auto = replace(auto, why=f"images come at {rate:.1f} Hz, {auto.why}")
         if auto.schedule != before.schedule:
             self.start.reschedule(auto)
             return f"schedule {auto.schedule} instead of {before.schedule}: {auto.why}"
