@@ -88,6 +88,9 @@ def test_keyframe_policies_side_by_side(evaluate, tmp_path):
         "drive/tiny_consistency_0_torch": 6,
         "drive/tiny_consistency_0.9_torch": 1,
     }
+    bounds = ("--policy", "consistency", "--drifts", "0", "--min-interval", "2", "--max-interval", "3")
+    assert evaluate(*command, *bounds) == 0
+    assert len(results(tmp_path / "out")) == 4, "other bounds are another run"
 
 
 def test_another_input_of_the_same_name_is_refused(evaluate, tmp_path, capsys):

@@ -27,7 +27,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
-from vss_ros.evaluate.settings import POLICIES, STREAM_OPTIONS, check_delay, flattery, variants
+from vss_ros.evaluate.settings import LONGEST, POLICIES, STREAM_OPTIONS, check_delay, flattery, variants
 from vss_ros.evaluate.similarity import similarity, similarity_table
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.evaluate.worst import Answer, draw, keep_worst
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EvaluateConfig)
     add_json(parser)
     add_options(parser, DataConfig)
-    add_options(parser, StreamConfig, ("min_interval", "max_interval", *STREAM_OPTIONS), max_interval=30)
+    add_options(parser, StreamConfig, ("min_interval", "max_interval", *STREAM_OPTIONS), max_interval=LONGEST)
     add_options(parser, StreamConfig, ("backend", "precision", "threads"))
     recordings.add_arguments(parser)
 

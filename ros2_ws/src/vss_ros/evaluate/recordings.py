@@ -28,7 +28,7 @@ from vss_ros.config import InputConfig, StreamConfig, VssError, brief, option, r
 from vss_ros.data.recordings import find_cameras, find_inputs
 from vss_ros.evaluate.live import evaluate_live
 from vss_ros.evaluate.run import Task, evaluate_run, is_done
-from vss_ros.evaluate.settings import STREAM_OPTIONS, variants
+from vss_ros.evaluate.settings import LONGEST, STREAM_OPTIONS, variants
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import add_options, progress
 
@@ -116,6 +116,8 @@ def plan(args: argparse.Namespace) -> list[Task]:
         name = read_card(model)[0].name
         name += f" {policy['policy']}" if policy.get("policy", "fixed") != "fixed" else ""
         name += f" {setting.replace(' ', '')}" if setting else ""
+        for bound, default in (("min_interval", defaults.min_interval), ("max_interval", LONGEST)):
+            name += f" {bound}={policy[bound]}" if policy.get(bound, default) != default else ""
         name += " B" if mode == "B" else ""
         name += "".join(f" {choice}" for choice in (args.backend, args.precision) if choice != "auto")
         name += "".join(f" {option}={value}" for option, value in chosen.items())

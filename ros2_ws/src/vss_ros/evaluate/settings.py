@@ -15,6 +15,10 @@ STREAM_OPTIONS = ("motion", "between", "steady", "schedule", "delay", "parts")
 """Of StreamConfig, one for all rows."""
 
 
+LONGEST = 30
+"""Default of --max-interval: a policy that chooses by itself is shown as it does."""
+
+
 def flattery(card: Any, data: str, split: str) -> list[str]:
     """A remark where the model has seen what it is measured on."""
     if split not in ("train", "val") or not str(card.training.get("data", "")).startswith(data):
