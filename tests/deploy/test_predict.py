@@ -15,6 +15,7 @@ from fixtures.imported import write_model
 from vss_ros import cli
 from vss_ros.config import VssError
 from vss_ros.deploy import predict as module
+from vss_ros.deploy.predict import Frames
 from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.stream import Stream
 
@@ -113,7 +114,7 @@ def test_networks_that_look_ahead_answer_every_frame(tmp_path):
         def __exit__(self, *_):
             pass
 
-        def feed(self, rgb, stamp, source):
+        def feed(self, rgb, stamp, source, gap):
             self.pending.append(SimpleNamespace(stamp=stamp, source=source))
             return [self.pending.pop(0)] if len(self.pending) > 2 else []
 
@@ -123,7 +124,7 @@ def test_networks_that_look_ahead_answer_every_frame(tmp_path):
         def flush(self):
             return self.pending
 
-    found = list(module.answers(Waiting(), [(rgb, float(i)) for i, rgb in enumerate(pictures)]))
+    found = list(module.answers(Waiting(), Frames([(rgb, float(i)) for i, rgb in enumerate(pictures)], 1, 4)))
     assert [(int(rgb[0, 0, 0]), result.stamp) for rgb, result in found] == [(i, float(i)) for i in range(4)]
 
 
@@ -144,6 +145,35 @@ def test_a_live_source_gives_masks_named_by_time(tmp_path, monkeypatch):
     assert predict(write_model(tmp_path), "camera:7", out, "--video", "--reconnect", "3") == 0
     assert sorted(path.name for path in out.glob("*.png")) == ["100.250000.png", "100.500000.png"]
     assert cv2.VideoCapture(str(out / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+@pytest.mark.parametrize(("gap", "begun"), [(0.1, 1), (5.0, 2)])
+def test_a_slow_machine_stays_with_its_camera(tmp_path, monkeypatch, gap, begun):
+    class Camera:
+        fps, length = 25.0, None
+
+        def __init__(self, *_):
+            self.gap = gap
+
+        def __iter__(self):
+            yield from ((np.zeros((32, 48, 3), np.uint8), stamp) for stamp in (100.0, 105.0))
+
+    monkeypatch.setattr(module, "Live", Camera)
+    found = [
+        result for _, result in vss_ros.predict("camera:0", write_model(tmp_path), backend="onnxruntime")
+    ]
+    assert [result.index for result in found] == [0, 2 - begun], (
+        "5 s between its answers, not its camera's frames"
+    )
+
+
+def test_frames_of_a_file_do_not_wait_for_a_network_beside_them(tmp_path, frames, capsys):
+    model, words = write_model(tmp_path), ("--schedule", "beside")
+    with pytest.raises(VssError, match="--delay how many frames late"):
+        vss_ros.predict(frames, model, backend="onnxruntime", schedule="beside")
+    assert predict(model, frames, tmp_path / "out", *words) == 1
+    assert "--delay how many frames late" in capsys.readouterr().err
+    assert predict(model, frames, tmp_path / "out", *words, "--delay", "1") == 0
 
 
 def test_three_lines_of_python(tmp_path, frames):

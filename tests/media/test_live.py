@@ -82,6 +82,21 @@ def test_who_is_slow_misses_frames_and_gets_the_newest():
     assert [rgb[0, 0, 0] for rgb, _ in frames] == [50]
 
 
+def test_what_a_slow_reader_leaves_out_is_no_gap(monkeypatch):
+    times = iter([100.0, 100.1, 100.3, 103.3, 103.4, 103.5])
+    monkeypatch.setattr("vss_ros.media.live.time.time", lambda: next(times))
+    gate = threading.Semaphore(1)
+    source = Live("camera:0", 0.0, capture=Capture(pictures(6), gate=gate))
+    frames = iter(source)
+    gaps = []
+    for read, more in ((1, 2), (3, 2), (5, 9)):
+        with source.changed:
+            assert read == 1 or source.changed.wait_for(lambda read=read: source.seen == read, 20)
+        gaps.append((next(frames)[1], round(source.gap, 3)))
+        gate.release(more)
+    assert gaps == [(100.0, 0.0), (100.3, 0.2), (103.4, 3.0)]
+
+
 def test_a_lost_source_comes_back(caplog):
     capture = Capture([*pictures(1), None, *pictures(1, 1)], opens=(True, False, False, True, False))
     capture.gate = threading.Semaphore(1)

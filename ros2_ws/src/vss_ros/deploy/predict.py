@@ -28,6 +28,7 @@ from vss_ros.media.video import VideoWriter
 from vss_ros.options import add_options, from_options, progress
 from vss_ros.stream.load import StreamOptions, load_stream, open_stream
 from vss_ros.stream.result import MASKS, Result, check_mask_kind, decode_mask
+from vss_ros.stream.schedule import check_delay
 from vss_ros.stream.stream import Stream
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Frames:
     names: list[str] | None = None
     live: bool = False
 
+    @property
+    def gap(self) -> float | None:
+        """For `Stream.feed`, of the newest frame of a live source."""
+        return getattr(self.items, "gap", None)
+
     def numbered(self) -> Iterator[tuple[int, tuple[np.ndarray, float]]]:
         """Each with its place in the source, where some may not decode."""
         if isinstance(self.items, Source):
@@ -103,6 +109,8 @@ def main(args: argparse.Namespace) -> int:
     config, wanted = from_options(StreamConfig, args), from_options(PredictConfig, args)
     frames = open_frames(args.input, args.topic, wanted.reconnect)
     with open_stream(config) as stream:
+        if not frames.live:
+            check_delay(stream)
         if stream.card is None:
             raise VssError("predict: expected a model with a card")
         check_mask_kind(wanted.png, stream.card.palette)
@@ -129,15 +137,16 @@ def predict(
     if not isinstance(source, (str, Path)):
         raise VssError(f"source: expected a path, or a text such as 'camera:0', got {type(source).__name__}")
     frames = open_frames(str(source), topic)
-    return answers(load_stream(model, **options), frames.items)
+    stream = load_stream(model, **options)
+    if not frames.live:
+        check_delay(stream)
+    return answers(stream, frames)
 
 
-def answers(
-    stream: Stream, frames: Iterable[tuple[np.ndarray, float]]
-) -> Iterator[tuple[np.ndarray, Result]]:
+def answers(stream: Stream, frames: Frames) -> Iterator[tuple[np.ndarray, Result]]:
     with stream:
-        for rgb, stamp in frames:
-            done = stream.feed(rgb, stamp, rgb)
+        for rgb, stamp in frames.items:
+            done = stream.feed(rgb, stamp, rgb, frames.gap)
             stream.after()
             yield from ((result.source, result) for result in done)
         yield from ((result.source, result) for result in stream.flush())
@@ -221,7 +230,7 @@ class Masks:
         for index, (rgb, stamp) in self.frames.numbered():
             path = self.out / f"{self.frames.stem(index, stamp, cityscapes)}.png"
             if not self.keep(path, rgb, stamp):
-                self.put(self.stream.feed(rgb, stamp, (path, rgb)))
+                self.put(self.stream.feed(rgb, stamp, (path, rgb), self.frames.gap))
                 self.stream.after()
             if limit and index + 1 >= limit:
                 break

@@ -27,7 +27,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.data.recordings import Frame
 from vss_ros.evaluate import counting, recordings
 from vss_ros.evaluate.scores import WINDOWS, Scores, Times, answers
-from vss_ros.evaluate.settings import LONGEST, POLICIES, STREAM_OPTIONS, check_delay, flattery, variants
+from vss_ros.evaluate.settings import LONGEST, POLICIES, STREAM_OPTIONS, flattery, variants
 from vss_ros.evaluate.similarity import similarity, similarity_table
 from vss_ros.evaluate.tradeoff import draw_tradeoff
 from vss_ros.evaluate.worst import Answer, draw, keep_worst
@@ -36,6 +36,7 @@ from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_json, add_options, progress
 from vss_ros.stream.keyframes import FixedInterval
 from vss_ros.stream.load import load_stream
+from vss_ros.stream.schedule import check_delay
 from vss_ros.stream.stream import Stream
 
 log = logging.getLogger(__name__)

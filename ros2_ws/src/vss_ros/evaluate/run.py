@@ -27,7 +27,6 @@ from vss_ros.config import MAX_PIXELS, VssError
 from vss_ros.data.recordings import Footage, Frame, fingerprint, open_footage
 from vss_ros.evaluate.report import version
 from vss_ros.evaluate.scores import Means, Scores, Times, answers
-from vss_ros.evaluate.settings import check_delay
 from vss_ros.evaluate.worst import Pictures, strip
 from vss_ros.media.bags import COMPRESSED, IMAGE, BagWriter, typestore
 from vss_ros.media.draw import jpeg, overlay
@@ -36,6 +35,7 @@ from vss_ros.networks.cards.card import read_card
 from vss_ros.stream.consistency import Consistency
 from vss_ros.stream.load import load_stream, warm_up
 from vss_ros.stream.result import Result, classes_json
+from vss_ros.stream.schedule import check_delay
 
 STRING, DIAGNOSTICS = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from vss_ros.config import VssError
-from vss_ros.stream.stream import Stream
 
 POLICIES = ("fixed", "adaptive", "consistency")  # adaptive also as aks, its paper's name
 
@@ -58,16 +57,6 @@ def settings(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
             options = {"policy": policy, field: value, **intervals}
             found.append((f"≥ {value:g}", options))
     return found
-
-
-def check_delay(stream: Stream) -> None:
-    """Raise VssError where answers come when the network is through: here no camera keeps frames waiting for it."""
-    if stream.beside and not stream.beside.delay:
-        stream.close()
-        raise VssError(
-            "schedule beside: offline frames come as fast as they are answered, not as a camera sends them; say with "
-            "--delay how many frames late the network's answers are"
-        )
 
 
 def parse_thresholds(text: str) -> list[float]:

@@ -71,6 +71,10 @@ class Live:
         length = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)) if address.startswith(ADDRESSES) else 0
         self.length = length if 0 < length < 1 << 40 else None
         self.dropped = self.seen = 0
+        self.gap: float | None = None
+        """Longest time in seconds between two frames that came, from the last but one given to the last one; None for
+        a file. What a slow reader leaves out is no gap."""
+        self.waited, self.came = 0.0, 0.0
         self.newest: tuple[np.ndarray, float] | None = None
         self.ended = False
         self.stop = threading.Event()
@@ -104,6 +108,7 @@ class Live:
                 with self.changed:
                     self.changed.wait_for(lambda: self.newest or self.ended)
                     taken, self.newest = self.newest, None
+                    self.gap, self.waited = self.waited, 0.0
                 if taken is None:
                     return
                 yield taken
@@ -138,6 +143,8 @@ class Live:
                     continue
                 frame = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), time.time()
                 with self.changed:
+                    self.waited = max(self.waited, frame[1] - (self.came or frame[1]))
+                    self.came = frame[1]
                     self.dropped += self.newest is not None
                     self.seen, self.newest = self.seen + 1, frame
                     self.changed.notify()

@@ -26,6 +26,16 @@ WORTH = 1.25
 CamVid val and rendered streets it is worth as much at 1.3 to 1.8 times the age."""
 
 
+def check_delay(stream: Any) -> None:
+    """Raise VssError, for frames of a file, where answers come when the network is through: nothing waits for it."""
+    if stream.beside and not stream.beside.delay:
+        stream.close()
+        raise VssError(
+            "schedule beside: offline frames come as fast as they are answered, not as a camera sends them; say with "
+            "--delay how many frames late the network's answers are"
+        )
+
+
 def check(schedule: str, backend: Any, both_sides: bool, motion: bool, moves: bool) -> None:
     """Raise VssError where the network or the other options do not allow the schedule."""
     if schedule == "at_once":
