@@ -12,13 +12,16 @@ def test_truth_is_joined_as_the_labels_are(evaluate, tmp_path):
     command = ("--bag", bag, "--topic", "/camera/image", "--truth", "/truth", "--no-overlay")
     groups = tmp_path / "groups.yaml"
     groups.write_text('free: [road, sky]\nobstacle: ["*"]')
-    assert evaluate(*command) == 0 and evaluate(*command, "--groups", groups, out="grouped") == 0
-    [(name, _)] = results(tmp_path / "out").items()
-    plain = [np.frombuffer(data, np.uint8) for _, _, data in masks(tmp_path / "out" / name)]
-    joined = [np.frombuffer(data, np.uint8) for _, _, data in masks(tmp_path / "grouped" / name)]
+    out = tmp_path / "out"
+    assert evaluate(*command) == 0
+    [plain_name] = results(out)
+    assert evaluate(*command, "--groups", groups) == 0
+    [name] = {*results(out)} - {plain_name}  # stands beside it
+    plain = [np.frombuffer(data, np.uint8) for _, _, data in masks(out / plain_name)]
+    joined = [np.frombuffer(data, np.uint8) for _, _, data in masks(out / name)]
     table = np.array([0, 1, 0, *[255] * 253], np.uint8)
     np.testing.assert_array_equal(joined, table[np.array(plain)])
-    result = results(tmp_path / "grouped")[name]
+    result = results(out)[name]
     assert result["classes"] == ["free", "obstacle"] and not result["notes"]
     truths = [table[truth(index)].ravel() for index in range(FRAMES)]
     counts = sum(metrics.confusion(t, p, 2) for t, p in zip(truths, joined, strict=True))
@@ -26,5 +29,5 @@ def test_truth_is_joined_as_the_labels_are(evaluate, tmp_path):
 
     # Another content is another result, although the file's name is the same.
     groups.write_text("free: [road, sky, car]")
-    assert evaluate(*command, "--groups", groups, out="grouped") == 0
-    assert results(tmp_path / "grouped")[name]["classes"] == ["free"]
+    assert evaluate(*command, "--groups", groups) == 0
+    assert results(out)[name]["classes"] == ["free"]

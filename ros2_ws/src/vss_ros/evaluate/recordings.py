@@ -119,6 +119,7 @@ def plan(args: argparse.Namespace) -> list[Task]:
         for bound, default in (("min_interval", defaults.min_interval), ("max_interval", LONGEST)):
             name += f" {bound}={policy[bound]}" if policy.get(bound, default) != default else ""
         name += " B" if mode == "B" else ""
+        name += f" groups={Path(args.groups).stem}" if args.groups else ""
         name += "".join(f" {choice}" for choice in (args.backend, args.precision) if choice != "auto")
         name += "".join(f" {option}={value}" for option, value in chosen.items())
         if name in runs:
