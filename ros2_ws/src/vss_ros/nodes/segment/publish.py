@@ -51,6 +51,7 @@ class Topics:
     def __init__(self, node: LifecycleNode, camera: str = "") -> None:
         self.node = node
         self.below = f"~/{camera}/" if camera else "~/"
+        self.prefix = f"{camera}: " if camera else ""
         self.name = f"{node.get_fully_qualified_name()}/{camera}".strip("/")
         self.hardware = ""
         self.publishers: list[Any] = []
@@ -159,7 +160,7 @@ class Answers(Topics):
         if result.reset and last is not None:
             self.health.resets += 1
             self.node.get_logger().info(
-                f"the stream starts anew: {result.reset}", throttle_duration_sec=LOG_PERIOD
+                f"{self.prefix}the stream starts anew: {result.reset}", throttle_duration_sec=LOG_PERIOD
             )
         figures = self.meter(result)
         if latency is not None:
