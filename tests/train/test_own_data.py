@@ -13,6 +13,7 @@ from vss_ros import cli
 from vss_ros.data.open import open_dataset
 from vss_ros.networks import build, reads_of
 from vss_ros.networks.cards.card import read_card
+from vss_ros.train.counting import read_points
 from vss_ros.train.publish import with_weights
 from vss_ros.train.recipe import Recipe, check
 from vss_ros.train.samples import read_clip
@@ -193,6 +194,34 @@ def test_the_cache_tells_clips_by_size_and_folder(tmp_path):
         for n in ("a", "b")
     ]
     assert (found[1][0][0] == 9).all() and not (found[0][0][0] == 9).all()
+
+
+def test_the_cache_forgets_what_has_changed(tmp_path):
+    """A mask that was mended, ids that mean another class, one frame more or less, points, and the rendered size."""
+    make_data(tmp_path, ["wall", "floor"])
+    own, cache = tmp_path / "mine.yaml", tmp_path / "cache"
+    mask, points = tmp_path / "train" / "labels" / "0.png", tmp_path / "train.csv"
+
+    def first():
+        return read_clip(open_dataset(str(own), "train"), 0, [0], cache)[1][0]
+
+    before = first()
+    assert np.array_equal(first(), before) and len(list(cache.iterdir())) == 1
+    assert cv2.imwrite(str(mask), 1 - before)
+    assert np.array_equal(first(), 1 - before)
+    classes = [{"name": "wall", "id": 1}, {"name": "floor", "id": 0}]
+    own.write_text(yaml.safe_dump({**yaml.safe_load(own.read_text()), "classes": classes}))
+    assert np.array_equal(first(), before)
+    mask.with_name("1.png").replace(mask)
+    mask.parents[1].joinpath("images", "1.png").unlink()
+    assert np.array_equal(first(), 1 - before)
+
+    for text, expected in (("train/images/0.png,3,4", [[3, 4]]), ("train/images/0.png,30,40", [[30, 40]])):
+        points.write_text(f"image,x,y\n{text}\n")
+        assert read_points(open_dataset("points", "train", tmp_path), 0, cache)[1].tolist() == expected
+    for size in ((64, 96), (96, 128)):
+        rendered = open_dataset("street_points", "val", size=size)
+        assert read_points(rendered, 0, cache)[0].shape[:2] == size
 
 
 def test_runs_of_other_offsets_share_the_caches_frames(tmp_path):

@@ -7,9 +7,11 @@ pixel has no label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,6 @@ class Files:
     ):
         self.name = name
         self.frames = sorted(frames, key=lambda frame: (frame.sequence, frame.number))
-        self.source = str(self.frames[0].image) if frames else ""
-        """Where its clips come from, beyond name and place: what a cache of them tells them by."""
         self.classes = list(classes)
         self.palette = palette
         self.fps = fps
@@ -97,6 +97,12 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def source(self) -> str:
+        """What its clips are made of, beyond name and place: its files, and what the values of its masks mean."""
+        files = state_of(path for frame in self.frames for path in (frame.image, frame.label) if path)
+        return f"{files} {getattr(self.decode_label, '__self__', '')!r}"
 
     def clip(self, i: int, offsets: Sequence[int] = (0,)) -> Clip:
         """Frames at `offsets` (counted in stored frames) from the i-th labelled one, clamped to its sequence."""
@@ -150,6 +156,17 @@ def need_folder(folder: Path, download: str, name: str) -> None:
 def need_frames(frames: Sequence[Any], folder: Path, pattern: str) -> None:
     if not frames:
         raise VssError(f"{folder}: expected files named {pattern}, found none")
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """Digest of files by path, size and time of change: what a cache tells by whether they are as they were."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(str(path).encode(errors="surrogateescape"))
+        with suppress(OSError):
+            about = path.stat()
+            digest.update(f" {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def read_image(path: Path, flags: int) -> np.ndarray:

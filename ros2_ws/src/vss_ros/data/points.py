@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 
 from vss_ros.config import VssError
-from vss_ros.data.clips import need_folder, need_frames, read_image
+from vss_ros.data.clips import need_folder, need_frames, read_image, state_of
 from vss_ros.data.street.instances import road_users
 from vss_ros.data.street.streets import make_street
 from vss_ros.media.files import read_text
@@ -25,7 +26,7 @@ PALETTE = np.array([[255, 70, 40]], np.uint8)
 
 
 class PointFiles:
-    """Image files, and how to find the points of each."""
+    """Image files, how to find the points of each, and the files in which these are written."""
 
     def __init__(
         self,
@@ -33,12 +34,18 @@ class PointFiles:
         thing: str,
         images: Sequence[Path],
         points: Callable[[Path], Sequence[Sequence[float]]],
+        written: Sequence[Path],
     ):
         self.name, self.classes, self.palette = name, [thing], PALETTE
-        self.images, self.points = list(images), points
+        self.images, self.points, self.written = list(images), points, list(written)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def source(self) -> str:
+        """What its images and points are made of, beyond name and place."""
+        return state_of([*self.images, *self.written])
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Points outside of the image are left out."""
@@ -76,7 +83,8 @@ def iocfish5k(root: Path, split: str) -> PointFiles:
         except (OSError, ElementTree.ParseError, ValueError) as error:
             raise VssError(f"{file}: expected <point><x>…</x><y>…</y></point> elements: {error}") from error
 
-    return PointFiles(f"iocfish5k {split}", "fish", paths, points)
+    written = [notes / f"{path.stem}.xml" for path in paths]
+    return PointFiles(f"iocfish5k {split}", "fish", paths, points, written)
 
 
 def point_csv(root: Path, split: str) -> PointFiles:
@@ -115,7 +123,7 @@ def point_csv(root: Path, split: str) -> PointFiles:
     need_frames(list(found), file, "<path of an image>")
     thing = root / "class.txt"
     name = read_text(thing).strip() if thing.is_file() else ""
-    return PointFiles(f"points {split}", name or "object", sorted(found), lambda path: found[path])
+    return PointFiles(f"points {split}", name or "object", sorted(found), lambda path: found[path], [file])
 
 
 def to_point(where: str, x: str, y: str) -> tuple[float, float]:
@@ -141,7 +149,7 @@ class StreetPoints:
         if split not in STREET_SPLITS:
             raise VssError(f"street_points: expected a split of {', '.join(STREET_SPLITS)}, got {split!r}")
         self.name, self.classes, self.palette = f"street_points {split}", ["road user"], PALETTE
-        self.size, self.fps = size, 30.0
+        self.size, self.source, self.fps = size, f"{size}", 30.0
         self.first, self.seeds, self.each, self.gap = STREET_SPLITS[split]
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from vss_ros.media.draw import draw_points
 from vss_ros.stream.tiles import Tiles
 from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import Recipe
-from vss_ros.train.samples import place_of
+from vss_ros.train.samples import cache_name, place_of
 from vss_ros.train.segmentation import Segmentation
 from vss_ros.train.validate import normalise
 
@@ -57,7 +57,7 @@ def read_points(data: Any, i: int, cache: Path | None = None) -> tuple[np.ndarra
     """`data.read(i)`; with a cache folder it is rendered or decoded once and then read from there."""
     if cache is None:
         return data.read(i)
-    path = cache / f"{data.name.replace(' ', '_')}_{i}.npz"
+    path = cache / f"{cache_name(data, i)}.npz"
     if not path.exists():
         image, points = data.read(i)
         cache.mkdir(parents=True, exist_ok=True)

@@ -87,9 +87,7 @@ def read_clip(
     if cache is None:
         clip = data.clip(index, offsets)
         return clip.frames, clip.labels
-    source = hashlib.sha256(repr((data.name, getattr(data, "source", ""))).encode()).hexdigest()[:12]
-    name = f"{data.name.replace(' ', '_')}_{source}_{index}"
-    paths = {offset: cache / f"{name}_{offset}.npy" for offset in offsets}
+    paths = {offset: cache / f"{cache_name(data, index)}_{offset}.npy" for offset in offsets}
     if missing := [offset for offset, path in paths.items() if not path.exists()]:
         clip = data.clip(index, missing)
         cache.mkdir(parents=True, exist_ok=True)
@@ -99,6 +97,12 @@ def read_clip(
             temporary.replace(paths[offset])
     planes = [np.load(paths[offset]) for offset in offsets]
     return [plane[..., :3] for plane in planes], [np.ascontiguousarray(plane[..., 3]) for plane in planes]
+
+
+def cache_name(data: Any, index: int) -> str:
+    """How a cache's files of the index-th sample begin; another one once what it is made of has changed."""
+    source = hashlib.sha256(repr((data.name, data.source)).encode()).hexdigest()[:12]
+    return f"{data.name.replace(' ', '_')}_{source}_{index}"
 
 
 class Positions(torch.utils.data.Sampler):
