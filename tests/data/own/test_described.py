@@ -52,6 +52,20 @@ def test_unlabelled_frames_between_labelled_ones_make_clips(tmp_path):
     assert other.frames[1].shape == (4, 4, 3) and (other.labels[0] == 1).all()
 
 
+def test_a_neighbour_of_another_size_is_none(tmp_path):
+    """A folder of photos of several cameras, or a recording whose size was changed."""
+    sizes = [(6, 8), (6, 8), (4, 4), (8, 6)]
+    for number, size in enumerate(sizes):
+        image(tmp_path / "images" / f"{number}.png", number, size)
+        put(tmp_path / "labels" / f"{number}.png", np.full(size, number % 3, np.uint8))
+    data = open_dataset(describe(tmp_path), "train")
+    for offsets in ((0, -1, 1, 2), (-1, 1, 0), (1,), (-3, -2, -1)):
+        for i, size in enumerate(sizes):
+            clip = data.clip(i, offsets)
+            assert {frame.shape[:2] for frame in clip.frames} == {size} == {m.shape for m in clip.labels}
+    assert [int(frame[0, 0, 0]) for frame in data.clip(1, (-1, 0, 1)).frames] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("kind", ["grey", "deep", "three planes", "colours", "palette"])
 def test_masks_of_every_kind(tmp_path, kind):
     image(tmp_path / "images" / "1.png", size=(1, 3))

@@ -105,11 +105,15 @@ class Files:
         return f"{files} {getattr(self.decode_label, '__self__', '')!r}"
 
     def clip(self, i: int, offsets: Sequence[int] = (0,)) -> Clip:
-        """Frames at `offsets` (counted in stored frames) from the i-th labelled one, clamped to its sequence."""
+        """Frames at `offsets` (counted in stored frames) from the i-th labelled one, clamped to its sequence. It stands
+        in for those of another size, which no network can compare with it."""
         target = self.targets[i]
         first, last = self.ends[self.frames[target].sequence]
         places = [min(max(target + offset, first), last) for offset in offsets]
-        pairs = [self.read(self.frames[place]) for place in places]
+        read = {place: self.read(self.frames[place]) for place in {target, *places}}
+        size = read[target][0].shape
+        places = [place if read[place][0].shape == size else target for place in places]
+        pairs = [read[place] for place in places]
         labelled = places.index(target) if target in places else 0
         frame = self.frames[target]
         return Clip([p[0] for p in pairs], [p[1] for p in pairs], labelled, frame.sequence, frame.number)
