@@ -6,6 +6,7 @@ import pytest
 import yaml
 from vss_ros.config import VssError
 from vss_ros.train import loop
+from vss_ros.train.augment import Augmentation
 from vss_ros.train.recipe import PRECISIONS, RANGES, Recipe, find_recipes, first_there, read_recipe
 
 RECIPE = {"network": "dcfm", "backbone": "mit_b0", "data": "camvid", "batch": 2, "steps": 4, "lr": 1e-3}
@@ -39,6 +40,10 @@ RECIPE |= {"size": [64, 96], "crop": [64, 64]}
         ("prior", 1.0),  # without augment.keep
         ("loss", {"a": float("nan")}),
         ("loss", {"nonkey": -0.1}),
+        ("loss", {"nonkey": "dice"}),
+        ("loss", {"criterion": "l1"}),
+        ("loss", {"criterion": 1.0}),
+        ("loss", {"distance": ["l1"]}),
         ("augment", {"scale": 3}),
         ("augment", {"scale": [0.5, float("inf")]}),
         ("augment", {"rotation": "left"}),
@@ -88,6 +93,14 @@ def test_numbers_may_be_written_as_yaml_wants_them(tmp_path):
     path.write_text(yaml.safe_dump(RECIPE).replace("lr: 0.001", "lr: 1e-3") + "clip_norm: 1\n")
     recipe = read_recipe(str(path))
     assert recipe.lr == 1e-3 and type(recipe.clip_norm) is float and recipe.crop == (64, 64)
+    fields = (
+        "{scale: [5e-1, 2], hue: 1e-1, motion: 5e-2, colour: first}\nloss: {nonkey: 4e-1, criterion: dice}\n"
+    )
+    path.write_text(yaml.safe_dump(RECIPE) + f"augment: {fields}")
+    recipe = read_recipe(str(path))
+    assert recipe.loss == {"nonkey": 0.4, "criterion": "dice"}
+    augment = Augmentation(recipe.crop, **recipe.augment)
+    assert (augment.hue, augment.motion, *augment.scale) == (0.1, 0.05, 0.5, 2)
     assert all(read_recipe(name) for name in find_recipes())
 
 

@@ -59,8 +59,12 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
+KINDS = {"criterion": CRITERIA, "distance": DISTANCES}
+"""Arguments of a network's `loss` that name one, not weigh it."""
+
+
 def named(losses: dict[str, Callable], field: str, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """One of CRITERIA or DISTANCES. Raises VssError for another name."""
+    """One of KINDS' losses. Raises VssError for another name."""
     if name not in losses:
         raise VssError(f"loss: {field}: expected one of {', '.join(losses)}, got {name!r}")
     return losses[name]

@@ -19,7 +19,7 @@ from vss_ros.config import VssError, brief, fits, share_dir
 from vss_ros.media.files import read_fields
 from vss_ros.networks import class_of, reads_of
 from vss_ros.networks.cards.card import GREATEST_OPTION, find_models, is_option
-from vss_ros.networks.losses import CRITERIA, DISTANCES
+from vss_ros.networks.losses import KINDS, named
 from vss_ros.options import near
 from vss_ros.train.augment import Augmentation, check_ranges
 
@@ -183,15 +183,28 @@ def convert(values: dict[str, Any], kind: type) -> dict[str, Any]:
         expected = kinds[name]
         if typing.get_origin(expected) is tuple and isinstance(value, list):
             value = tuple(value)
-        if expected is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-            # 1e-3 is text in YAML 1.1, which wants 1.0e-3
-            with contextlib.suppress(ValueError, OverflowError):
+        if expected in (float, dict) or float in typing.get_args(expected):
+            value = number(value)
+        if expected is float and type(value) is int:
+            with contextlib.suppress(OverflowError):
                 value = float(value)
         if not fits(value, expected):
             shown = str(kind.__annotations__[name])
             raise VssError(f"{name}: expected {shown}, got {brief(repr(value))}")
         converted[name] = value
     return converted
+
+
+def number(value: Any) -> Any:
+    """What is meant as a number, also inside a list or mapping: 1e-3 is text in YAML 1.1, which wants 1.0e-3."""
+    if isinstance(value, dict):
+        return {name: number(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(number, value))
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def check_augmentation(recipe: Recipe) -> None:
@@ -213,14 +226,14 @@ def check(recipe: Recipe) -> None:
     check_ranges(recipe, RANGES)
     if not all(map(is_option, recipe.options.values())):
         raise VssError(f"options: expected numbers up to {GREATEST_OPTION}, got {brief(recipe.options)}")
-    kinds = {*CRITERIA, *DISTANCES}
-    if not all(
-        value in kinds if isinstance(value, str) else fits(value, float) and value >= 0
-        for value in recipe.loss.values()
-    ):
-        raise VssError(
-            f"loss: expected weights of 0 or more, and names of {', '.join(sorted(kinds))}; got {brief(recipe.loss)}"
-        )
+    for name, value in recipe.loss.items():
+        if name in KINDS:
+            named(KINDS[name], name, str(value))
+        elif not (fits(value, float) and value >= 0):
+            raise VssError(
+                f"loss: {brief(name)}: expected a weight of 0 or more, got {brief(repr(value))}; "
+                f"kinds of losses are given to {' and '.join(KINDS)}"
+            )
     if recipe.after != Path(recipe.after).name:
         raise VssError(f"after: expected the name of a recipe, got {brief(recipe.after)!r}")
     if recipe.data == "pseudo" and not recipe.after:
