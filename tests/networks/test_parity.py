@@ -219,6 +219,19 @@ def test_weights_of_the_wrong_stem_are_refused():
         load_imagenet(build("dcfm", "resnet50", 3), tensors)
 
 
+BACKBONES = {"mit_b0": "dcfm", "mobilenet_v1": "dcfm", "espnetv2": "dcfm", "resnet18": "stf", "vgg16": "mcis"}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_weights_of_another_backbone_are_refused_in_words(backbone):
+    network = build(BACKBONES[backbone], backbone, 3)
+    for other in BACKBONES.keys() - {backbone}:
+        held = build(BACKBONES[other], other, 3)
+        tensors = getattr(held, "pspnet", held).backbone.state_dict()
+        with pytest.raises(VssError, match="do not fit the network"):
+            load_imagenet(network, tensors)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from vss_ros.config import VssError
 from vss_ros.networks import build
-from vss_ros.networks.cards.card import load_model
+from vss_ros.networks.cards.card import ModelCard, load_model, save_model
 from vss_ros.networks.cards.weights import read_state
 from vss_ros.train.checkpoints import load, load_initial, previous, resume, save
 from vss_ros.train.recipe import Recipe
@@ -185,6 +185,36 @@ def test_parts_of_a_model_are_a_start(tiny_card, caplog, parts):
         of = expected if name.split(".")[0] in parts.split("+") else before.state_dict()
         assert torch.equal(value, of[name])
     assert "new: " in caplog.text and "classifier" in caplog.text
+
+
+@pytest.mark.parametrize("parts", ["hed", "backbone+hed", "backbone+head+pspnet"])
+def test_a_part_that_the_model_has_not_is_named(tiny_card, parts):
+    part = next(part for part in parts.split("+") if part not in ("backbone", "head"))
+    with pytest.raises(
+        VssError, match=rf"has no {part}: expected some of backbone, head" if "+" in parts else part
+    ):
+        load_initial(build("dcfm", "mit_b0", 7), f"{parts}:{tiny_card}")
+
+
+@pytest.mark.parametrize("network", ["pspnet", "stf", "mar+pspnet"])
+@pytest.mark.parametrize("init", ["{}", "backbone:{}", "imagenet:{}/imagenet.pth"])
+def test_networks_that_hold_another_start_from_what_fits_that(tmp_path, network, init):
+    donor = build("pspnet", "resnet18", 3)
+    names = {"layer0.0.": "conv1.", "layer0.1.": "bn1."}
+    renamed = {names.get(k[:9], k[:9]) + k[9:]: v for k, v in donor.backbone.state_dict().items()}
+    torch.save(renamed, tmp_path / "imagenet.pth")
+    about = {"name": "a", "network": "pspnet", "backbone": "resnet18", "classes": list("abc"), "licence": ""}
+    about |= {"palette": [[0, 0, 0]] * 3, "size": [64, 96], "weights": "a.safetensors", "sha256": ""}
+    card = save_model(donor, ModelCard(**about), tmp_path)
+    fresh = build(network, "resnet18", 3)
+    load_initial(fresh, init.format(tmp_path if "pth" in init else card))
+    state = fresh.state_dict()
+    assert {name.split("backbone.")[1] for name in state if "backbone." in name} == set(
+        donor.backbone.state_dict()
+    )
+    for name, value in donor.backbone.state_dict().items():
+        found = next(state[k] for k in state if k.endswith(f"backbone.{name}"))
+        assert torch.allclose(found, value, atol=1e-3), name  # a model is stored in float16
 
 
 def test_more_tensors_than_are_read_in_seconds_are_refused_at_once(tmp_path, monkeypatch):

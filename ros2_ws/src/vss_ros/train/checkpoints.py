@@ -72,10 +72,14 @@ def start_from_model(network: Any, model: str, prefixes: tuple[str, ...] = ("",)
     """What fits by name and shape of a trained model, also of other classes; what stays fresh is listed."""
     state = network.state_dict()
     before = load_model(model)[0].state_dict()
+    if lost := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in before)]:
+        parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in before))
+        raise VssError(f"init: {model} has no {lost[0].rstrip('.')}: expected some of {parts}")
     kept = {
-        name: t
+        holder + name: t
         for name, t in before.items()
-        if name.startswith(prefixes) and name in state and state[name].shape == t.shape
+        for holder in HOLDERS
+        if name.startswith(prefixes) and holder + name in state and state[holder + name].shape == t.shape
     }
     if not kept:
         raise VssError(f"init: {model}: nothing of it fits the recipe's network")

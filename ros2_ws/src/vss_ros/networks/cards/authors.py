@@ -90,21 +90,23 @@ def load_renamed(network: nn.Module, tensors: Mapping[str, Any], names: list[tup
 
 
 def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Load ImageNet weights into `network.backbone`: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets,
+    """Load ImageNet weights into a network's backbone: SegFormer's `mit_b*.pth`, torchvision's or semseg's ResNets,
     Google's MobileNetV1 (1.0, 224) under Keras' names; and EdgeNets' ESPNetv2 (s = 2.0) with its Cityscapes decoder.
 
     torchvision's ResNet-50/101 have the plain stem: build the network on `resnet50_plain` or `resnet101_plain`.
     """
     names: list[tuple[str, str | None]]
-    if isinstance(network.backbone, MiT):
+    # STF and MAR hold a network that has it
+    backbone: Any = next(part for name, part in network.named_modules() if name.endswith("backbone"))
+    if isinstance(backbone, MiT):
         names = [("head.", None)]
-    elif isinstance(network.backbone, MobileNet):
-        fresh = {key: value for key, value in network.backbone.state_dict().items() if key.startswith("ppm.")}
+    elif isinstance(backbone, MobileNet):
+        fresh = {key: value for key, value in backbone.state_dict().items() if key.startswith("ppm.")}
         tensors = {**fresh, **with_our_input({key: torch.as_tensor(t) for key, t in tensors.items()})}
-        last = network.backbone.ends[-1]
+        last = backbone.ends[-1]
         names = [("conv_preds", None)]
         names += [(f"conv_{kind}_{i}", None) for i in range(last + 1, 14) for kind in ("dw", "pw")]
-    elif isinstance(network.backbone, ESPNet):
+    elif isinstance(backbone, ESPNet):
         # what is at stride 2, and an activation that their units to half the size hold and never use
         names = [("bu_dec_l4.", None), ("merge_enc_dec_l4.", None), ("bu_br_l4.", None)]
         names += [(f"base_net.level{i}_0.eesp.module_act.", None) for i in (2, 3, 4)]
@@ -115,7 +117,7 @@ def load_imagenet(network: nn.Module, tensors: Mapping[str, Any]) -> None:
         stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
         names += [(f"{theirs}.", f"layer0.{index}.") for theirs, index in stem.items()]
         names += [("stem.", "layer0.")]  # mmclassification's ResNetV1c
-    load_renamed(network.backbone, tensors, names)
+    load_renamed(backbone, tensors, names)
 
 
 def with_our_input(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,9 +127,14 @@ def with_our_input(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     into the running mean of its batch norm. Exact but for the outermost pixels, where both pad with zeros.
     """
     scale, shift = 2 * torch.tensor(IMAGENET_STD), 2 * torch.tensor(IMAGENET_MEAN) - 1
-    weight = tensors["conv1.weight"].float()
-    mean = tensors["conv1_bn.running_mean"] - weight.sum((2, 3)) @ shift
-    ours = {"conv1.weight": weight * scale[:, None, None], "conv1_bn.running_mean": mean}
+    first = {
+        name: tensors[name].float() for name in ("conv1.weight", "conv1_bn.running_mean") if name in tensors
+    }
+    if [tuple(tensor.shape) for tensor in first.values()] != [(32, 3, 3, 3), (32,)]:
+        return dict(tensors)  # another network's, which loading them says
+    weight, mean = first.values()
+    ours = {"conv1.weight": weight * scale[:, None, None]}
+    ours["conv1_bn.running_mean"] = mean - weight.sum((2, 3)) @ shift
     return {**tensors, **ours}
 
 
