@@ -90,10 +90,41 @@ def test_what_a_recipe_says_of_its_own_classes_is_left_out_on_other_data(tmp_pat
     for changes, shares in ((table.rows["a"], None), (table.rows["b"], [0.5, 1.0])):
         recipe = ablate.variant(table, changes, 0, arguments("t", "--data", "other.yaml"))
         assert recipe.augment.get("keep") == shares and recipe.augment["scale"] == own.augment["scale"]
-    ablate.write_recipes(recipe, "b_0", arguments("t", "--data", "other.yaml"), tmp_path)
+    ablate.write_recipes(recipe, "b_0", "small_dcfm", arguments("t", "--data", "other.yaml"), tmp_path)
     first = read_recipe(str(tmp_path / "small_mit_b0.yaml"))
     assert first.data == "other.yaml" and "keep" not in first.augment
     assert on_data(read_recipe("street"), "camvid").prior == 0 < read_recipe("street").prior
+
+
+def test_stages_of_recipes_of_ones_own_lie_beside_them(tmp_path, monkeypatch):
+    trained = []
+
+    def run(*line: str) -> None:
+        trained.append(line[1])
+        raise VssError("stopped")
+
+    monkeypatch.setattr(ablate, "vss", run)
+    common = {"network": "dcfm", "backbone": "mit_b0", "data": "street", "size": [64, 96], "crop": [64, 96]}
+    common |= {"batch": 2, "steps": 4, "lr": 1e-3, "neighbours": []}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, after in (("last", "middle"), ("middle", "first"), ("first", "")):
+        (mine / f"{name}.yaml").write_text(yaml.safe_dump({**common, "after": after, "licence": name}))
+    out, table = tmp_path / "out", {"title": "T", "evaluate": "--k 1"}
+    recipe = str(mine / "last.yaml")
+    for i, (base, line) in enumerate(
+        (({"base": recipe}, []), ({}, ["--recipe", recipe]), ({"rows": {"a": {"recipe": recipe}}}, []))
+    ):
+        (tmp_path / "t.yaml").write_text(yaml.safe_dump({**table, "rows": {"a": {}}, **base}))
+        with pytest.raises(VssError, match="stopped"):
+            ablate.main(arguments(str(tmp_path / "t.yaml"), *line, "--out", str(out / str(i))))
+        assert trained[-1] == str(out / str(i) / "a_0.yaml")
+        for name in ("middle", "first"):
+            assert read_recipe(str(out / str(i) / f"{name}.yaml")).licence == name
+    (mine / "first.yaml").write_text(yaml.safe_dump({**common, "after": "middle"}))
+    with pytest.raises(VssError, match=r"first\.yaml: its stages go round in a circle: middle"):
+        ablate.main(arguments(str(tmp_path / "t.yaml"), "--out", str(tmp_path / "circle")))
+    assert len(trained) == 3
 
 
 def test_a_row_of_an_installed_model_is_only_measured_by_its_own_arguments_too(tmp_path, monkeypatch):

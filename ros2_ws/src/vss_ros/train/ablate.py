@@ -26,6 +26,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_options, near, succeeds
+from vss_ros.train.chain import beside
 from vss_ros.train.recipe import Recipe, check, convert, on_data, read_recipe
 
 
@@ -159,7 +160,7 @@ def measure(
     if not model:
         recipe = variant(table, changes, seed, args)
         data = recipe.data
-        write_recipes(recipe, name, args, out)
+        write_recipes(recipe, name, base_of(table, changes, args), args, out)
         model = str(out / name / f"{name}.yaml")
         if not Path(model).is_file():
             line = ["train", str(out / f"{name}.yaml"), "--out", str(out / name), "--workers", "1"]
@@ -181,9 +182,14 @@ def measure(
     return json.loads(max(report.glob("*.json"), key=lambda path: path.stat().st_mtime).read_text())["rows"]
 
 
+def base_of(table: Table, changes: dict[str, Any], args: argparse.Namespace) -> str:
+    """Name or path of the recipe that a row varies."""
+    return str(changes.get("recipe") or args.recipe or table.base)
+
+
 def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Namespace) -> Recipe:
     """The recipe of a row and seed. Mappings (loss, options, augment) are merged into the base's."""
-    base = on_data(read_recipe(changes.get("recipe") or args.recipe or table.base), args.data)
+    base = on_data(read_recipe(base_of(table, changes, args)), args.data)
     values: dict[str, Any] = {"seed": base.seed + seed}
     for key, value in changes.items():
         if key not in ("recipe", "evaluate"):
@@ -195,8 +201,9 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
     return dataclasses.replace(base, **convert(values, Recipe))
 
 
-def write_recipes(recipe: Recipe, name: str, args: argparse.Namespace, out: Path) -> None:
-    """The recipe beside those that it comes after, which all rows share."""
+def write_recipes(recipe: Recipe, name: str, source: str, args: argparse.Namespace, out: Path) -> None:
+    """The recipe, made from that at `source`, beside those that it comes after, which all rows share."""
+    made = [name]
     while True:
         values = json.loads(json.dumps(dataclasses.asdict(recipe)))
         text, path = yaml.safe_dump(values, sort_keys=False), out / f"{name}.yaml"
@@ -205,7 +212,13 @@ def write_recipes(recipe: Recipe, name: str, args: argparse.Namespace, out: Path
         write_atomic(path, text.encode())
         if not recipe.after:
             return
-        name, recipe = recipe.after, on_data(read_recipe(recipe.after), args.data)
+        if recipe.after in made:
+            raise VssError(
+                f"recipe {source}: its stages go round in a circle: {recipe.after} comes after itself"
+            )
+        name, source = recipe.after, beside(recipe.after, source)
+        recipe = on_data(read_recipe(source), args.data)
+        made.append(name)
 
 
 def format_table(table: Table, results: dict[str, list[list[dict[str, Any]]]], command: str) -> str:
