@@ -73,6 +73,23 @@ def test_train_evaluate_and_start_from_it_with_other_classes(tmp_path, caplog):
     assert read_card(tmp_path / "second" / "second.yaml")[0].classes == ["sky", "ground"]
 
 
+@pytest.mark.parametrize("classes", [["floor", "wall"], ["wall", "floor", "ball"]])
+def test_a_run_is_of_the_classes_that_it_began_with(tmp_path, classes, capsys):
+    """Or its card would name them wrongly."""
+    make_data(tmp_path, ["wall", "floor"])
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**RECIPE, "steps": 1}))
+    line = ["train", str(tmp_path / "r.yaml"), "--accelerator", "cpu", "--workers", "0"]
+    line += ["--out", str(tmp_path / "r")]
+    assert cli.main(line) == 0
+    described = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**described, "classes": classes}))
+    for more in ("--resume", "--export"):
+        assert cli.main([*line, more]) == 1
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "had the classes ['wall', 'floor'], now it has " + str(classes) in last
+    assert read_card(tmp_path / "r" / "r.yaml")[0].classes == ["wall", "floor"]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_without_labels_is_refused_before_training(tmp_path, split, capsys):
     make_data(tmp_path, ["wall", "floor"])

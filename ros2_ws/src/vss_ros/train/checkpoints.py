@@ -182,8 +182,9 @@ def keep_previous(path: Path) -> None:
         os.replace(second, previous(path))
 
 
-def load(path: Path, recipe: Recipe) -> dict:
-    """A checkpoint of this recipe. Raises VssError if it is missing, damaged, foreign, or another recipe's."""
+def load(path: Path, recipe: Recipe, classes: Sequence[str] = ()) -> dict:
+    """A checkpoint of this recipe, and of a data set with these classes, if any are given. Raises VssError if it is
+    missing, damaged, foreign, or another recipe's."""
     if not path.is_file():
         raise VssError(f"{path}: no such checkpoint; leave out --resume or --export to train from the start")
     try:
@@ -198,6 +199,11 @@ def load(path: Path, recipe: Recipe) -> dict:
         raise VssError(f"{error}{advice}") from None
     if changed:
         raise VssError(f"{path}: made by another recipe; these differ: {', '.join(changed)}")
+    if classes and content.get("classes", list(classes)) != list(classes):
+        raise VssError(
+            f"{path}: made when {recipe.data} had the classes {brief(content['classes'])}, now it has "
+            f"{brief(list(classes))}: train it anew, with another --out"
+        )
     return content
 
 
@@ -216,9 +222,11 @@ def is_progress(content: dict, recipe: Recipe) -> bool:
     return known and all(fits(content.get(name), float) for name in ("best", "seconds"))
 
 
-def resume(path: Path, network: Any, average: Any, optimiser: Any, recipe: Recipe) -> dict:
+def resume(
+    path: Path, network: Any, average: Any, optimiser: Any, recipe: Recipe, classes: Sequence[str] = ()
+) -> dict:
     """Put everything back as the checkpoint has it; → step, best score, seconds, recipe."""
-    content = load(path, recipe)
+    content = load(path, recipe, classes)
     try:
         network.load_state_dict(content["network"])
         average.load_state_dict(content["average"])

@@ -156,10 +156,11 @@ def train(recipe: Recipe, args: argparse.Namespace, out: Path) -> bool:
         "best": NO_SCORE,
         "seconds": 0.0,
         "recipe": dataclasses.asdict(recipe),
+        "classes": list(data.classes),
     }
     # A chain of stages may have been stopped before this recipe's own first step.
     if args.resume and ((out / "last.ckpt").exists() or not recipe.after):
-        state = resume(out / "last.ckpt", network, average, optimiser, recipe)
+        state |= resume(out / "last.ckpt", network, average, optimiser, recipe, data.classes)
     batches = make_loader(task.samples(data), recipe, state["step"], rank, world, args.workers)
     bar = progress(initial=state["step"], total=recipe.steps, disable=rank > 0, mininterval=2, smoothing=0.05)
     spent = dict.fromkeys(("data", "network", "optimiser", "validation", "checkpoints"), 0.0)

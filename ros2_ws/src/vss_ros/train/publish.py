@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 def export(recipe: Recipe, args: argparse.Namespace, out: Path, name: str) -> Path:
     """Write the best checkpoint as a model, measured as it is stored; → path of its card."""
-    best = load(out / "best.ckpt", recipe)
     root = data_root(recipe, out, args.root)
     data = open_dataset(recipe.data, "val", root, recipe.size)
+    best = load(out / "best.ckpt", recipe, data.classes)
     splits = {"val": data, "test": open_test(recipe, root)}
     network, options = with_weights(recipe, best["network"], len(data.classes))
     task = task_of(network, recipe, args.cache)
