@@ -140,11 +140,12 @@ class Rhythm:
         """
         if len(self.deltas) < 10:
             return None
-        deltas, spans = np.array(self.deltas), np.array(self.spans)
-        alike = np.sum(np.abs(deltas[:, None] / deltas - 1) < ALIKE, axis=0)
+        deltas, spans = np.sort(self.deltas), np.array(self.spans)
+        above, below = deltas * (1 + ALIKE), deltas * (1 - ALIKE)
+        alike = np.searchsorted(deltas, above) - np.searchsorted(deltas, below, side="right")
         found: list[tuple[float, float]] = []
         tried = np.inf
-        for usual in np.sort(deltas[alike >= 0.4 * alike.max()])[::-1]:
+        for usual in deltas[alike >= 0.4 * alike.max()][::-1]:
             if usual < tried / (1 + ALIKE):
                 tried = usual
                 found.append(fit(float(usual), spans))
