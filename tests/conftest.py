@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,14 @@ def own_cache(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["VSS_CACHE"] = str(base / "cache")
+
+
+@pytest.fixture(autouse=True)
+def one_table_of_operators():
+    """torch's exporter makes its table of ONNX operators anew for each stage, a third of the time of a small one."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")  # once a test has exported
+    if module and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
+        module.ONNXRegistry.from_torchlib = staticmethod(functools.cache(module.ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture
