@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import cv2
@@ -23,7 +24,15 @@ RUNTIMES = ["torch", "openvino", "onnxruntime", "torch on CUDA", "tensorrt"]
 NETWORK = lively("dcfm", "mobilenet_v1")
 
 
+@functools.cache
+def on_cpu(runtime: str, parts: int) -> Backend:
+    return make_backend(Model(NETWORK, SIZE, parts=parts), runtime, precision="f32")
+
+
 def opened(runtime: str, request: pytest.FixtureRequest, parts: int = 1) -> Backend:
+    """Those on the CPU are opened once; the stand-ins for CUDA last for one test."""
+    if runtime in RUNTIMES[:3]:
+        return on_cpu(runtime, parts)
     model = Model(NETWORK, SIZE, parts=parts)
     if runtime == "torch on CUDA":
         request.getfixturevalue("cuda")
