@@ -19,8 +19,9 @@ SIZE = (64, 96)
 NETWORKS = [
     ("dcfm", "mit_b0"),
     ("dcfm", "mobilenet_v1"),
-    ("dcfm", "espnetv2"),
+    ("segformer", "espnetv2"),  # the same layers as DCFM's, in one stage
     ("segformer", "mit_b0"),
+    pytest.param("dcfm", "espnetv2", marks=pytest.mark.long),
 ]
 NETWORKS += [
     pytest.param(name, backbone, marks=pytest.mark.slow)
