@@ -25,12 +25,16 @@ def own_cache(tmp_path_factory):
     os.environ["VSS_CACHE"] = str(base / "cache")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_table_of_operators():
-    """torch's exporter makes its table of ONNX operators anew for each stage, a third of the time of a small one."""
-    module = sys.modules.get("torch.onnx._internal.exporter._registration")  # once a test has exported
-    if module and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
-        module.ONNXRegistry.from_torchlib = staticmethod(functools.cache(module.ONNXRegistry.from_torchlib))
+    """torch's exporter makes its table of ONNX operators anew for each stage, a third of the time of a small one.
+
+    Only in the processes of `pytest -n`: importing the exporter takes a second, and a single file seldom needs it.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture
