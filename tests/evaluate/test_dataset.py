@@ -128,7 +128,7 @@ def test_beside_without_a_delay_depends_on_the_machine_and_is_refused(
     schedule, card, tmp_path, capsys, caplog, monkeypatch
 ):
     """By the data set's command and by that of recordings; also where auto comes to it."""
-    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(1e6))
+    monkeypatch.setattr("vss_ros.stream.load.measure", lambda _: Costs(1e6, 1e6))
     make_camvid(tmp_path, "val", 2)
     command = ["evaluate", "--model", str(card), "--backend", "torch", "--out", str(tmp_path / "out")]
     for data in (
