@@ -126,6 +126,7 @@ def test_every_topic_and_figure_exists(start, client, tiny_card, rng):
         backend="torch",
         autostart=True,
         max_gap=60.0,
+        schedule="at_once",  # beside measures no drift of features
     )
     assert client.active()
     node = client.node
