@@ -41,11 +41,17 @@ def labels(logits: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     greater = np.empty_like(out)
     for index in range(1, len(planes)):
         cv2.resize(planes[index], (width, height), dst=plane, interpolation=cv2.INTER_LINEAR)
-        cv2.compare(plane, best, cv2.CMP_GT, dst=greater)
-        cv2.max(plane, best, dst=best)
-        # `greater` is 0 or 255 and ids only grow, so this is out[greater] = index without a branch
-        cv2.max(out, cv2.min(greater, index, dst=greater), dst=out)
+        choose(index, plane, best, out, greater)
     return out
+
+
+def choose(index: int, plane: np.ndarray, best: np.ndarray, out: np.ndarray, greater: np.ndarray) -> None:
+    """Class `index` wherever its plane is above the best of those before it; all written in place, `greater` is room
+    for (h, w) uint8."""
+    cv2.compare(plane, best, cv2.CMP_GT, dst=greater)
+    cv2.max(plane, best, dst=best)
+    # `greater` is 0 or 255 and ids only grow, so this is out[greater] = index without a branch
+    cv2.max(out, cv2.min(greater, index, dst=greater), dst=out)
 
 
 def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -70,10 +76,8 @@ def labels_of(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         plane, greater = room[:, : (bottom - top) * (right - left)].reshape(2, bottom - top, right - left)
         sharp = sharpened(cv2.LUT(cell[rows, columns], LOG))
         cv2.resize(sharp, (right - left, bottom - top), dst=plane, interpolation=cv2.INTER_LINEAR)
-        there, chosen = best[top:bottom, left:right], out[top:bottom, left:right]
-        cv2.compare(plane, there, cv2.CMP_GT, dst=greater)
-        cv2.max(plane, there, dst=there)
-        cv2.max(chosen, cv2.min(greater, index, dst=greater), dst=chosen)
+        box = np.s_[top:bottom, left:right]
+        choose(index, plane, best[box], out[box], greater)
     return out if found else np.full(size, IGNORE, np.uint8)
 
 
