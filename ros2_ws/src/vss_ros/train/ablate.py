@@ -26,7 +26,7 @@ from vss_ros.data.open import open_labelled
 from vss_ros.media.files import read_fields, write_atomic
 from vss_ros.networks.cards.card import read_card
 from vss_ros.options import DataConfig, add_options, near, succeeds
-from vss_ros.train.chain import beside
+from vss_ros.train.chain import stages_of
 from vss_ros.train.recipe import Recipe, check, convert, on_data, read_recipe
 
 
@@ -203,22 +203,14 @@ def variant(table: Table, changes: dict[str, Any], seed: int, args: argparse.Nam
 
 def write_recipes(recipe: Recipe, name: str, source: str, args: argparse.Namespace, out: Path) -> None:
     """The recipe, made from that at `source`, beside those that it comes after, which all rows share."""
-    made = [name]
-    while True:
-        values = json.loads(json.dumps(dataclasses.asdict(recipe)))
-        text, path = yaml.safe_dump(values, sort_keys=False), out / f"{name}.yaml"
-        if (out / name).exists() and path.is_file() and path.read_text() != text:
-            raise VssError(f"{out} holds {name} as another recipe, or on other data: give another --out")
+    *earlier, _ = stages_of(source, recipe)
+    shared = [(Path(path).stem, on_data(its, args.data)) for path, its in earlier]
+    for title, stage in [(name, recipe), *shared]:
+        values = json.loads(json.dumps(dataclasses.asdict(stage)))
+        text, path = yaml.safe_dump(values, sort_keys=False), out / f"{title}.yaml"
+        if (out / title).exists() and path.is_file() and path.read_text() != text:
+            raise VssError(f"{out} holds {title} as another recipe, or on other data: give another --out")
         write_atomic(path, text.encode())
-        if not recipe.after:
-            return
-        if recipe.after in made:
-            raise VssError(
-                f"recipe {source}: its stages go round in a circle: {recipe.after} comes after itself"
-            )
-        name, source = recipe.after, beside(recipe.after, source)
-        recipe = on_data(read_recipe(source), args.data)
-        made.append(name)
 
 
 def format_table(table: Table, results: dict[str, list[list[dict[str, Any]]]], command: str) -> str:

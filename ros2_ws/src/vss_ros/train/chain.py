@@ -37,18 +37,25 @@ def data_root(recipe: Recipe, out: Path, root: Path | None) -> Path | None:
     return weights_before(recipe, out).parent / "pseudo" if recipe.data == "pseudo" else root
 
 
-def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
-    """Train the recipes that this one comes after, and build MAR's memory, unless that is done."""
-    stages = [(args.recipe, recipe)]
-    while stages[0][1].after:
-        before = beside(stages[0][1].after, args.recipe)
-        if before != stages[0][1].after and not Path(before).is_file():
+def stages_of(source: str, recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Name or path, and recipe, of each stage up to this one, in their order. Raises VssError for one that is not there
+    or comes after itself."""
+    stages = [(source, recipe)]
+    while after := stages[0][1].after:
+        before = beside(after, source)
+        if before != after and not Path(before).is_file():
             raise VssError(f"recipe {stages[0][0]}: after: expected a recipe {before}, found none")
-        if before in (source for source, _ in stages):
+        if before in (path for path, _ in stages):
             raise VssError(
-                f"recipe {args.recipe}: its stages go round in a circle: {before} comes after itself"
+                f"recipe {stages[0][0]}: its stages go round in a circle: {after} comes after itself"
             )
         stages.insert(0, (before, read_recipe(before)))
+    return stages
+
+
+def run_earlier(recipe: Recipe, args: argparse.Namespace, out: Path) -> None:
+    """Train the recipes that this one comes after, and build MAR's memory, unless that is done."""
+    stages = stages_of(args.recipe, recipe)
     commands = []  # (command, recipe, folder, is it done?)
     for source, its in stages:
         name, last = Path(source).stem, source == args.recipe
